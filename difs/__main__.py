@@ -1,0 +1,5 @@
+"""`python -m difs`: the command line."""
+
+from difs.cli import main
+
+main()

@@ -1,0 +1,236 @@
+"""The private protocol: messages between the broker, its actors and the supervisor.
+
+They travel on a socket of their own that no client can reach. Attempt ids carry the broker's epoch
+in their upper half, so that nothing of an earlier broker can be taken for the present one's.
+"""
+
+from msgspec import Struct
+
+from difs.messages import Adapter, Format, Reading
+
+# ---- broker -> actor ----------------------------------------------------------------------------
+
+
+class Slot(Struct, frozen=True, array_like=True):
+    """A leased place for one image in the actor's segment; `nbytes` without the header."""
+
+    index: int
+    offset: int
+    nbytes: int
+    generation: int
+
+
+class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
+    """Paint one request. `deadline` is in seconds of CLOCK_MONOTONIC."""
+
+    attempt: int
+    request_id: str
+    variant: str
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    seeds: tuple[int, ...]
+    deadline: float
+    slots: tuple[Slot, ...]
+    format: Format
+    metadata: str
+    """Text for the image file's metadata; empty for none."""
+    adapters: tuple[Adapter, ...] = ()
+
+
+class Abort(Struct, frozen=True, tag="abort"):
+    """Stop an attempt before its next step; answered by `Ended`."""
+
+    attempt: int
+
+
+class LoadVariant(Struct, frozen=True, tag="load_variant"):
+    """Load a variant and warm it up; answered by `Loaded` or `LoadFailed`."""
+
+    variant: str
+
+
+class EvictVariant(Struct, frozen=True, tag="evict_variant"):
+    """Drop a variant that no attempt uses; answered by `Evicted`."""
+
+    variant: str
+
+
+class Stop(Struct, frozen=True, tag="stop"):
+    """Finish what runs, take nothing new, exit 0."""
+
+
+class Welcome(Struct, frozen=True, tag="welcome"):
+    """The broker knows this actor; also its heartbeat, each second."""
+
+    epoch: int
+
+
+ToActor = Execute | Abort | LoadVariant | EvictVariant | Stop | Welcome
+
+# ---- actor -> broker ----------------------------------------------------------------------------
+
+
+class Costs(Struct, frozen=True):
+    """Measured seconds of a resident at `pixels` pixels, one image: the cost model's input.
+
+    `step_s` with guidance (two UNet evaluations), `bare_step_s` without.
+    """
+
+    pixels: int
+    encode_s: float
+    step_s: float
+    bare_step_s: float
+    decode_s: float
+    load_s: float
+
+
+class Resident(Struct, frozen=True):
+    """A variant loaded on a device."""
+
+    variant: str
+    memory_mode: str
+    precision: str
+    weight_bytes: int
+    costs: Costs
+
+
+class Ready(Struct, frozen=True, tag="ready"):
+    """The actor can serve: device found, variants loaded, a real image painted."""
+
+    device: str
+    incarnation: str
+    pid: int
+    credits: int
+    residents: tuple[Resident, ...]
+
+
+class Pulse(Struct, frozen=True, tag="pulse"):
+    """The actor's heartbeat, each second, from a thread of its own."""
+
+    incarnation: str
+    progress: int
+    """Units of work done so far; stands still when the engine hangs."""
+    reading: Reading
+
+
+class Stepped(Struct, frozen=True, tag="stepped"):
+    """One denoising step of one image is done."""
+
+    attempt: int
+    image: int
+    step: int
+    steps: int
+
+
+class Sealed(Struct, frozen=True, array_like=True):
+    """One finished image in its slot."""
+
+    index: int
+    nbytes: int
+    crc32: int
+
+
+class Finished(Struct, frozen=True, tag="finished"):
+    """All images of an attempt are sealed in their slots, in the order of the seeds."""
+
+    attempt: int
+    images: tuple[Sealed, ...]
+    encode_s: float
+    steps_s: float
+    decode_s: float
+    deliver_s: float
+    seed_contract: str
+    notes: tuple[str, ...] = ()
+
+
+class Ended(Struct, frozen=True, tag="ended"):
+    """An attempt ended without images: aborted, expired or failed."""
+
+    attempt: int
+    code: str
+    """`cancelled`, `expired`, or an error's code."""
+    message: str
+
+
+class Loaded(Struct, frozen=True, tag="loaded"):
+    """A variant is resident and warm."""
+
+    resident: Resident
+
+
+class LoadFailed(Struct, frozen=True, tag="load_failed"):
+    """A variant could not be loaded."""
+
+    variant: str
+    message: str
+
+
+class Evicted(Struct, frozen=True, tag="evicted"):
+    """A variant is gone from the device."""
+
+    variant: str
+
+
+class Leaving(Struct, frozen=True, tag="leaving"):
+    """The actor exits on purpose, nothing left undone."""
+
+
+# ---- supervisor <-> broker ----------------------------------------------------------------------
+
+
+class Supervise(Struct, frozen=True, tag="supervise"):
+    """The supervisor introduces itself; sent again on every new epoch."""
+
+    pid: int
+
+
+class ActorExited(Struct, frozen=True, tag="actor_exited"):
+    """A child of the supervisor is gone; `reason` for people."""
+
+    device: str
+    pid: int
+    reason: str
+
+
+class DrainAll(Struct, frozen=True, tag="drain_all"):
+    """Finish within `grace_s` seconds, then exit."""
+
+    grace_s: float
+
+
+class Fleet(Struct, frozen=True, tag="fleet"):
+    """Broker to supervisor: which devices are ready; also its heartbeat."""
+
+    epoch: int
+    ready: tuple[str, ...]
+
+
+class KillActor(Struct, frozen=True, tag="kill_actor"):
+    """Broker to supervisor: this incarnation no longer answers."""
+
+    device: str
+    pid: int
+    reason: str
+
+
+FromActor = (
+    Ready
+    | Pulse
+    | Stepped
+    | Finished
+    | Ended
+    | Loaded
+    | LoadFailed
+    | Evicted
+    | Leaving
+    | Supervise
+    | ActorExited
+    | DrainAll
+)
+
+ToSupervisor = Fleet | KillActor

@@ -1,0 +1,1 @@
+"""Actors: one process per device; the only place of torch and diffusers."""

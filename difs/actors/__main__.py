@@ -1,0 +1,72 @@
+"""The actor process: `python -m difs.actors RUN_DIR DEVICE THREADS PARENT_PID`."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from difs import config, processes, repository, telemetry
+from difs.actors.actor import Actor
+from difs.actors.engine import Engine
+from difs.actors.link import Link
+from difs.clock import MonotonicClock
+from difs.errors import DifsError
+from difs.repository import Repository
+from difs.rundir import RunDir
+from difs.shm.segment import SegmentWriter
+
+log = logging.getLogger("difs.actors")
+
+
+def make_engine(
+    device: str, threads: int, settings: config.Config, found: Repository, writer: SegmentWriter
+) -> Engine[Any]:
+    """Return the engine for a device: torch, or the simulated one."""
+    clock = MonotonicClock()
+    if telemetry.kind_of(device) == "simulated":
+        from difs.actors.simulated import SimulatedEngine, parse_script
+
+        return SimulatedEngine(parse_script(settings.actors.script), found, writer, clock)
+    from difs.actors.torch_engine import TorchEngine
+
+    return TorchEngine(
+        device, found, writer, clock, threads=threads, warm_up_steps=settings.actors.warm_up_steps
+    )
+
+
+def preloads(settings: config.Config, found: Repository) -> list[str]:
+    """Return the variants to load at start: those that are configured, `*` for all."""
+    names = settings.actors.preload
+    return sorted(found.variants) if "*" in names else list(names)
+
+
+def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
+    """Serve until told to stop; returns the exit status."""
+    processes.die_with_parent(int(parent_pid))
+    processes.set_name(f"difs-{device}")
+    home = RunDir(Path(run_dir))
+    settings, segments = home.read_facts()
+    processes.log_to_stderr(device, settings.service.log_level)
+    found = repository.scan(Path(settings.service.model_repo))
+    clock = MonotonicClock()
+    link = Link(home.actors)
+    try:
+        with SegmentWriter(segments[device]) as writer:
+            engine = make_engine(device, int(threads), settings, found, writer)
+            actor = Actor(
+                device, engine, link, clock, pid=os.getpid(), max_credits=settings.actors.credits
+            )
+            read = telemetry.reader(device, settings.actors.memory_budget)
+            link.start_pulse(read, lambda: actor.progress)
+            actor.live(preloads(settings, found))
+    except DifsError as error:
+        log.error("%s", error)
+        return processes.EXIT_CONFIG
+    finally:
+        link.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

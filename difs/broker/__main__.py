@@ -1,0 +1,55 @@
+"""The broker process: `python -m difs.broker RUN_DIR PARENT_PID`."""
+
+import logging
+import secrets
+import signal
+import sys
+from pathlib import Path
+
+from difs import config, processes, repository
+from difs.broker.books import Segment
+from difs.broker.loop import BrokerLoop
+from difs.broker.state import BrokerState
+from difs.clock import MonotonicClock
+from difs.policy import registry
+from difs.policy.base import Options
+from difs.rundir import RunDir
+from difs.shm import layout
+
+log = logging.getLogger("difs.broker")
+
+
+def main(run_dir: str, parent_pid: str) -> None:
+    """Serve until drained."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    processes.die_with_parent(int(parent_pid))
+    processes.set_name("difs-broker")
+    home = RunDir(Path(run_dir))
+    settings, segments = home.read_facts()
+    processes.log_to_stderr("broker", settings.service.log_level)
+    found = repository.scan(Path(settings.service.model_repo))
+    for problem in found.problems:
+        log.warning("not registered: %s", problem)
+    plan = layout.plan(config.slot_classes(settings.shm))
+    clock = MonotonicClock()
+    state = BrokerState(
+        rules=settings.broker,
+        policy=registry.load(settings.policy.name, Options(settings.policy.variant)),
+        variants={name: variant.info() for name, variant in found.variants.items()},
+        segments={device: Segment(str(path), plan) for device, path in segments.items()},
+        epoch=secrets.randbits(31),
+        now=clock.now(),
+    )
+    loop = BrokerLoop(
+        state,
+        clock,
+        clients=home.clients,
+        actors=home.actors,
+        segments=segments,
+        patience_s=settings.broker.send_patience,
+    )
+    loop.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,327 @@
+"""What actors and the supervisor report: one function a message."""
+
+from collections.abc import Callable
+from typing import Any
+
+from difs.actor_messages import (
+    ActorExited,
+    DrainAll,
+    Ended,
+    Evicted,
+    Finished,
+    Fleet,
+    FromActor,
+    Leaving,
+    Loaded,
+    LoadFailed,
+    Pulse,
+    Ready,
+    Stepped,
+    Supervise,
+    Welcome,
+)
+from difs.broker import admission, client_desk, dispatch
+from difs.broker.books import Books
+from difs.broker.effects import Payload, TellActor, TellClient, TellSupervisor
+from difs.broker.records import Actor, Attempt, AttemptState, Cause, Request
+from difs.errors import BY_CODE
+from difs.messages import MAX_SEED, Error, Image, Plan, Progress, Result, Timings
+from difs.shm.layout import HEADER_BYTES
+
+CHANNELS = admission.CHANNELS
+
+
+def serve(books: Books, route: bytes, message: FromActor, now: float) -> None:
+    """Enter what an actor or the supervisor reports."""
+    _HANDLERS[type(message)](books, route, message, now)
+
+
+# ---- life ---------------------------------------------------------------------------------------
+
+
+def _ready(books: Books, route: bytes, message: Ready, now: float) -> None:
+    if message.device not in books.pools:
+        books.counts["strange_actors"] += 1
+        return
+    old = books.actors.get(route)
+    if old is None:
+        old = books.by_device.get(message.device)
+        if old is not None:
+            dispatch.lose_actor(books, old, "another incarnation took over", now, kill=False)
+        actor = Actor(
+            route=route,
+            device=message.device,
+            incarnation=message.incarnation,
+            pid=message.pid,
+            credits=message.credits,
+            last_heard=now,
+            progressed_at=now,
+            residents={r.variant: r for r in message.residents},
+        )
+        books.actors[route] = books.by_device[message.device] = actor
+    books.effects.append(TellActor(route, Welcome(books.epoch)))
+    tell_fleet(books)
+    for request in sorted(books.waiting.values(), key=lambda r: r.rank):
+        dispatch.replan(books, request, now)
+
+
+def _pulse(books: Books, route: bytes, message: Pulse, now: float) -> None:
+    """Note a heartbeat; it comes on a socket of its own, so the incarnation names the actor."""
+    for actor in books.actors.values():
+        if actor.incarnation == message.incarnation:
+            actor.last_heard = now
+            actor.reading = message.reading
+            if message.progress != actor.progress:
+                actor.progress, actor.progressed_at = message.progress, now
+
+
+def _leaving(books: Books, route: bytes, message: Leaving, now: float) -> None:
+    actor = books.actors.get(route)
+    if actor is not None:
+        dispatch.lose_actor(books, actor, "it left", now, kill=False)
+        tell_fleet(books)
+
+
+def watch(books: Books, now: float) -> None:
+    """Give up the actors that are silent or make no progress; greet the others."""
+    for actor in list(books.actors.values()):
+        silence = now - actor.last_heard
+        if silence > books.rules.actor_silence:
+            _lose(books, actor, f"no heartbeat for {silence:.1f} s", now)
+        elif actor.attempts and now - actor.progressed_at > _patience(books, actor):
+            _lose(books, actor, f"no step for {now - actor.progressed_at:.1f} s", now)
+        else:
+            books.effects.append(TellActor(actor.route, Welcome(books.epoch)))
+
+
+LOAD_PATIENCE_S = 600.0
+
+
+def _patience(books: Books, actor: Actor) -> float:
+    """Return how long an actor may work without a sign of progress."""
+    if actor.loading:
+        return LOAD_PATIENCE_S
+    longest = 0.0
+    for attempt in actor.attempts.values():
+        plan = attempt.request.plan
+        if plan is not None:
+            predicted = plan.prediction
+            longest = max(longest, attempt.step_s, predicted.encode_s, predicted.decode_s)
+    return max(books.rules.stall_floor, books.rules.stall_steps * longest)
+
+
+def _lose(books: Books, actor: Actor, reason: str, now: float) -> None:
+    dispatch.lose_actor(books, actor, reason, now, kill=True)
+    tell_fleet(books)
+
+
+def unreachable(books: Books, route: bytes, now: float) -> None:
+    """Give up an actor that a message could not be delivered to."""
+    actor = books.actors.get(route)
+    if actor is not None:
+        _lose(books, actor, "its connection is gone", now)
+    elif route == books.supervisor:
+        books.supervisor = None
+
+
+# ---- residents ----------------------------------------------------------------------------------
+
+
+def _loaded(books: Books, route: bytes, message: Loaded, now: float) -> None:
+    actor = books.actors.get(route)
+    if actor is not None:
+        actor.loading.discard(message.resident.variant)
+        actor.residents[message.resident.variant] = message.resident
+        actor.progressed_at = now
+
+
+def _load_failed(books: Books, route: bytes, message: LoadFailed, now: float) -> None:
+    actor = books.actors.get(route)
+    if actor is not None:
+        actor.loading.discard(message.variant)
+        actor.progressed_at = now
+        books.counts["loads_failed"] += 1
+
+
+def _evicted(books: Books, route: bytes, message: Evicted, now: float) -> None:
+    actor = books.actors.get(route)
+    if actor is not None and message.variant not in actor.loading:
+        actor.residents.pop(message.variant, None)
+
+
+# ---- attempts -----------------------------------------------------------------------------------
+
+
+def _attempt(books: Books, route: bytes, number: int) -> Attempt | None:
+    """Return a living attempt of this actor; a late report of an old one is counted and dropped."""
+    attempt = books.attempts.get(number)
+    if attempt is None or attempt.actor.route != route:
+        books.counts["late_reports"] += 1
+        return None
+    return attempt
+
+
+def _stepped(books: Books, route: bytes, message: Stepped, now: float) -> None:
+    attempt = _attempt(books, route, message.attempt)
+    if attempt is None:
+        return
+    actor = attempt.actor
+    actor.last_heard = actor.progressed_at = now
+    attempt.done_s += attempt.step_s
+    actor.done_s += attempt.step_s
+    request = attempt.request
+    if attempt.state is AttemptState.RUNNING and request.message.delivery.progress:
+        progress = Progress(request.message.request_id, message.image, message.step, message.steps)
+        books.effects.append(TellClient(request.client.route, progress))
+
+
+def _finished(books: Books, route: bytes, message: Finished, now: float) -> None:
+    attempt = _attempt(books, route, message.attempt)
+    if attempt is None:
+        return
+    attempt.actor.last_heard = now
+    request, plan = attempt.request, attempt.request.plan
+    wanted = attempt.state is AttemptState.RUNNING
+    if not wanted or plan is None or not _matches(attempt, message):
+        books.free_slots(attempt)
+        books.end(attempt, Cause.ENDED)
+        if wanted:
+            dispatch.fail(books, request, _broken(request), now)
+        return
+    dispatch.learn(attempt, message.encode_s, message.steps_s, message.decode_s)
+    if request.deadline < now:
+        dispatch.expire(books, request, now)
+        books.free_slots(attempt)
+        books.end(attempt, Cause.ENDED)
+        return
+    books.end(attempt, Cause.ENDED)
+    images, payloads = _hand_over(books, attempt, message, plan, now)
+    timings = Timings(
+        queue_s=attempt.started_at - request.arrived_at,
+        encode_s=message.encode_s,
+        steps_s=message.steps_s,
+        decode_s=message.decode_s,
+        deliver_s=message.deliver_s,
+        total_s=now - request.arrived_at,
+    )
+    result = Result(
+        request_id=request.message.request_id,
+        epoch=books.epoch,
+        attempt=request.attempts,
+        images=images,
+        plan=plan,
+        timings=timings,
+        seed_contract=message.seed_contract,
+        lease_s=books.rules.lease,
+        notes=plan.notes + message.notes,
+    )
+    books.effects.append(TellClient(request.client.route, result, payloads))
+    books.move(request, Cause.FINISHED, now)
+
+
+def _matches(attempt: Attempt, message: Finished) -> bool:
+    """Whether the actor filled just the slots that were leased to it."""
+    leased = [(slot.index, slot.nbytes) for slot in attempt.slots]
+    return len(leased) == len(message.images) and all(
+        image.index == index and 0 < image.nbytes <= nbytes
+        for image, (index, nbytes) in zip(message.images, leased, strict=True)
+    )
+
+
+def _broken(request: Request) -> Error:
+    words = "the actor's report does not match what it was asked"
+    return admission.refusal("internal", words, request_id=request.message.request_id)
+
+
+def _hand_over(
+    books: Books, attempt: Attempt, message: Finished, plan: Plan, now: float
+) -> tuple[tuple[Image, ...], tuple[Payload, ...]]:
+    """Seal the slots for the client, or name the bytes that travel inline and free them."""
+    request, device = attempt.request, attempt.actor.device
+    asked = request.message.delivery
+    images, payloads = [], []
+    for i, (slot, sealed) in enumerate(zip(attempt.slots, message.images, strict=True)):
+        image: dict[str, Any] = {
+            "seed": (request.first_seed + i) & MAX_SEED,
+            "height": plan.height,
+            "width": plan.width,
+            "channels": CHANNELS,
+            "format": asked.format,
+            "nbytes": sealed.nbytes,
+            "crc32": sealed.crc32,
+        }
+        if asked.mode == "shm":
+            hold = books.hold(request.client, device, slot.index, now)
+            image |= {
+                "segment": books.segments[device].path,
+                "offset": slot.offset,
+                "generation": slot.generation,
+                "lease": hold.lease,
+            }
+        else:
+            image["frame"] = i
+            payloads.append(Payload(device, slot.offset + HEADER_BYTES, sealed.nbytes))
+            books.pools[device].give_back(slot.index)
+        images.append(Image(**image))
+    return tuple(images), tuple(payloads)
+
+
+def _ended(books: Books, route: bytes, message: Ended, now: float) -> None:
+    attempt = _attempt(books, route, message.attempt)
+    if attempt is None:
+        return
+    attempt.actor.last_heard = attempt.actor.progressed_at = now
+    wanted = attempt.state is AttemptState.RUNNING
+    books.free_slots(attempt)
+    books.end(attempt, Cause.ENDED)
+    if not wanted:
+        return
+    request = attempt.request
+    if message.code == "expired":
+        dispatch.expire(books, request, now)
+    else:
+        code = message.code if message.code in BY_CODE else "internal"
+        error = admission.refusal(code, message.message, request_id=request.message.request_id)
+        dispatch.fail(books, request, error, now)
+
+
+# ---- the supervisor -----------------------------------------------------------------------------
+
+
+def tell_fleet(books: Books) -> None:
+    """Tell the supervisor which devices are ready."""
+    if books.supervisor is not None:
+        ready = tuple(a.device for a in books.ready_actors())
+        books.effects.append(TellSupervisor(books.supervisor, Fleet(books.epoch, ready)))
+
+
+def _supervise(books: Books, route: bytes, message: Supervise, now: float) -> None:
+    books.supervisor = route
+    tell_fleet(books)
+
+
+def _exited(books: Books, route: bytes, message: ActorExited, now: float) -> None:
+    actor = books.by_device.get(message.device)
+    if actor is not None and actor.pid == message.pid:
+        dispatch.lose_actor(books, actor, message.reason, now, kill=False)
+        tell_fleet(books)
+
+
+def _drain_all(books: Books, route: bytes, message: DrainAll, now: float) -> None:
+    client_desk.start_draining(books, now + message.grace_s)
+
+
+_HANDLERS: dict[type, Callable[[Books, bytes, Any, float], None]] = {
+    Ready: _ready,
+    Pulse: _pulse,
+    Leaving: _leaving,
+    Stepped: _stepped,
+    Finished: _finished,
+    Ended: _ended,
+    Loaded: _loaded,
+    LoadFailed: _load_failed,
+    Evicted: _evicted,
+    Supervise: _supervise,
+    ActorExited: _exited,
+    DrainAll: _drain_all,
+}

@@ -1,0 +1,325 @@
+"""What clients ask: one function a message, from a valid message to entries in the books."""
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import replace
+
+from difs import __version__
+from difs.actor_messages import EvictVariant, LoadVariant, Stop
+from difs.broker import admission, dispatch
+from difs.broker.books import Books
+from difs.broker.effects import TellActor, TellClient
+from difs.broker.records import Actor, Cause, Request, RequestState
+from difs.errors import DifsError
+from difs.messages import (
+    Beat,
+    BrokerMessage,
+    Cancel,
+    ClientMessage,
+    DeviceStatus,
+    Done,
+    Drain,
+    Error,
+    Evict,
+    Explain,
+    Explanation,
+    Generate,
+    Load,
+    Ping,
+    Pong,
+    Release,
+    Status,
+    StatusReport,
+    VariantList,
+    Variants,
+)
+from difs.policy.base import Reject, Wait
+
+ADMIN_DRAIN_S = 30.0
+
+
+def serve(books: Books, route: bytes, message: ClientMessage, now: float) -> None:
+    """Do what a client's message asks."""
+    _HANDLERS[type(message)](books, route, message, now)
+
+
+def tell(books: Books, route: bytes, message: BrokerMessage) -> None:
+    """Send a message to a client."""
+    books.effects.append(TellClient(route, message))
+
+
+def misspoke(books: Books, route: bytes, error: DifsError, request_id: str | None) -> None:
+    """Answer a message that the protocol forbids."""
+    books.counts["protocol_errors"] += 1
+    reply = admission.refusal(
+        error.code, error.message, request_id=request_id, field=error.field, limit=error.limit
+    )
+    tell(books, route, reply)
+
+
+def lost(books: Books, route: bytes, now: float) -> None:
+    """Cancel and take back everything of a client that is gone."""
+    client = books.clients.get(route)
+    if client is None:
+        return
+    books.counts["clients_lost"] += 1
+    for hold in list(client.leases.values()):
+        books.drop(hold)
+    for request in list(client.open.values()):
+        dispatch.cancel(books, request, "the client is gone", now)
+
+
+# ---- generate -----------------------------------------------------------------------------------
+
+
+def _generate(books: Books, route: bytes, message: Generate, now: float) -> None:
+    known = books.requests.get(message.request_id)
+    if known is not None:
+        _join(books, route, known, message)
+        return
+    client = books.client(route)
+    refused = admission.check_capacity(books, client, message)
+    request = None
+    if refused is None:
+        decision = dispatch.decide(books, message, now)
+        if isinstance(decision, Reject):
+            refused = admission.from_reject(decision, message.request_id)
+        elif not isinstance(decision, Wait):
+            refused = admission.check_plan(books, message, decision.plan)
+        if refused is None:
+            request = books.open(message, client, now)
+            dispatch.settle(books, request, decision)
+            dispatch.announce(books, request)
+    if refused is not None:
+        books.counts["rejected"] += 1
+        tell(books, route, refused)
+        books.forget_if_idle(client)
+
+
+def _join(books: Books, route: bytes, known: Request, message: Generate) -> None:
+    """Let a repeated `generate` share the open request of its id, if it asks for the same."""
+    if known.message != message:
+        words = "this request_id belongs to an open request with other content"
+        tell(
+            books,
+            route,
+            admission.refusal("id_conflict", words, request_id=message.request_id, field="request_id"),
+        )
+        return
+    books.adopt(known, books.client(route))
+    dispatch.announce(books, known)
+
+
+def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
+    asked = message.request
+    decision = dispatch.decide(books, asked, now)
+    books.decisions -= 1  # an explanation changes nothing, the policy's turn neither
+    plan, refused = None, None
+    if isinstance(decision, Reject):
+        refused = admission.from_reject(decision, asked.request_id)
+    elif not isinstance(decision, Wait):
+        plan = decision.plan
+        refused = admission.check_plan(books, asked, plan)
+    tell(books, route, Explanation(asked.request_id, None if refused else plan, refused))
+
+
+def _cancel(books: Books, route: bytes, message: Cancel, now: float) -> None:
+    request = books.requests.get(message.request_id)
+    if request is None or request.client.route != route:
+        words = "no open request of this client has this id"
+        tell(books, route, _not_found(words, message.request_id))
+        return
+    dispatch.cancel(books, request, "cancelled by its client", now)
+
+
+def _not_found(words: str, request_id: str | None = None) -> Error:
+    return admission.refusal("not_found", words, request_id=request_id)
+
+
+def _release(books: Books, route: bytes, message: Release, now: float) -> None:
+    client = books.clients.get(route)
+    for lease in message.leases:
+        hold = client.leases.get(lease) if client is not None else None
+        if hold is not None:
+            books.drop(hold)
+
+
+# ---- questions ----------------------------------------------------------------------------------
+
+
+def _ping(books: Books, route: bytes, message: Ping, now: float) -> None:
+    client = books.clients.get(route)
+    if client is not None:
+        for hold in client.leases.values():
+            hold.expires_at = now + books.rules.lease
+    ready = bool(books.ready_actors()) and books.draining_until is None
+    tell(books, route, Pong(books.epoch, ready))
+
+
+def _variants(books: Books, route: bytes, message: Variants, now: float) -> None:
+    residents: dict[str, list[str]] = {}
+    for actor in books.ready_actors():
+        for name in actor.residents:
+            residents.setdefault(name, []).append(actor.device)
+    infos = tuple(
+        replace(info, resident_on=tuple(residents.get(info.name, ()))) for info in books.variants.values()
+    )
+    tell(books, route, VariantList(infos))
+
+
+def _status(books: Books, route: bytes, message: Status, now: float) -> None:
+    actors = sorted(books.actors.values(), key=lambda a: a.device)
+    report = StatusReport(
+        epoch=books.epoch,
+        version=__version__,
+        policy=books.policy.name,
+        ready=bool(books.ready_actors()),
+        draining=books.draining_until is not None,
+        uptime_s=now - books.started_at,
+        queued=books.queued,
+        running=len(books.attempts),
+        clients=len(books.clients),
+        devices=tuple(_device_status(books, actor) for actor in actors),
+        counts=dict(books.counts),
+    )
+    tell(books, route, report)
+
+
+def _device_status(books: Books, actor: Actor) -> DeviceStatus:
+    pool = books.pools[actor.device]
+    return DeviceStatus(
+        device=actor.device,
+        state=actor.state.value,
+        residents=tuple(sorted(actor.residents)),
+        queued=actor.queued,
+        running=len(actor.attempts),
+        credits=actor.credits,
+        backlog_s=actor.backlog_s,
+        slots_free=pool.free,
+        slots_total=pool.total,
+        reading=actor.reading,
+    )
+
+
+# ---- admin --------------------------------------------------------------------------------------
+
+
+def _admin(
+    act: Callable[[Books, bytes, Any, float], None],
+) -> Callable[[Books, bytes, Any, float], None]:
+    """Refuse an admin message where the configuration forbids it."""
+
+    def guarded(books: Books, route: bytes, message: Any, now: float) -> None:
+        if books.rules.admin:
+            act(books, route, message, now)
+        else:
+            tell(books, route, admission.refusal("unsupported", "broker.admin is off"))
+
+    return guarded
+
+
+def _targets(books: Books, route: bytes, message: Load | Evict) -> list[Actor]:
+    """Return the actors that an admin message means; answers with an error when there are none."""
+    if message.variant not in books.variants:
+        tell(books, route, admission.refusal("unknown_name", f"no variant {message.variant!r}"))
+        return []
+    found = [a for a in books.ready_actors() if message.device in (None, a.device)]
+    if not found:
+        tell(books, route, admission.refusal("unavailable", "no such device is ready"))
+    return found
+
+
+def _load(books: Books, route: bytes, message: Load, now: float) -> None:
+    targets = _targets(books, route, message)
+    for actor in targets:
+        if message.variant not in actor.residents and message.variant not in actor.loading:
+            actor.loading.add(message.variant)
+            actor.progressed_at = now
+            books.effects.append(TellActor(actor.route, LoadVariant(message.variant)))
+    if targets:
+        tell(books, route, Done(f"{message.variant} is loaded or loading"))
+
+
+def _evict(books: Books, route: bytes, message: Evict, now: float) -> None:
+    targets = _targets(books, route, message)
+    for actor in targets:
+        users = [a for a in actor.attempts.values() if _variant_of(a.request) == message.variant]
+        users_queued = [r for r in books.queued_on(actor) if _variant_of(r) == message.variant]
+        if users or users_queued:
+            words = f"{message.variant} is busy on {actor.device}"
+            tell(books, route, admission.refusal("overloaded", words, retry_after_s=1.0))
+            return
+    for actor in targets:
+        if actor.residents.pop(message.variant, None) is not None:
+            books.effects.append(TellActor(actor.route, EvictVariant(message.variant)))
+    if targets:
+        tell(books, route, Done(f"{message.variant} is evicted"))
+
+
+def _variant_of(request: Request) -> str | None:
+    return request.plan.variant if request.plan is not None else None
+
+
+def _drain(books: Books, route: bytes, message: Drain, now: float) -> None:
+    start_draining(books, now + ADMIN_DRAIN_S)
+    tell(books, route, Done("draining"))
+
+
+def start_draining(books: Books, until: float) -> None:
+    """Accept nothing new; `finish_draining` ends the rest at `until`."""
+    books.draining_until = until if books.draining_until is None else min(until, books.draining_until)
+
+
+def finish_draining(books: Books, now: float) -> bool:
+    """End what the drain's time does not suffice for; returns whether nothing is left to do."""
+    if books.draining_until is None:
+        return False
+    if now >= books.draining_until:
+        for request in list(books.requests.values()):
+            words = "the service shut down before this request was done"
+            error = admission.refusal("draining", words, request_id=request.message.request_id)
+            dispatch.fail(books, request, error, now)
+    if books.requests:
+        return False
+    for actor in books.ready_actors():
+        books.change_actor(actor, Cause.DRAINED)
+        books.effects.append(TellActor(actor.route, Stop()))
+    return not books.actors
+
+
+# ---- time ---------------------------------------------------------------------------------------
+
+
+def beat(books: Books) -> None:
+    """Send a sign of life to every client that waits or holds; finds out who is gone."""
+    for client in books.clients.values():
+        tell(books, client.route, Beat(books.epoch))
+
+
+def reclaim(books: Books, now: float) -> None:
+    """Take back the leases whose time is over."""
+    for hold in [h for h in books.holds.values() if h.expires_at <= now]:
+        books.counts["leases_timed_out"] += 1
+        books.drop(hold)
+
+
+def expire_overdue(books: Books, now: float) -> None:
+    """End the open requests whose deadline has passed."""
+    for request in list(books.overdue(now)):
+        assert request.state in (RequestState.QUEUED, RequestState.RUNNING)
+        dispatch.expire(books, request, now)
+
+
+_HANDLERS: dict[type, Callable[[Books, bytes, Any, float], None]] = {
+    Generate: _generate,
+    Explain: _explain,
+    Cancel: _cancel,
+    Release: _release,
+    Variants: _variants,
+    Status: _status,
+    Ping: _ping,
+    Load: _admin(_load),
+    Evict: _admin(_evict),
+    Drain: _admin(_drain),
+}

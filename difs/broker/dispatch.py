@@ -1,0 +1,238 @@
+"""From the queue to the actors and back: planning, dispatch, and the ends of requests."""
+
+import msgspec
+
+from difs import profiles
+from difs.actor_messages import Abort, Execute, KillActor, LoadVariant, Slot
+from difs.broker import admission
+from difs.broker.books import Books
+from difs.broker.effects import TellActor, TellClient, TellSupervisor
+from difs.broker.records import (
+    Actor,
+    ActorState,
+    Attempt,
+    AttemptState,
+    Cause,
+    Request,
+    RequestState,
+)
+from difs.messages import MAX_SEED, Accepted, Error, Generate
+from difs.policy.base import Decision, DeviceView, Reject, View, Wait
+from difs.samplers import evaluations
+
+# ---- planning -----------------------------------------------------------------------------------
+
+
+def decide(books: Books, message: Generate, now: float) -> Decision:
+    """Ask the policy where and how to serve `message`."""
+    view = View(
+        now=now,
+        devices=tuple(
+            DeviceView(a.device, a.residents, a.backlog_s, a.queued, a.free_credits)
+            for a in books.ready_actors()
+        ),
+        variants=books.variants,
+        decisions=books.decisions,
+    )
+    books.decisions += 1
+    return books.policy.decide(view, message)
+
+
+def settle(books: Books, request: Request, decision: Decision) -> Error | None:
+    """Give an open, queued request what the policy decided; returns the refusal, if it is one."""
+    if isinstance(decision, Wait):
+        return None
+    message = request.message
+    if isinstance(decision, Reject):
+        return admission.from_reject(decision, message.request_id)
+    plan = decision.plan
+    refused = admission.check_plan(books, message, plan)
+    if refused is None:
+        request.plan = plan
+        predicted = plan.prediction
+        request.work_s = predicted.total_s - predicted.queue_s
+        books.assign(request, books.by_device[plan.device])
+    return refused
+
+
+def replan(books: Books, request: Request, now: float) -> None:
+    """Find a new place for a queued request whose device is gone."""
+    books.unassign(request)
+    request.plan = None
+    books.waiting[request.message.request_id] = request
+    decision = decide(books, request.message, now)
+    if isinstance(decision, Reject) and decision.code == "unavailable":
+        return  # it was accepted: it waits for a device until its deadline
+    refused = settle(books, request, decision)
+    if refused is not None:
+        fail(books, request, refused, now)
+    elif request.plan is not None:
+        announce(books, request)
+
+
+def announce(books: Books, request: Request) -> None:
+    """Tell the client the plan of its request as it stands."""
+    accepted = Accepted(request.message.request_id, books.epoch, request.attempts, request.plan)
+    books.effects.append(TellClient(request.client.route, accepted))
+
+
+# ---- dispatch -----------------------------------------------------------------------------------
+
+
+def dispatch(books: Books, now: float) -> None:
+    """Hand queued work to every actor that has a free credit and free slots."""
+    for actor in books.actors.values():
+        if actor.state is ActorState.READY:
+            while actor.queued and actor.free_credits > 0 and _dispatch_head(books, actor, now):
+                pass
+
+
+def _dispatch_head(books: Books, actor: Actor, now: float) -> bool:
+    """Dispatch the first request of an actor's queue; False when it must go on waiting."""
+    request = books.head(actor)
+    if request is None or request.plan is None:
+        return False
+    if request.deadline <= now:
+        expire(books, request, now)
+        return True
+    message, plan = request.message, request.plan
+    slots = books.pools[actor.device].lease(message.n, admission.slot_bytes(message, plan))
+    if slots is None:
+        return False
+    if plan.variant not in actor.residents and plan.variant not in actor.loading:
+        actor.loading.add(plan.variant)
+        books.effects.append(TellActor(actor.route, LoadVariant(plan.variant)))
+    step_s = plan.prediction.steps_s / (evaluations(plan.sampler, plan.steps) * message.n)
+    attempt = books.begin(request, actor, slots, step_s, now)
+    books.effects.append(TellActor(actor.route, _execute(attempt, slots)))
+    if request.attempts > 1:
+        announce(books, request)
+    return True
+
+
+def _execute(attempt: Attempt, slots: tuple[Slot, ...]) -> Execute:
+    request = attempt.request
+    message, plan = request.message, request.plan
+    assert plan is not None
+    return Execute(
+        attempt=attempt.number,
+        request_id=message.request_id,
+        variant=plan.variant,
+        prompt=message.prompt,
+        negative_prompt=message.negative_prompt,
+        width=plan.width,
+        height=plan.height,
+        steps=plan.steps,
+        guidance_scale=plan.guidance_scale,
+        sampler=plan.sampler,
+        seeds=tuple((request.first_seed + i) & MAX_SEED for i in range(message.n)),
+        deadline=request.deadline,
+        slots=slots,
+        format=message.delivery.format,
+        metadata=_metadata(request) if message.delivery.format != "raw" else "",
+    )
+
+
+def _metadata(request: Request) -> str:
+    """Return the JSON that stands under our own key in an image file; empty when not wanted."""
+    message, plan = request.message, request.plan
+    if not message.delivery.metadata or plan is None:
+        return ""
+    return plan.describe(message.requirements)
+
+
+# ---- ends ---------------------------------------------------------------------------------------
+
+
+def fail(books: Books, request: Request, error: Error, now: float) -> None:
+    """End a request with a typed error."""
+    _end(books, request, Cause.FAILED, error, now)
+
+
+def cancel(books: Books, request: Request, why: str, now: float) -> None:
+    """End a request because its client gave it up."""
+    error = admission.refusal("cancelled", why, request_id=request.message.request_id)
+    _end(books, request, Cause.CANCELLED, error, now)
+
+
+def expire(books: Books, request: Request, now: float) -> None:
+    """End a request because its deadline passed."""
+    waited = " while it was queued" if request.state is RequestState.QUEUED else ""
+    held = sum(1 for h in books.holds.values())
+    slots = f"; {held} shared-memory slots are held by clients" if waited and held else ""
+    error = admission.refusal(
+        "expired",
+        f"timeout_s {request.message.timeout_s:g} passed{waited}{slots}",
+        request_id=request.message.request_id,
+    )
+    _end(books, request, Cause.EXPIRED, error, now)
+
+
+def _end(books: Books, request: Request, cause: Cause, error: Error, now: float) -> None:
+    attempt = request.attempt
+    route = request.client.route
+    if attempt is not None and attempt.state is AttemptState.RUNNING:
+        books.abort(attempt)
+        request.attempt = None
+        books.effects.append(TellActor(attempt.actor.route, Abort(attempt.number)))
+    books.move(request, cause, now, error.message)
+    books.effects.append(TellClient(route, error))
+
+
+# ---- loss ---------------------------------------------------------------------------------------
+
+
+def lose_actor(books: Books, actor: Actor, reason: str, now: float, *, kill: bool) -> None:
+    """Take an incarnation off the books; its requests are dispatched again or fail.
+
+    `kill`: ask the supervisor to end the process first, so that it can write no more.
+    """
+    books.change_actor(actor, Cause.LOST)
+    books.counts["actors_lost"] += 1
+    del books.actors[actor.route]
+    if books.by_device.get(actor.device) is actor:
+        del books.by_device[actor.device]
+    if kill and books.supervisor is not None:
+        killing = KillActor(actor.device, actor.pid, reason)
+        books.effects.append(TellSupervisor(books.supervisor, killing))
+    orphans = books.queued_on(actor)
+    for attempt in list(actor.attempts.values()):
+        books.free_slots(attempt)
+        books.end(attempt, Cause.LOST)
+        request = attempt.request
+        if not request.is_open:
+            continue
+        if request.attempts >= books.rules.max_attempts:
+            fail(books, request, _exhausted(request, reason), now)
+        else:
+            books.move(request, Cause.REQUEUED, now, reason)
+            request.actor = None
+            orphans.append(request)
+    for request in sorted(orphans, key=lambda r: r.rank):
+        replan(books, request, now)
+
+
+def _exhausted(request: Request, reason: str) -> Error:
+    return admission.refusal(
+        "actor_lost",
+        f"{request.attempts} attempts ended with the loss of their actor; the last: {reason}",
+        request_id=request.message.request_id,
+    )
+
+
+def learn(attempt: Attempt, encode_s: float, steps_s: float, decode_s: float) -> None:
+    """Correct the costs of a resident by what a finished attempt showed."""
+    plan = attempt.request.plan
+    assert plan is not None
+    resident = attempt.actor.residents.get(plan.variant)
+    if resident is None:
+        return
+    work = profiles.Work(
+        pixels=plan.width * plan.height,
+        steps=plan.steps,
+        sampler=plan.sampler,
+        guidance_scale=plan.guidance_scale,
+        n=attempt.request.message.n,
+    )
+    costs = profiles.learn(resident.costs, work, encode_s, steps_s, decode_s)
+    attempt.actor.residents[plan.variant] = msgspec.structs.replace(resident, costs=costs)

@@ -1,0 +1,44 @@
+"""What the broker's shell shall do: everything that `BrokerState.handle` returns, in order."""
+
+from msgspec import Struct
+
+from difs.actor_messages import ToActor as ActorMessage
+from difs.actor_messages import ToSupervisor as SupervisorMessage
+from difs.messages import BrokerMessage
+
+
+class Payload(Struct, frozen=True):
+    """Bytes to copy out of a device's segment: `offset` of the slot, `nbytes` of the image."""
+
+    device: str
+    offset: int
+    nbytes: int
+
+
+class TellClient(Struct, frozen=True):
+    """Send a message to a client, the payloads as frames behind it."""
+
+    route: bytes
+    message: BrokerMessage
+    payloads: tuple[Payload, ...] = ()
+
+
+class TellActor(Struct, frozen=True):
+    """Send a message to an actor."""
+
+    route: bytes
+    message: ActorMessage
+
+
+class TellSupervisor(Struct, frozen=True):
+    """Send a message to the supervisor."""
+
+    route: bytes
+    message: SupervisorMessage
+
+
+class Exit(Struct, frozen=True):
+    """Leave the loop: everything is drained."""
+
+
+Effect = TellClient | TellActor | TellSupervisor | Exit

@@ -1,0 +1,48 @@
+"""What happened to the broker: everything that `BrokerState.handle` takes."""
+
+from msgspec import Struct
+
+from difs.actor_messages import FromActor
+from difs.errors import DifsError
+from difs.messages import ClientMessage
+
+
+class ClientSaid(Struct, frozen=True):
+    """A valid message came from a client; `route` is its routing id."""
+
+    route: bytes
+    message: ClientMessage
+
+
+class ClientMisspoke(Struct, frozen=True):
+    """A client sent what the protocol forbids."""
+
+    route: bytes
+    error: DifsError
+    request_id: str | None
+
+
+class ClientLost(Struct, frozen=True):
+    """A client is gone, or has not taken its messages for too long."""
+
+    route: bytes
+
+
+class ActorSaid(Struct, frozen=True):
+    """A valid message came from an actor or the supervisor."""
+
+    route: bytes
+    message: FromActor
+
+
+class ActorUnreachable(Struct, frozen=True):
+    """A message to an actor could not be delivered."""
+
+    route: bytes
+
+
+class Ticked(Struct, frozen=True):
+    """Time passed."""
+
+
+Event = ClientSaid | ClientMisspoke | ClientLost | ActorSaid | ActorUnreachable | Ticked

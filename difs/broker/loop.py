@@ -1,0 +1,191 @@
+"""The broker's shell: two ROUTER sockets, one poll loop. It performs effects and decides nothing."""
+
+import logging
+import math
+from collections import deque
+from pathlib import Path
+
+import zmq
+
+from difs import wire
+from difs.actor_messages import KillActor, Leaving, Ready
+from difs.broker.effects import Effect, Exit, TellActor, TellClient, TellSupervisor
+from difs.broker.events import (
+    ActorSaid,
+    ActorUnreachable,
+    ClientLost,
+    ClientMisspoke,
+    ClientSaid,
+    Event,
+    Ticked,
+)
+from difs.broker.outbox import Outbox
+from difs.broker.state import BrokerState
+from difs.clock import Clock
+from difs.errors import DifsError
+from difs.messages import MAX_HEADER_BYTES, Beat, Progress
+from difs.shm.reader import SegmentReader
+
+log = logging.getLogger(__name__)
+
+MAX_FRAME_BYTES = 16 * MAX_HEADER_BYTES
+"""A frame above this ends the peer's connection; one above MAX_HEADER_BYTES is refused in words."""
+BURST = 64
+"""Messages taken from one socket before the other has its turn."""
+SEND_HIGH_WATER = 256
+LINGER_MS = 500
+
+
+class BrokerLoop:
+    """Moves frames between the sockets and the state."""
+
+    def __init__(
+        self,
+        state: BrokerState,
+        clock: Clock,
+        *,
+        clients: str,
+        actors: str,
+        segments: dict[str, Path],
+        patience_s: float,
+    ) -> None:
+        """Bind both sockets; the addresses are ZeroMQ's."""
+        self._state = state
+        self._clock = clock
+        self._context = zmq.Context()
+        self._readers = {device: SegmentReader(path) for device, path in segments.items()}
+        self._frontend = self._bind(clients, MAX_FRAME_BYTES)
+        self._backend = self._bind(actors, -1)
+        self._outbox = Outbox(patience_s)
+        self._pending: deque[Event] = deque()
+        self._running = True
+
+    def _bind(self, address: str, max_frame_bytes: int) -> "zmq.Socket[bytes]":
+        socket = self._context.socket(zmq.ROUTER)
+        socket.router_mandatory = True
+        socket.linger = LINGER_MS
+        socket.sndhwm = SEND_HIGH_WATER
+        socket.maxmsgsize = max_frame_bytes
+        socket.bind(address)
+        return socket
+
+    def run(self) -> None:
+        """Serve until the state says Exit."""
+        poller = zmq.Poller()
+        poller.register(self._frontend, zmq.POLLIN)
+        poller.register(self._backend, zmq.POLLIN)
+        try:
+            while self._running:
+                wait_s = max(0.0, self._state.next_wake() - self._clock.now())
+                ready = dict(poller.poll(math.ceil(wait_s * 1000)))
+                if self._backend in ready:
+                    self._take_from_actors()
+                if self._frontend in ready:
+                    self._take_from_clients()
+                if self._clock.now() >= self._state.next_wake():
+                    self._flush()
+                    self._happen(Ticked())
+        finally:
+            self._context.destroy(linger=LINGER_MS)
+
+    # ---- in -----------------------------------------------------------------------------------
+
+    def _take_from_clients(self) -> None:
+        for _ in range(BURST):
+            try:
+                route, *frames = self._frontend.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                event: Event = ClientSaid(route, wire.decode_from_client(frames))
+            except DifsError as error:
+                event = ClientMisspoke(route, error, wire.request_id_of(frames))
+            self._happen(event)
+
+    def _take_from_actors(self) -> None:
+        for _ in range(BURST):
+            try:
+                route, *frames = self._backend.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                message = wire.decode_from_actor(frames)
+            except DifsError as error:
+                log.error("an actor broke the protocol: %s", error)
+                continue
+            if isinstance(message, (Ready, Leaving)):
+                log.info("%s", type(message).__name__.lower())
+            self._happen(ActorSaid(route, message))
+
+    def _happen(self, event: Event) -> None:
+        """Give an event to the state and perform its effects, and those of what they cause."""
+        self._pending.append(event)
+        while self._pending:
+            for effect in self._state.handle(self._pending.popleft(), self._clock.now()):
+                self._perform(effect)
+
+    # ---- out ----------------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        if type(effect) is TellClient:
+            self._tell_client(effect)
+        elif type(effect) is TellActor:
+            self._tell_backend(effect.route, wire.encode(effect.message))
+        elif type(effect) is TellSupervisor:
+            if isinstance(effect.message, KillActor):
+                log.warning("%s: %s", effect.message.device, effect.message.reason)
+            self._tell_backend(effect.route, wire.encode(effect.message))
+        elif type(effect) is Exit:
+            self._running = False
+
+    def _tell_client(self, effect: TellClient) -> None:
+        payloads: list[wire.Frame] = [
+            bytes(self._readers[p.device].bytes_at(p.offset, p.nbytes)) for p in effect.payloads
+        ]
+        frames = [effect.route, *wire.encode(effect.message, payloads)]
+        if self._outbox.owes(effect.route):
+            if not isinstance(effect.message, (Progress, Beat)):
+                self._owe(effect.route, frames)
+            return
+        try:
+            self._frontend.send_multipart(frames, zmq.DONTWAIT, copy=not payloads)
+        except zmq.Again:
+            self._owe(effect.route, frames)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._pending.append(ClientLost(effect.route))
+
+    def _owe(self, route: bytes, frames: list[wire.Frame]) -> None:
+        if not self._outbox.put(route, frames, self._clock.now()):
+            self._give_up(route)
+
+    def _flush(self) -> None:
+        """Try again what full pipes did not take; give up the clients that take nothing."""
+        for route in self._outbox.routes():
+            try:
+                for frames in self._outbox.waiting(route):
+                    self._frontend.send_multipart(frames, zmq.DONTWAIT)
+            except zmq.Again:
+                continue
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                self._give_up(route)
+        for route in self._outbox.overdue(self._clock.now()):
+            log.warning("a client took nothing for too long and is given up")
+            self._give_up(route)
+
+    def _give_up(self, route: bytes) -> None:
+        self._outbox.forget(route)
+        self._pending.append(ClientLost(route))
+
+    def _tell_backend(self, route: bytes, frames: list[wire.Frame]) -> None:
+        try:
+            self._backend.send_multipart([route, *frames], zmq.DONTWAIT)
+        except zmq.Again:
+            self._pending.append(ActorUnreachable(route))
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._pending.append(ActorUnreachable(route))

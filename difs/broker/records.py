@@ -1,0 +1,217 @@
+"""The broker's records and the tables of their states: what may follow what.
+
+These tables are the truth: every change of state goes through `follow`, and the diagrams in the
+docs are drawn from them. No decisions here.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from difs.actor_messages import Resident, Slot
+from difs.errors import InternalError
+from difs.messages import Generate, Plan, Reading
+
+
+class RequestState(Enum):
+    """Where a request stands, as its client sees it."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class AttemptState(Enum):
+    """Where one dispatch stands, as its actor sees it."""
+
+    RUNNING = "running"
+    ABORTING = "aborting"
+    ENDED = "ended"
+
+
+class ActorState(Enum):
+    """Whether an actor may be given work."""
+
+    READY = "ready"
+    LEAVING = "leaving"
+    LOST = "lost"
+
+
+class Cause(Enum):
+    """Why a state changed."""
+
+    DISPATCHED = "dispatched"
+    FINISHED = "finished"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    REQUEUED = "requeued"
+    ABORTED = "aborted"
+    ENDED = "ended"
+    LOST = "lost"
+    DRAINED = "drained"
+
+
+REQUEST_TABLE: dict[RequestState, dict[Cause, RequestState]] = {
+    RequestState.QUEUED: {
+        Cause.DISPATCHED: RequestState.RUNNING,
+        Cause.FAILED: RequestState.FAILED,
+        Cause.EXPIRED: RequestState.EXPIRED,
+        Cause.CANCELLED: RequestState.CANCELLED,
+    },
+    RequestState.RUNNING: {
+        Cause.FINISHED: RequestState.FINISHED,
+        Cause.FAILED: RequestState.FAILED,
+        Cause.EXPIRED: RequestState.EXPIRED,
+        Cause.CANCELLED: RequestState.CANCELLED,
+        Cause.REQUEUED: RequestState.QUEUED,
+    },
+    RequestState.FINISHED: {},
+    RequestState.FAILED: {},
+    RequestState.EXPIRED: {},
+    RequestState.CANCELLED: {},
+}
+
+ATTEMPT_TABLE: dict[AttemptState, dict[Cause, AttemptState]] = {
+    AttemptState.RUNNING: {
+        Cause.ABORTED: AttemptState.ABORTING,
+        Cause.ENDED: AttemptState.ENDED,
+        Cause.LOST: AttemptState.ENDED,
+    },
+    AttemptState.ABORTING: {
+        Cause.ENDED: AttemptState.ENDED,
+        Cause.LOST: AttemptState.ENDED,
+    },
+    AttemptState.ENDED: {},
+}
+
+ACTOR_TABLE: dict[ActorState, dict[Cause, ActorState]] = {
+    ActorState.READY: {Cause.DRAINED: ActorState.LEAVING, Cause.LOST: ActorState.LOST},
+    ActorState.LEAVING: {Cause.LOST: ActorState.LOST},
+    ActorState.LOST: {},
+}
+
+
+class InvalidTransition(InternalError):
+    """A state was asked to change in a way that its table does not know: a bug."""
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """A peer on the clients' socket that has open requests or leases."""
+
+    route: bytes
+    open: "dict[str, Request]" = field(default_factory=dict)
+    leases: "dict[int, Hold]" = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What a client asked and how it stands."""
+
+    message: Generate
+    client: Client
+    seq: int
+    arrived_at: float
+    deadline: float
+    first_seed: int
+    state: RequestState = RequestState.QUEUED
+    plan: Plan | None = None
+    work_s: float = 0.0
+    """Predicted seconds of its own work, waiting not counted."""
+    actor: "Actor | None" = None
+    """Whose queue it stands in, or who runs it; None while it waits for any device."""
+    attempt: "Attempt | None" = None
+    attempts: int = 0
+    story: list[tuple[float, str, str]] = field(default_factory=list)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Return its place in a queue, least first: by priority, then by arrival."""
+        needs = self.message.requirements
+        return (1 if needs.best_effort else -needs.priority, self.seq)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its client still waits for the end."""
+        return self.state in (RequestState.QUEUED, RequestState.RUNNING)
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One dispatch of a request to an actor; outlives the request while it is being aborted."""
+
+    number: int
+    request: Request
+    actor: "Actor"
+    slots: tuple[Slot, ...]
+    started_at: float
+    step_s: float
+    state: AttemptState = AttemptState.RUNNING
+    done_s: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Actor:
+    """One incarnation of an actor process."""
+
+    route: bytes
+    device: str
+    incarnation: str
+    pid: int
+    credits: int
+    last_heard: float
+    progressed_at: float
+    residents: dict[str, Resident] = field(default_factory=dict)
+    loading: set[str] = field(default_factory=set)
+    attempts: dict[int, Attempt] = field(default_factory=dict)
+    queue: list[tuple[tuple[int, int], Request]] = field(default_factory=list)
+    """A heap by rank; entries whose request has moved on are skipped."""
+    queued: int = 0
+    assigned_s: float = 0.0
+    done_s: float = 0.0
+    progress: int = 0
+    reading: Reading | None = None
+    state: ActorState = ActorState.READY
+
+    @property
+    def backlog_s(self) -> float:
+        """Return the predicted seconds until all of its assigned work is done."""
+        return max(0.0, self.assigned_s - self.done_s)
+
+    @property
+    def free_credits(self) -> int:
+        """Return how many more attempts it may be sent."""
+        return self.credits - len(self.attempts)
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """A sealed slot that a client may read until it releases it or its time is over."""
+
+    lease: int
+    client: Client
+    device: str
+    index: int
+    expires_at: float
+
+
+@dataclass(slots=True)
+class Ended:
+    """The last requests that ended, for `story`."""
+
+    limit: int
+    stories: dict[str, list[tuple[float, str, str]]] = field(default_factory=dict)
+    order: deque[str] = field(default_factory=deque)
+
+    def keep(self, request: Request) -> None:
+        """Remember the story of an ended request, forgetting the oldest."""
+        name = request.message.request_id
+        if name not in self.stories:
+            self.order.append(name)
+        self.stories[name] = request.story
+        if len(self.order) > self.limit:
+            del self.stories[self.order.popleft()]

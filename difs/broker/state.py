@@ -1,0 +1,98 @@
+"""BrokerState: event in, effects out, time passed in. No sockets, no clock, no chance.
+
+    state.handle(event, now) -> list of effects
+    state.next_wake()        -> when `Ticked` is due at the latest
+
+Everything that the broker knows stands in its `books`; the desks and `dispatch` write there.
+"""
+
+from collections.abc import Mapping
+
+from difs import config
+from difs.broker import actor_desk, client_desk, dispatch
+from difs.broker.books import Books, Segment, check
+from difs.broker.effects import Effect, Exit
+from difs.broker.events import (
+    ActorSaid,
+    ActorUnreachable,
+    ClientLost,
+    ClientMisspoke,
+    ClientSaid,
+    Event,
+    Ticked,
+)
+from difs.messages import VariantInfo
+from difs.policy.base import Policy
+
+BEAT_S = 0.5
+"""Seconds between heartbeats to clients, actors and the supervisor."""
+
+
+class BrokerState:
+    """The broker's heart."""
+
+    def __init__(
+        self,
+        *,
+        rules: config.Broker,
+        policy: Policy,
+        variants: Mapping[str, VariantInfo],
+        segments: Mapping[str, Segment],
+        epoch: int,
+        now: float,
+    ) -> None:
+        """Start empty: no clients, no actors. See `Books` for the arguments."""
+        self.books = Books(
+            rules=rules, policy=policy, variants=variants, segments=segments, epoch=epoch, now=now
+        )
+        self._next_beat = now
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event and return the effects to perform, in order."""
+        books = self.books
+        books.effects = []
+        match event:
+            case ClientSaid(route, message):
+                client_desk.serve(books, route, message, now)
+            case ActorSaid(route, message):
+                actor_desk.serve(books, route, message, now)
+            case ClientLost(route):
+                client_desk.lost(books, route, now)
+            case ClientMisspoke(route, error, request_id):
+                client_desk.misspoke(books, route, error, request_id)
+            case ActorUnreachable(route):
+                actor_desk.unreachable(books, route, now)
+            case Ticked():
+                self._tick(now)
+        dispatch.dispatch(books, now)
+        if books.rules.validate:
+            self.validate()
+        return books.effects
+
+    def _tick(self, now: float) -> None:
+        books = self.books
+        client_desk.expire_overdue(books, now)
+        if now >= self._next_beat:
+            self._next_beat = now + BEAT_S
+            client_desk.reclaim(books, now)
+            actor_desk.watch(books, now)
+            actor_desk.tell_fleet(books)
+            client_desk.beat(books)
+        if client_desk.finish_draining(books, now):
+            books.effects.append(Exit())
+
+    def next_wake(self) -> float:
+        """Return the time by which `Ticked` must come."""
+        deadline = self.books.next_deadline()
+        return self._next_beat if deadline is None else min(deadline, self._next_beat)
+
+    def validate(self) -> None:
+        """Raise InternalError where the books contradict themselves."""
+        check(self.books)
+
+    def story(self, request_id: str) -> list[tuple[float, str, str]]:
+        """Return (time, what happened, detail) of an open or recently ended request; [] if unknown."""
+        request = self.books.requests.get(request_id)
+        if request is not None:
+            return list(request.story)
+        return list(self.books.ended.stories.get(request_id, ()))

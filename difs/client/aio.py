@@ -1,0 +1,260 @@
+"""AsyncClient: performs the effects of `ClientCore` on a DEALER socket under asyncio."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncGenerator, Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import zmq
+import zmq.asyncio
+
+from difs import config, wire
+from difs.client import requests
+from difs.client.core import ClientCore, Deliver, Effect, Reply, Send
+from difs.client.requests import Wishes
+from difs.client.result import Result
+from difs.clock import MonotonicClock
+from difs.errors import DifsError, Unavailable
+from difs.messages import (
+    Accepted,
+    BrokerMessage,
+    ClientMessage,
+    Done,
+    Evict,
+    Explain,
+    Explanation,
+    Load,
+    Ping,
+    Pong,
+    Progress,
+    Status,
+    StatusReport,
+    VariantInfo,
+    VariantList,
+    Variants,
+)
+from difs.messages import Result as ResultMessage
+from difs.rundir import RunDir
+from difs.shm.reader import SegmentReader
+
+DEFAULT_RETRIES = 3
+LINGER_MS = 500
+A = TypeVar("A", bound=BrokerMessage)
+
+Event = Accepted | Progress | Result
+
+
+def address_of(address: str | None) -> str:
+    """Return the broker's address: as given, else this user's running service; raises Unavailable."""
+    if address is not None:
+        return address
+    home = RunDir(config.run_dir(config.Config()))
+    if not home.is_running():
+        raise Unavailable(f"no DIFS runs in {home.path}; start one with `difs serve`")
+    return home.clients
+
+
+class AsyncClient:
+    """A connection to a running service; use it as `async with AsyncClient() as client`."""
+
+    def __init__(self, address: str | None = None) -> None:
+        """`address`: "ipc://..." or "tcp://..."; by default this user's running service."""
+        self._address = address_of(address)
+        self._clock = MonotonicClock()
+        self._core = ClientCore(self._clock.now())
+        self._readers: dict[str, SegmentReader] = {}
+        self._events: dict[str, asyncio.Queue[Any]] = {}
+        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._freed: list[int] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # ---- life -----------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Connect on first use, within the running event loop."""
+        if self._loop is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.linger = LINGER_MS
+        self._socket.connect(self._address)
+        self._wake = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._tick())]
+
+    async def aclose(self) -> None:
+        """Disconnect; open calls are cancelled, leases given back."""
+        if self._loop is None:
+            return
+        for name in list(self._events):
+            await self._perform(self._core.cancel(name))
+        await self._give_back()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._context.destroy(linger=LINGER_MS)
+        self._loop = None
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _listen(self) -> None:
+        while True:
+            frames = await self._socket.recv_multipart()
+            try:
+                message = wire.decode_from_broker(frames)
+            except DifsError:
+                continue  # not for us to judge: the call it belonged to will time out
+            effects = self._core.received(message, self._clock.now(), random.random())
+            await self._perform(effects, frames[2:])
+
+    async def _tick(self) -> None:
+        while True:
+            now = self._clock.now()
+            await self._perform(self._core.tick(now, random.random()))
+            wake = self._core.next_wake(now)
+            self._wake.clear()
+            timeout = None if wake is None else max(0.005, wake - now)
+            # not wait_for: before Python 3.12 it can swallow a cancellation (cpython 86296)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+
+    async def _perform(self, effects: Iterable[Effect], payloads: list[bytes] | None = None) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                await self._socket.send_multipart(wire.encode(effect.message))
+            elif isinstance(effect, Deliver):
+                queue = self._events.get(effect.request_id)
+                if queue is not None:
+                    queue.put_nowait((effect.event, payloads or []))
+            else:
+                self._reply(effect)
+        self._wake.set()
+
+    def _reply(self, reply: Reply) -> None:
+        future = self._replies.pop(reply.ticket, None)
+        if future is None or future.done():
+            return
+        if isinstance(reply.answer, DifsError):
+            future.set_exception(reply.answer)
+        else:
+            future.set_result(reply.answer)
+
+    # ---- shared memory --------------------------------------------------------------------------
+
+    def _reader(self, path: str) -> SegmentReader:
+        if path not in self._readers:
+            self._readers[path] = SegmentReader(Path(path))
+        return self._readers[path]
+
+    def _release(self, lease: int) -> None:
+        """Give a lease back; called from any thread, by the garbage collector too."""
+        self._freed.append(lease)
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._schedule_give_back)
+
+    def _schedule_give_back(self) -> None:
+        if self._freed and self._loop is not None:
+            self._giving = self._loop.create_task(self._give_back())
+
+    async def _give_back(self) -> None:
+        freed, self._freed = self._freed, []
+        await self._perform(self._core.release(freed))
+
+    # ---- generate -------------------------------------------------------------------------------
+
+    async def stream(
+        self, prompt: str, *, progress: bool = True, **wishes: Unpack[Wishes]
+    ) -> AsyncGenerator[Event, None]:
+        """Generate, yielding `Accepted`, `Progress` and at last the `Result`.
+
+        Leaving the loop early, or cancelling the task, cancels the request. Raises DifsError.
+        """
+        request = requests.build(prompt, wishes, progress=progress)
+        self._open()
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        self._events[request.request_id] = queue
+        retries = wishes.get("retries", DEFAULT_RETRIES)
+        try:
+            await self._perform(self._core.generate(request, self._clock.now(), retries))
+            while True:
+                event, payloads = await queue.get()
+                if isinstance(event, DifsError):
+                    raise event
+                if isinstance(event, ResultMessage):
+                    yield Result(request, event, payloads, self._reader, self._release)
+                    return
+                yield event
+        finally:
+            del self._events[request.request_id]
+            await asyncio.shield(self._perform(self._core.cancel(request.request_id)))
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        **wishes: Unpack[Wishes],
+    ) -> Result:
+        """Generate images. See `Wishes` for the arguments; raises DifsError."""
+        events = self.stream(prompt, progress=on_progress is not None, **wishes)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, Result):
+                    return event
+                if isinstance(event, Progress) and on_progress is not None:
+                    on_progress(event)
+        raise AssertionError("a stream ends with a Result or an error")
+
+    # ---- questions ------------------------------------------------------------------------------
+
+    async def _ask(self, message: ClientMessage, answer: type[A]) -> A:
+        self._open()
+        assert self._loop is not None
+        ticket, effects = self._core.ask(message, self._clock.now())
+        future = self._replies[ticket] = self._loop.create_future()
+        await self._perform(effects)
+        try:
+            found = await future
+        finally:
+            self._replies.pop(ticket, None)
+        assert isinstance(found, answer)
+        return found
+
+    async def explain(self, prompt: str, **wishes: Unpack[Wishes]) -> Explanation:
+        """Return the plan, or the refusal, that `generate` with the same arguments would get now."""
+        request = requests.build(prompt, wishes, progress=False)
+        return await self._ask(Explain(request), Explanation)
+
+    async def variants(self) -> tuple[VariantInfo, ...]:
+        """Return the registered variants."""
+        return (await self._ask(Variants(), VariantList)).variants
+
+    async def status(self) -> StatusReport:
+        """Return the service's state."""
+        return await self._ask(Status(), StatusReport)
+
+    async def ping(self) -> Pong:
+        """Return the broker's sign of life."""
+        return await self._ask(Ping(), Pong)
+
+    async def load(self, variant: str, device: str | None = None) -> str:
+        """Load a variant on a device, or on all."""
+        return (await self._ask(Load(variant, device), Done)).what
+
+    async def evict(self, variant: str, device: str | None = None) -> str:
+        """Drop an idle variant from a device, or from all."""
+        return (await self._ask(Evict(variant, device), Done)).what

@@ -1,0 +1,263 @@
+"""The client's half of the protocol: which answer belongs to which call, retries, signs of life.
+
+Sans-IO: messages in, effects out, time and chance passed in. `AsyncClient` performs the effects.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from msgspec import Struct
+
+from difs.errors import BY_CODE, BrokerLost, DifsError, Expired, InternalError
+from difs.messages import (
+    Accepted,
+    Beat,
+    BrokerMessage,
+    Cancel,
+    ClientMessage,
+    Done,
+    Error,
+    Explain,
+    Explanation,
+    Generate,
+    Ping,
+    Pong,
+    Progress,
+    Release,
+    Result,
+    Status,
+    StatusReport,
+    VariantList,
+    Variants,
+)
+
+SILENCE_S = 5.0
+"""A broker that owes us an answer and says nothing for so long is taken for lost."""
+GRACE_S = 2.0
+"""Beyond `timeout_s`, the client itself ends the call."""
+RETRY_BASE_S, RETRY_CAP_S = 0.25, 8.0
+MAX_RELEASED_AT_ONCE = 64
+
+
+class Send(Struct, frozen=True):
+    """Send a message to the broker."""
+
+    message: ClientMessage
+
+
+class Deliver(Struct, frozen=True):
+    """Give an event to the caller of a request; after a Result or an error none follows."""
+
+    request_id: str
+    event: Accepted | Progress | Result | DifsError
+
+
+class Reply(Struct, frozen=True):
+    """Give the answer of a question to its asker."""
+
+    ticket: int
+    answer: BrokerMessage | DifsError
+
+
+Effect = Send | Deliver | Reply
+
+
+class _Stage(Enum):
+    OPEN = "open"
+    RESTING = "resting"
+
+
+@dataclass(slots=True)
+class _Call:
+    message: Generate
+    give_up_at: float
+    retries_left: int
+    epoch: int | None = None
+    stage: _Stage = _Stage.OPEN
+    retry_at: float = 0.0
+    tries: int = 0
+
+
+ANSWERS: dict[type, type] = {
+    Status: StatusReport,
+    Variants: VariantList,
+    Ping: Pong,
+    Explain: Explanation,
+}
+"""What answers each question; admin messages are answered by Done."""
+
+
+class ClientCore:
+    """All open calls and questions of one connection."""
+
+    def __init__(self, now: float) -> None:
+        """Start with nothing open."""
+        self._calls: dict[str, _Call] = {}
+        self._questions: deque[tuple[int, type, float]] = deque()
+        self._leases: set[int] = set()
+        self._lease_s = 30.0
+        self._ping_at = 0.0
+        self._heard_at = now
+        self._tickets = 0
+
+    # ---- the caller -----------------------------------------------------------------------------
+
+    def generate(self, message: Generate, now: float, retries: int) -> list[Effect]:
+        """Open a call; `retries` counts what may be tried again after a retryable error."""
+        self._wait_from(now)
+        self._calls[message.request_id] = _Call(message, now + message.timeout_s + GRACE_S, retries)
+        return [Send(message)]
+
+    def cancel(self, request_id: str) -> list[Effect]:
+        """Give a call up; nothing more is delivered for it."""
+        call = self._calls.pop(request_id, None)
+        return [Send(Cancel(request_id))] if call and call.stage is _Stage.OPEN else []
+
+    def ask(self, message: ClientMessage, now: float) -> tuple[int, list[Effect]]:
+        """Ask a question; returns the ticket that its Reply will name."""
+        self._wait_from(now)
+        self._tickets += 1
+        self._questions.append((self._tickets, ANSWERS.get(type(message), Done), now))
+        return self._tickets, [Send(message)]
+
+    def release(self, leases: list[int]) -> list[Effect]:
+        """Give leases back."""
+        held = [lease for lease in leases if lease in self._leases]
+        self._leases.difference_update(held)
+        return [
+            Send(Release(tuple(held[i : i + MAX_RELEASED_AT_ONCE])))
+            for i in range(0, len(held), MAX_RELEASED_AT_ONCE)
+        ]
+
+    def _wait_from(self, now: float) -> None:
+        """Silence counts only while something is owed to us."""
+        if not self._calls and not self._questions:
+            self._heard_at = now
+
+    # ---- the broker -----------------------------------------------------------------------------
+
+    def received(self, message: BrokerMessage, now: float, jitter: float) -> list[Effect]:
+        """Take a message from the broker; `jitter` in 0..1 spreads retries."""
+        self._heard_at = now
+        match message:
+            case Accepted() | Progress():
+                return self._news(message)
+            case Result():
+                return self._result(message)
+            case Error():
+                return self._error(message, now, jitter)
+            case Beat(epoch):
+                return self._beat(epoch, now)
+            case _:
+                return self._answer(message)
+
+    def _news(self, message: Accepted | Progress) -> list[Effect]:
+        call = self._calls.get(message.request_id)
+        if call is None:
+            return []
+        if isinstance(message, Accepted):
+            call.epoch = message.epoch
+        return [Deliver(message.request_id, message)]
+
+    def _result(self, message: Result) -> list[Effect]:
+        leases = [image.lease for image in message.images if isinstance(image.lease, int)]
+        self._leases.update(leases)
+        self._lease_s = message.lease_s
+        if self._calls.pop(message.request_id, None) is None:
+            return self.release(leases)  # cancelled meanwhile: nobody will look at it
+        return [Deliver(message.request_id, message)]
+
+    def _error(self, message: Error, now: float, jitter: float) -> list[Effect]:
+        error = to_exception(message)
+        if message.request_id is None and self._questions:
+            ticket, _, _ = self._questions.popleft()
+            return [Reply(ticket, error)]
+        if message.request_id is None or message.request_id not in self._calls:
+            return []
+        return self._failed(message.request_id, error, now, jitter)
+
+    def _failed(self, request_id: str, error: DifsError, now: float, jitter: float) -> list[Effect]:
+        """Rest and try again, where that may help and there is time; else deliver the error."""
+        call = self._calls[request_id]
+        rest_s = min(RETRY_CAP_S, RETRY_BASE_S * 2**call.tries) * (0.5 + 0.5 * jitter)
+        rest_s = max(rest_s, error.retry_after_s or 0.0)
+        may = error.retryable and call.retries_left > 0 and now + rest_s < call.give_up_at - GRACE_S
+        if not may or call.message.requirements.on_infeasible == "reject":
+            del self._calls[request_id]
+            return [Deliver(request_id, error)]
+        call.stage, call.retry_at = _Stage.RESTING, now + rest_s
+        call.retries_left -= 1
+        call.tries += 1
+        call.epoch = None
+        return []
+
+    def _beat(self, epoch: int, now: float) -> list[Effect]:
+        """Notice that the broker is another than the one that accepted a call."""
+        effects: list[Effect] = []
+        for name, call in list(self._calls.items()):
+            if call.stage is _Stage.OPEN and call.epoch not in (None, epoch):
+                error = BrokerLost("the broker was restarted", request_id=name)
+                effects += self._failed(name, error, now, 0.0)
+        return effects
+
+    def _answer(self, message: BrokerMessage) -> list[Effect]:
+        for entry in self._questions:
+            if entry[1] is type(message):
+                self._questions.remove(entry)
+                return [Reply(entry[0], message)]
+        return []
+
+    # ---- time -----------------------------------------------------------------------------------
+
+    def tick(self, now: float, jitter: float) -> list[Effect]:
+        """Retry, give up, and keep leases alive, as time passes."""
+        effects: list[Effect] = []
+        if now - self._heard_at > SILENCE_S and self._is_owed():
+            self._heard_at = now
+            effects += self._lost(now, jitter)
+        for name, call in list(self._calls.items()):
+            if now >= call.give_up_at:
+                del self._calls[name]
+                words = f"no answer within timeout_s {call.message.timeout_s:g}"
+                effects += [Send(Cancel(name)), Deliver(name, Expired(words, request_id=name))]
+            elif call.stage is _Stage.RESTING and now >= call.retry_at:
+                call.stage = _Stage.OPEN
+                effects.append(Send(call.message))
+        if self._leases and now >= self._ping_at:
+            self._ping_at = now + self._lease_s / 3
+            effects.append(Send(Ping()))
+        return effects
+
+    def _is_owed(self) -> bool:
+        waiting = any(call.stage is _Stage.OPEN for call in self._calls.values())
+        return waiting or bool(self._questions)
+
+    def _lost(self, now: float, jitter: float) -> list[Effect]:
+        error = BrokerLost(f"the broker has said nothing for {SILENCE_S:g} s")
+        effects: list[Effect] = [Reply(ticket, error) for ticket, _, _ in self._questions]
+        self._questions.clear()
+        for name, call in list(self._calls.items()):
+            if call.stage is _Stage.OPEN:
+                effects += self._failed(name, error, now, jitter)
+        return effects
+
+    def next_wake(self, now: float) -> float | None:
+        """Return when `tick` is due at the latest; None when nothing is open."""
+        times = [min(c.give_up_at, c.retry_at or c.give_up_at) for c in self._calls.values()]
+        if self._is_owed():
+            times.append(self._heard_at + SILENCE_S)
+        if self._leases:
+            times.append(self._ping_at)
+        return max(now, min(times)) if times else None
+
+
+def to_exception(message: Error) -> DifsError:
+    """Return the exception that an `error` message stands for."""
+    return BY_CODE.get(message.code, InternalError)(
+        message.message,
+        field=message.field,
+        limit=message.limit,
+        retry_after_s=message.retry_after_s,
+        request_id=message.request_id,
+    )

@@ -1,0 +1,78 @@
+"""From the arguments of `generate` to a valid message, checked here as the broker would."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypedDict, cast
+
+import msgspec
+
+from difs import wire
+from difs.errors import InvalidRequest
+from difs.messages import PROTOCOL, Format, Generate, Level
+
+
+class Wishes(TypedDict, total=False):
+    """The keyword arguments of `generate`; all optional."""
+
+    latency_s: float
+    """Seconds in which the picture is wanted; steps are cut to keep it."""
+    quality: float | Level
+    """0..1, or draft, low, medium, high, best."""
+    width: int
+    height: int
+    n: int
+    seed: int
+    negative_prompt: str
+    variant: str
+    family: str
+    steps: int
+    guidance_scale: float
+    sampler: str
+    adapters: Iterable[tuple[str, float]] | Mapping[str, float]
+    priority: int
+    best_effort: bool
+    on_infeasible: Literal["degrade", "reject"]
+    timeout_s: float
+    """Seconds after which the request is given up (default 120)."""
+    delivery: Literal["shm", "inline"]
+    format: Format
+    metadata: bool
+    request_id: str
+    retries: int
+    """How often a retryable error is tried again, with the same id (default 3)."""
+
+
+_PLACES: dict[str, tuple[str, ...]] = {
+    "requirements": ("latency_s", "quality", "priority", "best_effort", "on_infeasible"),
+    "overrides": ("variant", "family", "steps", "guidance_scale", "sampler"),
+    "delivery": ("format", "metadata", "progress"),
+    "": ("width", "height", "n", "seed", "negative_prompt", "timeout_s"),
+}
+
+
+def build(prompt: str, wishes: Wishes, *, progress: bool) -> Generate:
+    """Return the message; raises InvalidRequest (a bad value) or TypeError (an unknown argument)."""
+    given: dict[str, Any] = {k: v for k, v in wishes.items() if v is not None}
+    given.pop("retries", None)
+    tree: dict[str, Any] = {
+        "type": "generate",
+        "request_id": given.pop("request_id", None) or secrets.token_hex(12),
+        "prompt": prompt,
+        "requirements": {},
+        "overrides": {},
+        "delivery": {"mode": given.pop("delivery", "shm"), "progress": progress},
+    }
+    given.setdefault("format", "raw")
+    adapters = given.pop("adapters", ())
+    pairs = adapters.items() if isinstance(adapters, Mapping) else adapters
+    tree["overrides"]["adapters"] = [{"name": name, "weight": weight} for name, weight in pairs]
+    for place, names in _PLACES.items():
+        target = tree[place] if place else tree
+        target.update({name: given.pop(name) for name in names if name in given})
+    if given:
+        raise TypeError(f"generate() has no argument {', '.join(sorted(given))}")
+    try:
+        header = msgspec.msgpack.encode(tree)
+    except (TypeError, OverflowError, msgspec.EncodeError, UnicodeEncodeError) as error:
+        raise InvalidRequest(f"cannot be sent: {error}") from None
+    return cast(Generate, wire.decode_from_client([PROTOCOL, header]))

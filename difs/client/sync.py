@@ -1,0 +1,120 @@
+"""Client: the blocking face of AsyncClient, which runs in a thread of its own.
+
+Safe to use from several threads.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from difs.client.aio import AsyncClient, Event
+from difs.client.requests import Wishes
+from difs.client.result import Result
+from difs.messages import Explanation, Pong, Progress, StatusReport, VariantInfo
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to a running service; use it as `with Client() as client`, or close it."""
+
+    def __init__(self, address: str | None = None) -> None:
+        """`address`: "ipc://..." or "tcp://..."; by default this user's running service."""
+        self._client = AsyncClient(address)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="difs", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Disconnect; open calls are cancelled, leases given back."""
+        if self._loop.is_closed():
+            return
+        self._do(self._client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stream(self, prompt: str, *, progress: bool = True, **wishes: Unpack[Wishes]) -> Iterator[Event]:
+        """Generate, yielding `Accepted`, `Progress` and at last the `Result`.
+
+        Leaving the loop early cancels the request. Raises DifsError.
+        """
+        queue: SimpleQueue[Event | BaseException | None] = SimpleQueue()
+
+        async def pump() -> None:
+            try:
+                async for event in self._client.stream(prompt, progress=progress, **wishes):
+                    queue.put(event)
+                queue.put(None)
+            except BaseException as error:
+                queue.put(error)
+                raise
+
+        future = asyncio.run_coroutine_threadsafe(pump(), self._loop)
+        try:
+            while (event := queue.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            future.cancel()
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        **wishes: Unpack[Wishes],
+    ) -> Result:
+        """Generate images. See `Wishes` for the arguments; raises DifsError."""
+        if on_progress is None:
+            return self._do(self._client.generate(prompt, **wishes))
+        for event in self.stream(prompt, **wishes):
+            if isinstance(event, Result):
+                return event
+            if isinstance(event, Progress):
+                on_progress(event)
+        raise AssertionError("a stream ends with a Result or an error")
+
+    def explain(self, prompt: str, **wishes: Unpack[Wishes]) -> Explanation:
+        """Return the plan, or the refusal, that `generate` with the same arguments would get now."""
+        return self._do(self._client.explain(prompt, **wishes))
+
+    def variants(self) -> tuple[VariantInfo, ...]:
+        """Return the registered variants."""
+        return self._do(self._client.variants())
+
+    def status(self) -> StatusReport:
+        """Return the service's state."""
+        return self._do(self._client.status())
+
+    def ping(self) -> Pong:
+        """Return the broker's sign of life."""
+        return self._do(self._client.ping())
+
+    def load(self, variant: str, device: str | None = None) -> str:
+        """Load a variant on a device, or on all."""
+        return self._do(self._client.load(variant, device))
+
+    def evict(self, variant: str, device: str | None = None) -> str:
+        """Drop an idle variant from a device, or from all."""
+        return self._do(self._client.evict(variant, device))

@@ -1,0 +1,82 @@
+"""Image files: PNG, JPEG and WebP from pixels, with the metadata that other tools read.
+
+PNG carries A1111's `parameters` text and our own `difs` key (JSON: plan and goal); JPEG and WebP
+carry the `parameters` in EXIF's UserComment. Nothing of the machine goes in: no paths, no names.
+"""
+
+import io
+from typing import Literal
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+from PIL.ExifTags import IFD, Base
+from PIL.PngImagePlugin import PngInfo
+
+from difs import __version__
+from difs.samplers import SAMPLERS
+
+JPEG_QUALITY = 92
+WEBP_QUALITY = 90
+
+FileFormat = Literal["png", "jpeg", "webp"]
+
+
+class Facts(Struct, frozen=True):
+    """How a picture came to be."""
+
+    prompt: str
+    negative_prompt: str
+    steps: int
+    sampler: str
+    guidance_scale: float
+    seed: int
+    variant: str
+    plan_json: str
+    """JSON for our own key."""
+
+
+def parameters_text(facts: Facts, height: int, width: int) -> str:
+    """Return the text in A1111's form that Civitai and others parse."""
+    sampler = SAMPLERS[facts.sampler]
+    pairs = [
+        ("Steps", facts.steps),
+        ("Sampler", sampler.label),
+        *([("Schedule type", sampler.schedule)] if sampler.schedule else []),
+        ("CFG scale", f"{facts.guidance_scale:g}"),
+        ("Seed", facts.seed),
+        ("Size", f"{width}x{height}"),
+        ("Model", facts.variant),
+        ("Version", f"difs {__version__}"),
+    ]
+    lines = [facts.prompt]
+    if facts.negative_prompt:
+        lines.append(f"Negative prompt: {facts.negative_prompt}")
+    return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in pairs)])
+
+
+def encode(pixels: NDArray[np.uint8], form: str, facts: Facts | None) -> bytes:
+    """Return an image file of `pixels`, of shape (height, width, 3); `facts` None leaves no trace."""
+    image = PilImage.fromarray(pixels)
+    file = io.BytesIO()
+    text = parameters_text(facts, *pixels.shape[:2]) if facts is not None else ""
+    if form == "png":
+        info = PngInfo()
+        if facts is not None:
+            info.add_itxt("parameters", text)
+            info.add_itxt("difs", facts.plan_json)
+        image.save(file, "png", pnginfo=info, compress_level=4)
+        return file.getvalue()
+    exif = PilImage.Exif()
+    if facts is not None:
+        exif.get_ifd(IFD.Exif)[Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
+    quality = JPEG_QUALITY if form == "jpeg" else WEBP_QUALITY
+    image.save(file, form, quality=quality, exif=exif)
+    return file.getvalue()
+
+
+def decode(data: bytes | memoryview) -> NDArray[np.uint8]:
+    """Return the pixels of an image file, of shape (height, width, 3)."""
+    with PilImage.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))

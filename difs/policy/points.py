@@ -1,0 +1,144 @@
+"""From a device, a variant and a request to an operating point: what all policies share."""
+
+import math
+
+from difs import profiles, samplers
+from difs.messages import Generate, Level, Plan, VariantInfo
+from difs.policy.base import Admit, Decision, DeviceView, Reject, View
+from difs.profiles import Work
+
+LEVELS: dict[Level, float] = {"draft": 0.0, "low": 0.25, "medium": 0.5, "high": 0.75, "best": 1.0}
+"""Where a named quality stands on the dial from a variant's fewest to its most steps."""
+
+
+def fitting_variants(view: View, request: Generate) -> list[VariantInfo] | Reject:
+    """Return the variants that the request's pins allow, by name; a Reject when there are none."""
+    pins = request.overrides
+    if pins.variant is not None:
+        found = view.variants.get(pins.variant)
+        if found is None or (pins.family is not None and found.family != pins.family):
+            family = f" of family {pins.family!r}" if found is not None else ""
+            return _unknown("variant", f"{pins.variant!r}{family}", list(view.variants))
+        return [found]
+    chosen = [v for v in view.variants.values() if pins.family in (None, v.family)]
+    if not chosen and pins.family is not None:
+        return _unknown("family", repr(pins.family), sorted({v.family for v in view.variants.values()}))
+    if not chosen:
+        return Reject("unavailable", "no variant is registered in the model repository")
+    return chosen
+
+
+def refuse_pins(request: Generate) -> Reject | None:
+    """Refuse a sampler or an adapter that nobody has."""
+    pins = request.overrides
+    if pins.sampler is not None and samplers.canonical(pins.sampler) is None:
+        return _unknown("sampler", repr(pins.sampler), list(samplers.SAMPLERS))
+    if pins.adapters:
+        return _unknown("adapters", repr(pins.adapters[0].name), [])
+    return None
+
+
+def _unknown(what: str, name: str, known: list[str]) -> Reject:
+    offered = ", ".join(known) or "none"
+    return Reject("unknown_name", f"no {what} {name}; there is: {offered}", field=f"overrides.{what}")
+
+
+def wanted_steps(info: VariantInfo, quality: float | Level | None) -> int:
+    """Turn the quality dial: fewest steps at 0, the default at 0.5, most at 1."""
+    if quality is None:
+        return info.steps_default
+    dial = LEVELS[quality] if isinstance(quality, str) else quality
+    low, high = (
+        (info.steps_min, info.steps_default) if dial <= 0.5 else (info.steps_default, info.steps_max)
+    )
+    return round(low + (high - low) * (2 * dial if dial <= 0.5 else 2 * dial - 1))
+
+
+def size_of(info: VariantInfo, request: Generate) -> tuple[int, int]:
+    """Return (width, height): as asked, else the variant's own."""
+    if request.width is not None and request.height is not None:
+        return request.width, request.height
+    return info.native_sizes[0]
+
+
+def point(device: DeviceView, info: VariantInfo, request: Generate, *, policy: str, reason: str) -> Plan:
+    """Return the plan of `request` with `info` on `device`; steps are cut to keep `latency_s`."""
+    width, height = size_of(info, request)
+    pins, needs = request.overrides, request.requirements
+    resident = device.residents.get(info.name)
+    guidance = pins.guidance_scale if pins.guidance_scale is not None else info.guidance_scale
+    sampler = samplers.canonical(pins.sampler or info.sampler) or info.sampler
+    steps = pins.steps or wanted_steps(info, needs.quality)
+    work = Work(width * height, steps, sampler, guidance, request.n)
+    costs = resident.costs if resident else None
+    predicted = profiles.predict(work, costs, queue_s=device.backlog_s, is_resident=resident is not None)
+    notes: tuple[str, ...] = ()
+    if needs.latency_s is not None and predicted.total_s > needs.latency_s and pins.steps is None:
+        fitting = _steps_within(predicted.total_s - needs.latency_s, predicted.steps_s, steps)
+        fewer = max(min(steps, info.steps_min), fitting)
+        if fewer < steps:
+            notes = (f"{fewer} steps instead of {steps} to keep latency_s {needs.latency_s:g}",)
+            work = Work(work.pixels, fewer, sampler, guidance, request.n)
+            predicted = profiles.predict(
+                work, costs, queue_s=device.backlog_s, is_resident=resident is not None
+            )
+    if (width, height) not in info.native_sizes:
+        notes += (f"{width}x{height} is not a native size of {info.name}",)
+    return Plan(
+        variant=info.name,
+        family=info.family,
+        precision=resident.precision if resident else info.precision,
+        device=device.device,
+        memory_mode=resident.memory_mode if resident else "full",
+        width=width,
+        height=height,
+        steps=work.steps,
+        guidance_scale=guidance,
+        sampler=sampler,
+        prediction=predicted,
+        reason=reason,
+        policy=policy,
+        keeps_latency=None if needs.latency_s is None else predicted.total_s <= needs.latency_s,
+        notes=notes,
+    )
+
+
+def _steps_within(excess_s: float, steps_s: float, steps: int) -> int:
+    """Return how many of `steps` steps remain when `excess_s` of their `steps_s` seconds must go."""
+    if steps_s <= 0:
+        return steps
+    return math.floor(steps * max(0.0, steps_s - excess_s) / steps_s)
+
+
+def admit_or_refuse(plan: Plan, request: Generate) -> Decision:
+    """Admit `plan`, unless it breaks a latency that the request wants kept or refused."""
+    needs = request.requirements
+    if plan.keeps_latency is not False or needs.on_infeasible == "degrade":
+        return Admit(plan)
+    predicted = plan.prediction
+    waiting_s = predicted.queue_s + predicted.load_s
+    words = f"latency_s {needs.latency_s:g} cannot be kept: {predicted.total_s:.2f} s predicted"
+    assert needs.latency_s is not None
+    if predicted.total_s - waiting_s <= needs.latency_s:
+        return Reject(
+            "overloaded",
+            f"{words}, {waiting_s:.2f} s of them waiting",
+            field="requirements.latency_s",
+            retry_after_s=predicted.total_s - needs.latency_s,
+        )
+    return Reject(
+        "infeasible",
+        f"{words} with {plan.variant} at {plan.steps} steps;"
+        f" the nearest feasible latency_s is {predicted.total_s - waiting_s:.2f}",
+        field="requirements.latency_s",
+    )
+
+
+def no_device() -> Reject:
+    """Refuse because no device is ready."""
+    return Reject("unavailable", "no device is ready; one may be starting", retry_after_s=1.0)
+
+
+def least_backlog(devices: tuple[DeviceView, ...], variant: str) -> DeviceView:
+    """Return the device that would start `variant` first: least backlog, residents preferred."""
+    return min(devices, key=lambda d: (variant not in d.residents, d.backlog_s, d.device))

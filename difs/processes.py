@@ -1,0 +1,49 @@
+"""What every DIFS process does about itself: die with its parent, name itself, log.
+
+No decisions and no messages.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+
+_PR_SET_NAME, _PR_SET_PDEATHSIG = 15, 1
+
+EXIT_SOFTWARE = os.EX_SOFTWARE
+"""70: an actor whose device can no longer be trusted."""
+EXIT_TAKEN = os.EX_CANTCREAT
+"""73: another service runs in this run directory."""
+EXIT_CONFIG = os.EX_CONFIG
+"""78: the configuration is wrong or does not fit the machine."""
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Be killed when the parent ends (prctl(2), PR_SET_PDEATHSIG); exits if it has ended already.
+
+    The signal comes when the *thread* that made us ends: parents start children from their main
+    thread only.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        sys.exit(f"the parent process {parent_pid} is gone")
+
+
+def set_name(name: str) -> None:
+    """Show `name` (15 bytes) in ps and top."""
+    _prctl(_PR_SET_NAME, name.encode()[:15])
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def log_to_stderr(who: str, level: str) -> None:
+    """Log lines such as `12:00:00 broker info: ...` to standard error; never a prompt."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format=f"%(asctime)s {who} %(levelname)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )

@@ -1,0 +1,1 @@
+"""Shared memory for images: layout and pool (pure), segment (writer), reader, reaper."""

@@ -1,0 +1,180 @@
+"""When to start, restart, kill or give up a child process: decisions only, time passed in.
+
+As in Erlang/OTP, one child for itself, with a limit on the intensity of restarts; as in systemd, a
+failed child stays failed. The processes themselves are `difs.supervisor`'s.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from msgspec import Struct
+
+from difs import config
+
+BROKER = "broker"
+BROKER_SILENCE_S = 5.0
+"""A broker that was heard of and then is silent for so long is killed."""
+DRAIN_SLACK_S = 5.0
+"""Beyond the drain's time, everything is killed."""
+
+
+class Spawn(Struct, frozen=True):
+    """Start a child."""
+
+    name: str
+
+
+class Kill(Struct, frozen=True):
+    """Kill a child at once."""
+
+    name: str
+    reason: str
+
+
+class Terminate(Struct, frozen=True):
+    """Ask a child to end."""
+
+    name: str
+
+
+class Finish(Struct, frozen=True):
+    """Everything is over; `failed` when not as asked."""
+
+    failed: bool
+    reason: str
+
+
+Action = Spawn | Kill | Terminate | Finish
+
+
+class ChildState(Enum):
+    """Where a child stands."""
+
+    DUE = "due"
+    """Not running; starts at `due_at`."""
+    UP = "up"
+    GONE = "gone"
+    """Not running and not to be started: the service ends."""
+    FAILED = "failed"
+    """Ended too often; stays down until the service is started anew."""
+
+
+@dataclass(slots=True)
+class Child:
+    """A process to keep alive."""
+
+    name: str
+    state: ChildState = ChildState.DUE
+    due_at: float = 0.0
+    started_at: float = 0.0
+    heard_at: float | None = None
+    is_ready: bool = False
+    restarts: deque[float] = field(default_factory=deque)
+
+
+class Supervision:
+    """Decides for the broker and all actors."""
+
+    def __init__(self, rules: config.Supervisor, devices: list[str], now: float) -> None:
+        """Everything is due at once."""
+        self._rules = rules
+        self.children = {name: Child(name, due_at=now) for name in (BROKER, *devices)}
+        self._drain_until: float | None = None
+        self._forced = False
+
+    # ---- what happened --------------------------------------------------------------------------
+
+    def started(self, name: str, now: float) -> None:
+        """Note that a child runs."""
+        child = self.children[name]
+        child.state, child.started_at, child.heard_at, child.is_ready = (
+            ChildState.UP,
+            now,
+            None,
+            False,
+        )
+
+    def heard(self, ready: tuple[str, ...], now: float) -> None:
+        """Note the broker's sign of life and which devices are ready."""
+        self.children[BROKER].heard_at = now
+        for name, child in self.children.items():
+            child.is_ready = name in ready
+
+    def exited(self, name: str, now: float, jitter: float) -> None:
+        """Note that a child is gone; `jitter` in 0..1 spreads the restarts."""
+        child, rules = self.children[name], self._rules
+        child.is_ready = False
+        if self._drain_until is not None:
+            child.state = ChildState.GONE
+            return
+        if now - child.started_at >= rules.stable_after:
+            child.restarts.clear()
+        while child.restarts and now - child.restarts[0] > rules.restart_window:
+            child.restarts.popleft()
+        if len(child.restarts) >= rules.max_restarts:
+            child.state = ChildState.FAILED
+            return
+        longest = min(rules.backoff_cap, rules.backoff * 2 ** len(child.restarts))
+        child.restarts.append(now)
+        child.state = ChildState.DUE
+        child.due_at = now + longest * (0.5 + 0.5 * jitter)
+
+    def asked_to_stop(self, now: float) -> None:
+        """Drain; a second time: end at once."""
+        if self._drain_until is not None:
+            self._forced = True
+        self._drain_until = now + self._rules.drain if self._drain_until is None else now
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the service ends."""
+        return self._drain_until is not None
+
+    # ---- what to do -----------------------------------------------------------------------------
+
+    def decide(self, now: float) -> list[Action]:
+        """Return what is to be done now."""
+        if self._drain_until is not None:
+            return self._decide_ending(now)
+        broker, *actors = self.children.values()
+        if broker.state is ChildState.FAILED:
+            return [*self._kill_all("the broker fails"), Finish(True, "the broker ended too often")]
+        if all(child.state is ChildState.FAILED for child in actors):
+            return [*self._kill_all("no actor"), Finish(True, "every actor ended too often")]
+        actions: list[Action] = []
+        for child in self.children.values():
+            if child.state is ChildState.DUE and child.due_at <= now:
+                actions.append(Spawn(child.name))
+            elif child.state is ChildState.UP and (reason := self._hangs(child, now)):
+                actions.append(Kill(child.name, reason))
+        return actions
+
+    def _hangs(self, child: Child, now: float) -> str | None:
+        if child.name == BROKER:
+            silent = child.heard_at is not None and now - child.heard_at > BROKER_SILENCE_S
+            return f"silent for {BROKER_SILENCE_S:g} s" if silent else None
+        late = not child.is_ready and now - child.started_at > self._rules.start_timeout
+        return f"not ready after {self._rules.start_timeout:g} s" if late else None
+
+    def _decide_ending(self, now: float) -> list[Action]:
+        up = [c for c in self.children.values() if c.state is ChildState.UP]
+        if not up:
+            why = "stopped at once" if self._forced else "drained"
+            return [Finish(self._forced, why)]
+        assert self._drain_until is not None
+        if self._forced or now > self._drain_until + DRAIN_SLACK_S:
+            self._forced = True
+            return self._kill_all("the time to drain is over")
+        if self.children[BROKER].state is not ChildState.UP:
+            return [Terminate(c.name) for c in up]
+        return []
+
+    def _kill_all(self, reason: str) -> list[Action]:
+        up = (c.name for c in self.children.values() if c.state is ChildState.UP)
+        return [Kill(name, reason) for name in up]
+
+    def next_wake(self, now: float) -> float:
+        """Return when `decide` is due at the latest."""
+        due = [c.due_at for c in self.children.values() if c.state is ChildState.DUE]
+        return min([now + 0.5, *due])

@@ -1,0 +1,121 @@
+"""Readings of devices: NVML where there is a GPU, psutil otherwise.
+
+No torch: the supervisor looks for devices before any actor has loaded it.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+import psutil
+
+from difs.errors import ConfigError
+from difs.messages import Reading
+
+Kind = Literal["cuda", "cpu", "simulated"]
+
+
+def discover(wanted: tuple[str, ...]) -> list[str]:
+    """Return device names: `auto` is every GPU that NVML sees, else `cpu-0`; `simulated:3` is three.
+
+    Raises ConfigError for a name that is none of these.
+    """
+    found: list[str] = []
+    for name in wanted:
+        kind, _, count = name.partition(":")
+        if name == "auto":
+            found += [f"cuda-{i}" for i in range(_gpu_count())] or ["cpu-0"]
+        elif kind == "simulated" and (count.isdigit() or not count):
+            found += [f"simulated-{i}" for i in range(int(count or 1))]
+        elif name == "cpu":
+            found.append("cpu-0")
+        elif kind == "cuda" and count.isdigit():
+            found.append(f"cuda-{count}")
+        else:
+            raise ConfigError(
+                f"actors.devices: {name!r} is none of auto, cpu, cuda:<index>, simulated:<count>"
+            )
+    if len(set(found)) != len(found) or not found:
+        raise ConfigError(f"actors.devices: each device once, and at least one: {found}")
+    return found
+
+
+def kind_of(device: str) -> Kind:
+    """Return the kind of a device name."""
+    match device.partition("-")[0]:
+        case "cuda":
+            return "cuda"
+        case "simulated":
+            return "simulated"
+        case _:
+            return "cpu"
+
+
+def _nvml() -> Any | None:
+    """Return an initialised pynvml, or None where there is no NVIDIA driver."""
+    try:
+        import pynvml  # noqa: PLC0415 -- costs nothing where no GPU is looked for
+
+        pynvml.nvmlInit()
+    except Exception:  # the module's own errors differ by version; all mean: no GPU here
+        return None
+    return pynvml
+
+
+def _gpu_count() -> int:
+    nvml = _nvml()
+    return int(nvml.nvmlDeviceGetCount()) if nvml is not None else 0
+
+
+def reader(device: str, memory_budget_bytes: int) -> Callable[[], Reading]:
+    """Return a function that reads `device`; the budget stands for the total on CPU devices."""
+    kind = kind_of(device)
+    nvml = _nvml() if kind == "cuda" else None
+    if nvml is None:
+        return lambda: _read_host(kind, memory_budget_bytes)
+    handle = nvml.nvmlDeviceGetHandleByIndex(int(device.partition("-")[2]))
+    return lambda: _read_gpu(nvml, handle)
+
+
+def _read_host(kind: Kind, budget: int) -> Reading:
+    memory = psutil.virtual_memory()
+    own = psutil.Process().memory_info().rss
+    total = min(budget, memory.total) if budget else memory.total
+    return Reading(
+        kind=kind,
+        memory_total_bytes=total,
+        memory_used_bytes=memory.total - memory.available,
+        memory_own_bytes=own,
+        memory_free_bytes=max(0, min(memory.available, total - own)),
+        utilisation=psutil.cpu_percent() / 100,
+    )
+
+
+def _read_gpu(nvml: Any, handle: Any) -> Reading:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    own = 0
+    with contextlib.suppress(nvml.NVMLError):
+        for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            if process.pid == os.getpid():
+                own += int(process.usedGpuMemory or 0)
+    return Reading(
+        kind="cuda",
+        memory_total_bytes=int(memory.total),
+        memory_used_bytes=int(memory.used),
+        memory_own_bytes=own,
+        memory_free_bytes=int(memory.free),
+        utilisation=_or_none(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
+        temperature_c=_or_none(
+            nvml, lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        ),
+        power_w=_or_none(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+    )
+
+
+def _or_none(nvml: Any, ask: Callable[[], float]) -> float | None:
+    """Return a reading that not every card gives, or None."""
+    try:
+        return ask()
+    except nvml.NVMLError:
+        return None

@@ -1,0 +1,197 @@
+"""What the command line shows: progress bars and tables. No arguments, no exit codes."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from difs.client import Client, Result
+from difs.client.requests import Wishes
+from difs.messages import Accepted, Plan, StatusReport, Timings, VariantInfo
+from difs.messages import Progress as StepDone
+
+console = Console(stderr=True, highlight=False)
+output = Console(highlight=False)
+
+WATCH_S = 0.5
+
+
+class Notes:
+    """What is said while a private service starts."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        """Say nothing when `quiet`."""
+        self._quiet = quiet
+        self._started = 0.0
+
+    @contextmanager
+    def private_service(self) -> Iterator[None]:
+        """Announce the start of a private service."""
+        self._started = time.monotonic()
+        if not self._quiet:
+            console.print("No DIFS is running: starting a private one for this command.")
+        yield
+
+    def ready(self) -> None:
+        """Say how long it took."""
+        if not self._quiet:
+            console.print(f"Ready after {time.monotonic() - self._started:.1f} s.")
+
+
+def generate(client: Client, prompt: str, wishes: Wishes, *, show: bool) -> Result:
+    """Generate with a live bar of steps on standard error."""
+    if not show:
+        return client.generate(prompt, **wishes)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("queued", total=None)
+        for event in client.stream(prompt, **wishes):
+            if isinstance(event, Accepted) and event.plan is not None:
+                bar.update(task, description=event.plan.variant, total=_total(event.plan, wishes))
+            elif isinstance(event, StepDone):
+                total = event.steps * (wishes.get("n") or 1)
+                bar.update(task, completed=event.image * event.steps + event.step, total=total)
+            elif isinstance(event, Result):
+                return event
+    raise AssertionError("a stream ends with a Result or an error")
+
+
+def _total(plan: Plan, wishes: Wishes) -> int:
+    return plan.steps * (wishes.get("n") or 1)
+
+
+def show_result(facts: dict[str, Any]) -> None:
+    """Print where the pictures are, the plan, and predicted beside measured seconds."""
+    for path in facts["paths"]:
+        output.print(f"[bold]{path}[/bold]", soft_wrap=True)
+    plan: Plan = facts["plan"]
+    output.print(_sentence(plan))
+    output.print(_times(plan, facts["timings"]))
+    for note in facts["notes"]:
+        output.print(f"note: {note}")
+
+
+def show_plan(plan: Plan | None) -> None:
+    """Print a plan without measured times."""
+    if plan is None:
+        output.print("It would be queued without a plan until a device is ready.")
+        return
+    output.print(_sentence(plan))
+    output.print(_times(plan, None))
+    for note in plan.notes:
+        output.print(f"note: {note}")
+
+
+def _sentence(plan: Plan) -> str:
+    return (
+        f"{plan.variant} ({plan.family}, {plan.precision}), {plan.steps} steps of {plan.sampler},"
+        f" guidance {plan.guidance_scale:g}, {plan.width}x{plan.height}, on {plan.device}"
+        f" ({plan.memory_mode})\npolicy {plan.policy}: {plan.reason}"
+    )
+
+
+def _times(plan: Plan, measured: Timings | None) -> Table:
+    predicted = plan.prediction
+    table = Table(box=None, pad_edge=False)
+    rows = [("queue", predicted.queue_s), ("load", predicted.load_s), ("encode", predicted.encode_s)]
+    rows += [("steps", predicted.steps_s), ("decode", predicted.decode_s), ("total", predicted.total_s)]
+    table.add_column("seconds")
+    for name, _ in rows:
+        table.add_column(name, justify="right")
+    table.add_row(f"predicted ({predicted.source})", *(f"{seconds:.3f}" for _, seconds in rows))
+    if measured is not None:
+        seen = [
+            f"{measured.queue_s:.3f}",
+            "",
+            f"{measured.encode_s:.3f}",
+            f"{measured.steps_s:.3f}",
+            f"{measured.decode_s:.3f}",
+            f"{measured.total_s:.3f}",
+        ]
+        table.add_row("measured", *seen)
+    return table
+
+
+def show_variants(infos: tuple[VariantInfo, ...], problems: tuple[str, ...]) -> None:
+    """Print the registered variants and what is wrong with others."""
+    table = Table(box=None, pad_edge=False)
+    names = ("name", "family", "size", "steps", "sampler", "guidance", "MB", "resident on", "licence")
+    for name in names:
+        table.add_column(name)
+    for info in infos:
+        width, height = info.native_sizes[0]
+        table.add_row(
+            info.name,
+            info.family,
+            f"{width}x{height}",
+            f"{info.steps_min}-{info.steps_max} ({info.steps_default})",
+            info.sampler,
+            f"{info.guidance_scale:g}",
+            f"{info.bytes / 1e6:.0f}",
+            ", ".join(info.resident_on) or "-",
+            info.licence,
+        )
+    output.print(table)
+    for problem in problems:
+        console.print(f"not registered: {problem}")
+
+
+def show_status(client: Client, watch: bool) -> None:
+    """Print the service's state once, or until interrupted."""
+    if not watch:
+        output.print(_status(client.status()))
+        return
+    with Live(_status(client.status()), console=output, auto_refresh=False) as live:
+        while True:
+            time.sleep(WATCH_S)
+            live.update(_status(client.status()), refresh=True)
+
+
+def _status(report: StatusReport) -> RenderableType:
+    state = "draining" if report.draining else "ready" if report.ready else "not ready"
+    head = (
+        f"DIFS {report.version}: {state} for {report.uptime_s:.0f} s, policy {report.policy};"
+        f" {report.queued} queued, {report.running} running, {report.clients} clients"
+    )
+    table = Table(box=None, pad_edge=False)
+    names = ("device", "state", "residents", "queued", "running", "backlog s", "slots free")
+    for name in (*names, "memory GB", "busy", "C", "W"):
+        table.add_column(name)
+    for device in report.devices:
+        reading = device.reading
+        table.add_row(
+            device.device,
+            device.state,
+            ", ".join(device.residents),
+            str(device.queued),
+            f"{device.running}/{device.credits}",
+            f"{device.backlog_s:.2f}",
+            f"{device.slots_free}/{device.slots_total}",
+            f"{reading.memory_used_bytes / 1e9:.1f}/{reading.memory_total_bytes / 1e9:.1f}"
+            if reading
+            else "-",
+            _share(reading.utilisation if reading else None),
+            _number(reading.temperature_c if reading else None),
+            _number(reading.power_w if reading else None),
+        )
+    counts = "  ".join(f"{name} {count}" for name, count in sorted(report.counts.items()))
+    return Group(head, table, counts or "no requests yet")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
