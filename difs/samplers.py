@@ -46,5 +46,5 @@ def evaluations(name: str, steps: int) -> int:
     if name == "heun":
         return 2 * steps - 1
     if name == "pndm":
-        return steps + 1
+        return steps + 1 if steps > 1 else 1
     return steps

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import zmq
 from msgspec import Struct
 
-from difs import wire
+from difs import sockets, wire
 from difs.actor_messages import Pulse, ToActor
 from difs.errors import DifsError
 from difs.messages import Reading
@@ -40,7 +40,7 @@ class Link:
 
     def send(self, message: Struct) -> None:
         """Send a message to the broker."""
-        self._socket.send_multipart(wire.encode(message))
+        sockets.send(self._socket, wire.encode(message))
 
     def receive(self, wait_s: float) -> Iterator[ToActor]:
         """Yield the messages that are there, after waiting up to `wait_s` for the first."""
@@ -48,11 +48,9 @@ class Link:
             return
         while True:
             try:
-                frames = self._socket.recv_multipart(zmq.DONTWAIT)
+                yield wire.decode_to_actor(sockets.receive(self._socket, sockets.DONTWAIT))
             except zmq.Again:
                 return
-            try:
-                yield wire.decode_to_actor(frames)
             except DifsError as error:
                 log.error("the broker broke the protocol: %s", error)
 

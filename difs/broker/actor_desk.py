@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import UNSET
+
 from difs.actor_messages import (
     ActorExited,
     DrainAll,
@@ -58,7 +60,7 @@ def _ready(books: Books, route: bytes, message: Ready, now: float) -> None:
             progressed_at=now,
             residents={r.variant: r for r in message.residents},
         )
-        books.actors[route] = books.by_device[message.device] = actor
+        books.add_actor(actor)
     books.effects.append(TellActor(route, Welcome(books.epoch)))
     tell_fleet(books)
     for request in sorted(books.waiting.values(), key=lambda r: r.rank):
@@ -221,11 +223,12 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
 
 def _matches(attempt: Attempt, message: Finished) -> bool:
     """Whether the actor filled just the slots that were leased to it."""
-    leased = [(slot.index, slot.nbytes) for slot in attempt.slots]
-    return len(leased) == len(message.images) and all(
-        image.index == index and 0 < image.nbytes <= nbytes
-        for image, (index, nbytes) in zip(message.images, leased, strict=True)
-    )
+    if len(attempt.slots) != len(message.images):
+        return False
+    for slot, image in zip(attempt.slots, message.images, strict=True):
+        if image.index != slot.index or not 0 < image.nbytes <= slot.nbytes:
+            return False
+    return True
 
 
 def _broken(request: Request) -> Error:
@@ -239,30 +242,29 @@ def _hand_over(
     """Seal the slots for the client, or name the bytes that travel inline and free them."""
     request, device = attempt.request, attempt.actor.device
     asked = request.message.delivery
+    shared = asked.mode == "shm"
     images, payloads = [], []
     for i, (slot, sealed) in enumerate(zip(attempt.slots, message.images, strict=True)):
-        image: dict[str, Any] = {
-            "seed": (request.first_seed + i) & MAX_SEED,
-            "height": plan.height,
-            "width": plan.width,
-            "channels": CHANNELS,
-            "format": asked.format,
-            "nbytes": sealed.nbytes,
-            "crc32": sealed.crc32,
-        }
-        if asked.mode == "shm":
+        if shared:
             hold = books.hold(request.client, device, slot.index, now)
-            image |= {
-                "segment": books.segments[device].path,
-                "offset": slot.offset,
-                "generation": slot.generation,
-                "lease": hold.lease,
-            }
         else:
-            image["frame"] = i
             payloads.append(Payload(device, slot.offset + HEADER_BYTES, sealed.nbytes))
             books.pools[device].give_back(slot.index)
-        images.append(Image(**image))
+        image = Image(
+            seed=(request.first_seed + i) & MAX_SEED,
+            height=plan.height,
+            width=plan.width,
+            channels=CHANNELS,
+            format=asked.format,
+            nbytes=sealed.nbytes,
+            crc32=sealed.crc32,
+            frame=UNSET if shared else i,
+            segment=books.segments[device].path if shared else UNSET,
+            offset=slot.offset if shared else UNSET,
+            generation=slot.generation if shared else UNSET,
+            lease=hold.lease if shared else UNSET,
+        )
+        images.append(image)
     return tuple(images), tuple(payloads)
 
 
@@ -291,7 +293,7 @@ def _ended(books: Books, route: bytes, message: Ended, now: float) -> None:
 def tell_fleet(books: Books) -> None:
     """Tell the supervisor which devices are ready."""
     if books.supervisor is not None:
-        ready = tuple(a.device for a in books.ready_actors())
+        ready = tuple(a.device for a in books.ready)
         books.effects.append(TellSupervisor(books.supervisor, Fleet(books.epoch, ready)))
 
 

@@ -76,7 +76,7 @@ def check_capacity(books: Books, client: Client, message: Generate) -> Error | N
 
 
 def _soonest(books: Books) -> float:
-    return max(0.1, min((a.backlog_s for a in books.ready_actors()), default=1.0))
+    return max(0.1, min((a.backlog_s for a in books.ready), default=1.0))
 
 
 def check_plan(books: Books, message: Generate, plan: Plan) -> Error | None:

@@ -76,6 +76,8 @@ class Books:
         self.waiting: dict[str, Request] = {}
         self.actors: dict[bytes, Actor] = {}
         self.by_device: dict[str, Actor] = {}
+        self.ready: list[Actor] = []
+        """The actors that may be given work, by device."""
         self.attempts: dict[int, Attempt] = {}
         self.holds: dict[int, Hold] = {}
         self.supervisor: bytes | None = None
@@ -228,9 +230,21 @@ class Books:
         """Mark a dispatch as no longer wanted."""
         attempt.state = _follow(ATTEMPT_TABLE, attempt.state, Cause.ABORTED, attempt.request.story)
 
+    # ---- actors -----------------------------------------------------------------------------
+
+    def add_actor(self, actor: Actor) -> None:
+        """Enter a new incarnation of an actor."""
+        self.actors[actor.route] = self.by_device[actor.device] = actor
+        self.ready = sorted([*self.ready, actor], key=lambda a: a.device)
+
     def change_actor(self, actor: Actor, cause: Cause) -> None:
-        """Change an actor's state by its table."""
+        """Change an actor's state by its table; a lost one leaves the books."""
         actor.state = _follow(ACTOR_TABLE, actor.state, cause, [])
+        self.ready = [a for a in self.ready if a.state is ActorState.READY]
+        if actor.state is ActorState.LOST:
+            del self.actors[actor.route]
+            if self.by_device.get(actor.device) is actor:
+                del self.by_device[actor.device]
 
     # ---- slots ------------------------------------------------------------------------------
 
@@ -268,15 +282,10 @@ class Books:
 
     # ---- reading ----------------------------------------------------------------------------
 
-    def ready_actors(self) -> list[Actor]:
-        """Return the actors that may be given work, by device."""
-        found = (a for a in self.actors.values() if a.state is ActorState.READY)
-        return sorted(found, key=lambda a: a.device)
-
     @property
     def queued(self) -> int:
         """Return the number of queued requests."""
-        return len(self.waiting) + sum(a.queued for a in self.actors.values())
+        return len(self.waiting) + sum([a.queued for a in self.actors.values()])
 
 
 def _stands_in(request: Request, actor: Actor) -> bool:
@@ -326,8 +335,8 @@ def _contradictions(books: Books) -> Iterator[str]:
 def _actor_contradictions(books: Books, actor: Actor) -> Iterator[str]:
     if len(actor.attempts) > actor.credits:
         yield f"{actor.device} has {len(actor.attempts)} attempts and {actor.credits} credits"
-    if actor.state is ActorState.LOST:
-        yield f"{actor.device} is lost but listed"
+    if actor.state is ActorState.LOST or (actor in books.ready) != (actor.state is ActorState.READY):
+        yield f"{actor.device} is {actor.state} but listed"
     in_queue = {r.seq for _, r in actor.queue if _stands_in(r, actor)}
     if len(in_queue) != actor.queued:
         yield f"{actor.device} counts {actor.queued} queued, {len(in_queue)} are"

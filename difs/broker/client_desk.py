@@ -34,7 +34,7 @@ from difs.messages import (
     VariantList,
     Variants,
 )
-from difs.policy.base import Reject, Wait
+from difs.policy.base import Admit
 
 ADMIN_DRAIN_S = 30.0
 
@@ -80,21 +80,18 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
         return
     client = books.client(route)
     refused = admission.check_capacity(books, client, message)
-    request = None
     if refused is None:
         decision = dispatch.decide(books, message, now)
-        if isinstance(decision, Reject):
-            refused = admission.from_reject(decision, message.request_id)
-        elif not isinstance(decision, Wait):
-            refused = admission.check_plan(books, message, decision.plan)
+        refused = dispatch.refusal_of(books, message, decision)
         if refused is None:
             request = books.open(message, client, now)
-            dispatch.settle(books, request, decision)
+            dispatch.place(books, request, decision)
+            dispatch.dispatch(books, now)  # first: the device's way is longer than the client's
             dispatch.announce(books, request)
-    if refused is not None:
-        books.counts["rejected"] += 1
-        tell(books, route, refused)
-        books.forget_if_idle(client)
+            return
+    books.counts["rejected"] += 1
+    tell(books, route, refused)
+    books.forget_if_idle(client)
 
 
 def _join(books: Books, route: bytes, known: Request, message: Generate) -> None:
@@ -115,13 +112,9 @@ def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     asked = message.request
     decision = dispatch.decide(books, asked, now)
     books.decisions -= 1  # an explanation changes nothing, the policy's turn neither
-    plan, refused = None, None
-    if isinstance(decision, Reject):
-        refused = admission.from_reject(decision, asked.request_id)
-    elif not isinstance(decision, Wait):
-        plan = decision.plan
-        refused = admission.check_plan(books, asked, plan)
-    tell(books, route, Explanation(asked.request_id, None if refused else plan, refused))
+    refused = dispatch.refusal_of(books, asked, decision)
+    plan = decision.plan if refused is None and isinstance(decision, Admit) else None
+    tell(books, route, Explanation(asked.request_id, plan, refused))
 
 
 def _cancel(books: Books, route: bytes, message: Cancel, now: float) -> None:
@@ -153,13 +146,13 @@ def _ping(books: Books, route: bytes, message: Ping, now: float) -> None:
     if client is not None:
         for hold in client.leases.values():
             hold.expires_at = now + books.rules.lease
-    ready = bool(books.ready_actors()) and books.draining_until is None
+    ready = bool(books.ready) and books.draining_until is None
     tell(books, route, Pong(books.epoch, ready))
 
 
 def _variants(books: Books, route: bytes, message: Variants, now: float) -> None:
     residents: dict[str, list[str]] = {}
-    for actor in books.ready_actors():
+    for actor in books.ready:
         for name in actor.residents:
             residents.setdefault(name, []).append(actor.device)
     infos = tuple(
@@ -174,7 +167,7 @@ def _status(books: Books, route: bytes, message: Status, now: float) -> None:
         epoch=books.epoch,
         version=__version__,
         policy=books.policy.name,
-        ready=bool(books.ready_actors()),
+        ready=bool(books.ready),
         draining=books.draining_until is not None,
         uptime_s=now - books.started_at,
         queued=books.queued,
@@ -224,7 +217,7 @@ def _targets(books: Books, route: bytes, message: Load | Evict) -> list[Actor]:
     if message.variant not in books.variants:
         tell(books, route, admission.refusal("unknown_name", f"no variant {message.variant!r}"))
         return []
-    found = [a for a in books.ready_actors() if message.device in (None, a.device)]
+    found = [a for a in books.ready if message.device in (None, a.device)]
     if not found:
         tell(books, route, admission.refusal("unavailable", "no such device is ready"))
     return found
@@ -282,7 +275,7 @@ def finish_draining(books: Books, now: float) -> bool:
             dispatch.fail(books, request, error, now)
     if books.requests:
         return False
-    for actor in books.ready_actors():
+    for actor in books.ready:
         books.change_actor(actor, Cause.DRAINED)
         books.effects.append(TellActor(actor.route, Stop()))
     return not books.actors

@@ -9,7 +9,6 @@ from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient, TellSupervisor
 from difs.broker.records import (
     Actor,
-    ActorState,
     Attempt,
     AttemptState,
     Cause,
@@ -17,7 +16,7 @@ from difs.broker.records import (
     RequestState,
 )
 from difs.messages import MAX_SEED, Accepted, Error, Generate
-from difs.policy.base import Decision, DeviceView, Reject, View, Wait
+from difs.policy.base import Admit, Decision, DeviceView, Reject, View
 from difs.samplers import evaluations
 
 # ---- planning -----------------------------------------------------------------------------------
@@ -28,8 +27,10 @@ def decide(books: Books, message: Generate, now: float) -> Decision:
     view = View(
         now=now,
         devices=tuple(
-            DeviceView(a.device, a.residents, a.backlog_s, a.queued, a.free_credits)
-            for a in books.ready_actors()
+            [
+                DeviceView(a.device, a.residents, a.backlog_s, a.queued, a.free_credits)
+                for a in books.ready
+            ]
         ),
         variants=books.variants,
         decisions=books.decisions,
@@ -38,21 +39,22 @@ def decide(books: Books, message: Generate, now: float) -> Decision:
     return books.policy.decide(view, message)
 
 
-def settle(books: Books, request: Request, decision: Decision) -> Error | None:
-    """Give an open, queued request what the policy decided; returns the refusal, if it is one."""
-    if isinstance(decision, Wait):
-        return None
-    message = request.message
+def refusal_of(books: Books, message: Generate, decision: Decision) -> Error | None:
+    """Return the refusal that a decision means for `message`, by the policy or at the door."""
+    if isinstance(decision, Admit):
+        return admission.check_plan(books, message, decision.plan)
     if isinstance(decision, Reject):
         return admission.from_reject(decision, message.request_id)
-    plan = decision.plan
-    refused = admission.check_plan(books, message, plan)
-    if refused is None:
-        request.plan = plan
-        predicted = plan.prediction
+    return None
+
+
+def place(books: Books, request: Request, decision: Decision) -> None:
+    """Put a queued request into the queue of its plan's device; without a plan it goes on waiting."""
+    if isinstance(decision, Admit):
+        request.plan = decision.plan
+        predicted = decision.plan.prediction
         request.work_s = predicted.total_s - predicted.queue_s
-        books.assign(request, books.by_device[plan.device])
-    return refused
+        books.assign(request, books.by_device[decision.plan.device])
 
 
 def replan(books: Books, request: Request, now: float) -> None:
@@ -63,10 +65,12 @@ def replan(books: Books, request: Request, now: float) -> None:
     decision = decide(books, request.message, now)
     if isinstance(decision, Reject) and decision.code == "unavailable":
         return  # it was accepted: it waits for a device until its deadline
-    refused = settle(books, request, decision)
+    refused = refusal_of(books, request.message, decision)
     if refused is not None:
         fail(books, request, refused, now)
-    elif request.plan is not None:
+        return
+    place(books, request, decision)
+    if request.plan is not None:
         announce(books, request)
 
 
@@ -81,10 +85,9 @@ def announce(books: Books, request: Request) -> None:
 
 def dispatch(books: Books, now: float) -> None:
     """Hand queued work to every actor that has a free credit and free slots."""
-    for actor in books.actors.values():
-        if actor.state is ActorState.READY:
-            while actor.queued and actor.free_credits > 0 and _dispatch_head(books, actor, now):
-                pass
+    for actor in books.ready:
+        while actor.queued and len(actor.attempts) < actor.credits and _dispatch_head(books, actor, now):
+            pass
 
 
 def _dispatch_head(books: Books, actor: Actor, now: float) -> bool:
@@ -95,6 +98,8 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> bool:
     if request.deadline <= now:
         expire(books, request, now)
         return True
+    if actor.attempts and (request.is_suspect or actor.has_suspect):
+        return False
     message, plan = request.message, request.plan
     slots = books.pools[actor.device].lease(message.n, admission.slot_bytes(message, plan))
     if slots is None:
@@ -189,9 +194,6 @@ def lose_actor(books: Books, actor: Actor, reason: str, now: float, *, kill: boo
     """
     books.change_actor(actor, Cause.LOST)
     books.counts["actors_lost"] += 1
-    del books.actors[actor.route]
-    if books.by_device.get(actor.device) is actor:
-        del books.by_device[actor.device]
     if kill and books.supervisor is not None:
         killing = KillActor(actor.device, actor.pid, reason)
         books.effects.append(TellSupervisor(books.supervisor, killing))
@@ -207,6 +209,7 @@ def lose_actor(books: Books, actor: Actor, reason: str, now: float, *, kill: boo
         else:
             books.move(request, Cause.REQUEUED, now, reason)
             request.actor = None
+            request.is_suspect = True
             orphans.append(request)
     for request in sorted(orphans, key=lambda r: r.rank):
         replan(books, request, now)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import zmq
 
-from difs import wire
+from difs import sockets, wire
 from difs.actor_messages import KillActor, Leaving, Ready
 from difs.broker.effects import Effect, Exit, TellActor, TellClient, TellSupervisor
 from difs.broker.events import (
@@ -25,6 +25,7 @@ from difs.clock import Clock
 from difs.errors import DifsError
 from difs.messages import MAX_HEADER_BYTES, Beat, Progress
 from difs.shm.reader import SegmentReader
+from difs.sockets import DONTWAIT
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class BrokerLoop:
     def _take_from_clients(self) -> None:
         for _ in range(BURST):
             try:
-                route, *frames = self._frontend.recv_multipart(zmq.DONTWAIT)
+                route, *frames = sockets.receive(self._frontend, DONTWAIT)
             except zmq.Again:
                 return
             try:
@@ -105,7 +106,7 @@ class BrokerLoop:
     def _take_from_actors(self) -> None:
         for _ in range(BURST):
             try:
-                route, *frames = self._backend.recv_multipart(zmq.DONTWAIT)
+                route, *frames = sockets.receive(self._backend, DONTWAIT)
             except zmq.Again:
                 return
             try:
@@ -148,7 +149,7 @@ class BrokerLoop:
                 self._owe(effect.route, frames)
             return
         try:
-            self._frontend.send_multipart(frames, zmq.DONTWAIT, copy=not payloads)
+            sockets.send(self._frontend, frames, DONTWAIT)
         except zmq.Again:
             self._owe(effect.route, frames)
         except zmq.ZMQError as error:
@@ -165,7 +166,7 @@ class BrokerLoop:
         for route in self._outbox.routes():
             try:
                 for frames in self._outbox.waiting(route):
-                    self._frontend.send_multipart(frames, zmq.DONTWAIT)
+                    sockets.send(self._frontend, frames, DONTWAIT)
             except zmq.Again:
                 continue
             except zmq.ZMQError as error:
@@ -182,7 +183,7 @@ class BrokerLoop:
 
     def _tell_backend(self, route: bytes, frames: list[wire.Frame]) -> None:
         try:
-            self._backend.send_multipart([route, *frames], zmq.DONTWAIT)
+            sockets.send(self._backend, [route, *frames], DONTWAIT)
         except zmq.Again:
             self._pending.append(ActorUnreachable(route))
         except zmq.ZMQError as error:

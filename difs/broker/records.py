@@ -126,6 +126,8 @@ class Request:
     """Whose queue it stands in, or who runs it; None while it waits for any device."""
     attempt: "Attempt | None" = None
     attempts: int = 0
+    is_suspect: bool = False
+    """It was on an actor that died: until it is cleared, it runs alone."""
     story: list[tuple[float, str, str]] = field(default_factory=list)
 
     @property
@@ -181,6 +183,11 @@ class Actor:
     def backlog_s(self) -> float:
         """Return the predicted seconds until all of its assigned work is done."""
         return max(0.0, self.assigned_s - self.done_s)
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether a request that must run alone is at work here."""
+        return any(attempt.request.is_suspect for attempt in self.attempts.values())
 
     @property
     def free_credits(self) -> int:

@@ -19,7 +19,6 @@ from difs.broker.events import (
     ClientMisspoke,
     ClientSaid,
     Event,
-    Ticked,
 )
 from difs.messages import VariantInfo
 from difs.policy.base import Policy
@@ -51,19 +50,18 @@ class BrokerState:
         """Take one event and return the effects to perform, in order."""
         books = self.books
         books.effects = []
-        match event:
-            case ClientSaid(route, message):
-                client_desk.serve(books, route, message, now)
-            case ActorSaid(route, message):
-                actor_desk.serve(books, route, message, now)
-            case ClientLost(route):
-                client_desk.lost(books, route, now)
-            case ClientMisspoke(route, error, request_id):
-                client_desk.misspoke(books, route, error, request_id)
-            case ActorUnreachable(route):
-                actor_desk.unreachable(books, route, now)
-            case Ticked():
-                self._tick(now)
+        if isinstance(event, ClientSaid):
+            client_desk.serve(books, event.route, event.message, now)
+        elif isinstance(event, ActorSaid):
+            actor_desk.serve(books, event.route, event.message, now)
+        elif isinstance(event, ClientLost):
+            client_desk.lost(books, event.route, now)
+        elif isinstance(event, ClientMisspoke):
+            client_desk.misspoke(books, event.route, event.error, event.request_id)
+        elif isinstance(event, ActorUnreachable):
+            actor_desk.unreachable(books, event.route, now)
+        else:
+            self._tick(now)
         dispatch.dispatch(books, now)
         if books.rules.validate:
             self.validate()

@@ -44,22 +44,23 @@ class SlotPool:
 
     def could_ever_hold(self, n: int, nbytes: int) -> bool:
         """Whether `n` images of `nbytes` fit when every slot is free."""
+        if n == 1:
+            return nbytes <= self._classes[-1]
         return sum(k for c, k in self._capacity.items() if c >= nbytes) >= n
 
     def lease(self, n: int, nbytes: int) -> tuple[Slot, ...] | None:
         """Lease `n` slots of at least `nbytes`, the smallest that do; None when there are not enough."""
-        chosen: list[int] = []
-        for capacity in self._classes:
-            if capacity >= nbytes and len(chosen) < n:
-                free = self._free[capacity]
-                chosen += free[len(free) - min(n - len(chosen), len(free)) :]
-        if len(chosen) < n:
+        fitting = [self._free[c] for c in self._classes if c >= nbytes]
+        if sum(map(len, fitting)) < n:
             return None
-        return tuple(self._take(index) for index in chosen)
+        taken: list[Slot] = []
+        for free in fitting:
+            while free and len(taken) < n:
+                taken.append(self._take(free.pop()))
+        return tuple(taken)
 
     def _take(self, index: int) -> Slot:
         place = self._places[index]
-        self._free[place.capacity_bytes].remove(index)
         self._states[index] = SlotState.LEASED
         self._generation += 1
         return Slot(index, place.offset, place.capacity_bytes, self._generation)

@@ -1,0 +1,1 @@
+"""Benches: what is measured, against what, with which goal."""

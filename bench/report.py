@@ -1,0 +1,55 @@
+"""What every bench does with its figures: describe the machine, print a table, keep dated JSON."""
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("pyzmq", "msgspec", "numpy", "torch", "diffusers")
+
+
+def machine() -> dict[str, Any]:
+    """Return what a reader must know to judge a figure."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "load_1min": round(os.getloadavg()[0], 2),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Return the value below which `share` of the sorted values lie (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def keep(name: str, command: str, figures: dict[str, Any]) -> Path:
+    """Write a dated result."""
+    RESULTS.mkdir(exist_ok=True)
+    day = datetime.now(UTC).date().isoformat()
+    path = RESULTS / f"{day}-{name}.json"
+    facts = {"date": day, "command": command, "machine": machine(), "figures": figures}
+    path.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+    return path
+
+
+def verdict(name: str, value: float, bound: float, *, at_least: bool = False) -> dict[str, Any]:
+    """Print a figure beside its goal and return it for the record."""
+    holds = value >= bound if at_least else value <= bound
+    sign = ">=" if at_least else "<="
+    print(f"  {'kept  ' if holds else 'MISSED'}  {name}: {value:.2f} (goal {sign} {bound:g})")
+    return {"name": name, "value": round(value, 4), "goal": f"{sign} {bound:g}", "kept": holds}

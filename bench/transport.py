@@ -1,0 +1,279 @@
+"""What the way through DIFS costs: an empty request against C `zmq.proxy`, an image against a memcpy.
+
+    python -m bench.transport [--seconds 3] [--rounds 5]
+
+Everything is measured in one run, in turn, on the same machine; the goals are ratios. The DIFS side
+is the real broker process with its full bookkeeping (typed decode, plan, queue, slot lease, attempt,
+result, release) and an actor without an engine. Client, broker and worker are processes of their own.
+"""
+
+import argparse
+import base64
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zmq
+from PIL import Image
+
+from bench.report import keep, percentile, verdict
+from difs import config, repository, sockets, wire
+from difs.messages import Accepted, Beat, Delivery, Generate, Release, Result
+from difs.rundir import RunDir
+from difs.shm import layout, segment
+from difs.shm.reader import SegmentReader
+
+SIDE = 1024
+OUTSTANDING = 64
+RELEASE_EVERY = 32
+
+
+@contextmanager
+def processes(*modules: list[str]) -> Iterator[None]:
+    """Run `python -m ...` processes for the time of a measurement."""
+    started = [subprocess.Popen([sys.executable, "-m", *arguments]) for arguments in modules]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+class ProxyClient:
+    """A client of C `zmq.proxy` with an echo worker; the message is as long as ours."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.linger = 0
+        self.socket.connect(address)
+        self._frames = wire.encode(Generate("0" * 24, "red apple", seed=7))
+
+    def submit(self) -> None:
+        """Send a message."""
+        sockets.send(self.socket, self._frames)
+
+    def take(self) -> None:
+        """Wait for one answer."""
+        sockets.receive(self.socket)
+
+
+class DifsClient:
+    """A blocking client of the DIFS broker, as plain as the proxy's."""
+
+    def __init__(self, address: str, *, side: int = 64, mode: Any = "shm") -> None:
+        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.linger = 0
+        self.socket.connect(address)
+        self._delivery = Delivery(mode=mode, format="raw")
+        self._side = side
+        self._count = 0
+        self._leases: list[int] = []
+        self._readers: dict[str, SegmentReader] = {}
+
+    def submit(self) -> None:
+        """Send a request."""
+        self._count += 1
+        request = Generate(
+            f"{id(self):x}-{self._count}",
+            "red apple",
+            seed=7,
+            width=self._side,
+            height=self._side,
+            delivery=self._delivery,
+        )
+        sockets.send(self.socket, wire.encode(request))
+
+    def take(self) -> Any:
+        """Wait for one result and return its pixels: a view of the segment, or the frame."""
+        while True:
+            frames = sockets.receive(self.socket)
+            message = wire.decode_from_broker(frames)
+            if isinstance(message, Result):
+                return self._pixels(message, frames)
+            assert isinstance(message, (Accepted, Beat)), message
+
+    def _pixels(self, message: Result, frames: Any) -> Any:
+        image = message.images[0]
+        if not isinstance(image.lease, int):
+            return np.frombuffer(frames[2], np.uint8)
+        self._leases.append(image.lease)
+        if len(self._leases) >= (RELEASE_EVERY if self._side == 64 else 1):
+            sockets.send(self.socket, wire.encode(Release(tuple(self._leases))))
+            self._leases.clear()
+        if self._side == 64:
+            return None
+        path = str(image.segment)
+        reader = self._readers.setdefault(path, SegmentReader(Path(path)))
+        return np.frombuffer(
+            reader.image(int(image.offset), image.nbytes, int(image.generation)),
+            np.uint8,  # type: ignore[arg-type]
+        )
+
+
+def round_trips(client: Any, seconds: float) -> list[float]:
+    """Return the seconds of single round trips, one outstanding."""
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while (started := time.perf_counter()) < end:
+        client.submit()
+        client.take()
+        taken.append(time.perf_counter() - started)
+    return taken
+
+
+def throughput(client: Any, seconds: float) -> float:
+    """Return requests per second with OUTSTANDING in flight."""
+    for _ in range(OUTSTANDING):
+        client.submit()
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        client.take()
+        client.submit()
+        done += 1
+    rate = done / (time.perf_counter() - started)
+    for _ in range(OUTSTANDING):
+        client.take()
+    return rate
+
+
+@contextmanager
+def proxy_side(folder: Path) -> Iterator[str]:
+    """Run the proxy and its worker."""
+    front, back = f"ipc://{folder}/front", f"ipc://{folder}/back"
+    me = "bench.peers_transport"
+    with processes([me, "proxy", front, back], [me, "echo", back]):
+        client = ProxyClient(front)
+        client.submit()
+        client.take()
+        yield front
+
+
+@contextmanager
+def difs_side(folder: Path, side: int) -> Iterator[str]:
+    """Run the real broker with an actor that computes nothing."""
+    import os
+
+    home = RunDir(folder / f"run-{side}")
+    home.make()
+    slots = {"64KiB": 256} if side == 64 else {"4MiB": 8}
+    settings = config.parse(
+        {
+            "service": {"model_repo": str(repository.locate("model_repo")), "log_level": "error"},
+            "broker": {"max_outstanding": 4 * OUTSTANDING},
+            "shm": {"slots": slots},
+        }
+    )
+    shm_home = segment.make_home(Path(settings.shm.dir))
+    path = segment.create(shm_home, layout.plan(config.slot_classes(settings.shm)))
+    home.write_facts(settings, {"simulated-0": str(path)})
+    written = 0 if side == 64 else side
+    try:
+        with processes(
+            ["difs.broker", str(home.path), str(os.getpid())],
+            ["bench.peers_transport", "actor", str(home.path), str(written)],
+        ):
+            _wait_until_ready(home.clients)
+            yield home.clients
+    finally:
+        path.unlink()
+        shm_home.rmdir()
+
+
+def _wait_until_ready(address: str) -> None:
+    from difs import Client
+
+    with Client(address) as client:
+        while not client.ping().ready:
+            time.sleep(0.02)
+
+
+def measure_empty(folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
+    """Measure empty requests through both, in turn."""
+    figures: dict[str, list[float]] = {}
+    with proxy_side(folder) as proxy, difs_side(folder, 64) as difs:
+        for _ in range(rounds):
+            for name, client in (("proxy", ProxyClient(proxy)), ("difs", DifsClient(difs))):
+                taken = round_trips(client, seconds)
+                figures.setdefault(f"{name}_p50_us", []).append(statistics.median(taken) * 1e6)
+                figures.setdefault(f"{name}_p99_us", []).append(percentile(taken, 0.99) * 1e6)
+                figures.setdefault(f"{name}_per_s", []).append(throughput(client, seconds))
+                client.socket.close()
+    return {name: round(statistics.median(values), 1) for name, values in figures.items()}
+
+
+def timed(act: Callable[[], Any], seconds: float) -> float:
+    """Return the median seconds of `act`."""
+    act()
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while (started := time.perf_counter()) < end or len(taken) < 5:
+        act()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+def measure_hand_over(folder: Path, seconds: float) -> dict[str, float]:
+    """Measure an image of SIDE x SIDE from the actor's pixels to the client's array."""
+    image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    target = np.zeros_like(image)
+    found = {"memcpy_ms": timed(lambda: np.copyto(target, image), seconds)}
+    with difs_side(folder, SIDE) as address:
+        shared, inline = (DifsClient(address, side=SIDE, mode=mode) for mode in ("shm", "inline"))
+        found["shm_ms"] = statistics.median(round_trips(shared, seconds))
+        found["inline_ipc_ms"] = statistics.median(round_trips(inline, seconds))
+        shared.submit()
+        assert shared.take().tobytes() == image.tobytes()  # what arrives is what was written
+    front = "tcp://127.0.0.1:5917"
+    with processes(["bench.peers_transport", "pixels", front, str(SIDE)]):
+        peer = ProxyClient(front)
+        found["inline_tcp_ms"] = statistics.median(round_trips(peer, seconds))
+    found["png_base64_ms"] = timed(lambda: _png_base64(image), seconds)
+    return {name: round(value * 1e3, 4) for name, value in found.items()}
+
+
+def _png_base64(image: Any) -> None:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    text = base64.b64encode(file.getvalue())
+    np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        empty = measure_empty(Path(name), asked.seconds, asked.rounds)
+        images = measure_hand_over(Path(name), asked.seconds)
+    for figures in (empty, images):
+        for key, value in figures.items():
+            print(f"  {key:>16} {value}")
+    round_trip_ms = empty["difs_p50_us"] / 1e3
+    goals = [
+        verdict("round trip p50, DIFS / C proxy", empty["difs_p50_us"] / empty["proxy_p50_us"], 1.6),
+        verdict(
+            "throughput, DIFS / C proxy", empty["difs_per_s"] / empty["proxy_per_s"], 0.3, at_least=True
+        ),
+        verdict(
+            "hand-over of 1024x1024, (shm - round trip) / memcpy",
+            (images["shm_ms"] - round_trip_ms) / images["memcpy_ms"],
+            1.5,
+        ),
+    ]
+    command = f"python -m bench.transport --seconds {asked.seconds:g} --rounds {asked.rounds}"
+    print(keep("transport", command, {"empty": empty, "image": images, "goals": goals}))
+
+
+if __name__ == "__main__":
+    main()

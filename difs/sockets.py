@@ -1,0 +1,37 @@
+"""Moving the frames of one message through a ZeroMQ socket.
+
+pyzmq's `send_multipart` and `recv_multipart` check and wrap each frame in Python, and its flags are
+enums whose arithmetic is slow: three times the cost of the calls below, which counts in the broker
+(bench/transport.py).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+
+from difs.wire import Frame
+
+DONTWAIT = int(zmq.DONTWAIT)
+_MORE = int(zmq.SNDMORE)
+
+COPY_BELOW_BYTES = 64 * 1024
+"""Larger frames are handed to libzmq without a copy; their buffer must not change afterwards."""
+
+
+def send(socket: "zmq.Socket[Any]", frames: Sequence[Frame], flags: int = 0) -> None:
+    """Send a message; with DONTWAIT, raises zmq.Again when there is no room for it."""
+    for frame in frames[:-1]:
+        socket.send(frame, flags | _MORE)
+    last = frames[-1]
+    socket.send(last, flags, copy=len(last) < COPY_BELOW_BYTES)
+
+
+def receive(socket: "zmq.Socket[Any]", flags: int = 0) -> list[bytes]:
+    """Return the frames of a message; with DONTWAIT, raises zmq.Again when there is none."""
+    frame = socket.recv(flags, copy=False)
+    frames = [frame.bytes]
+    while frame.more:
+        frame = socket.recv(flags, copy=False)
+        frames.append(frame.bytes)
+    return frames

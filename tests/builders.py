@@ -1,0 +1,309 @@
+"""Small makers of the things that many tests need. No fixtures, no assertions."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from difs import config
+from difs.actor_messages import (
+    Costs,
+    Ended,
+    Execute,
+    Finished,
+    FromActor,
+    Ready,
+    Resident,
+    Sealed,
+    Slot,
+    Stepped,
+    Supervise,
+)
+from difs.broker.books import Segment
+from difs.broker.effects import Effect, TellActor, TellClient, TellSupervisor
+from difs.broker.events import ActorSaid, ClientSaid, Event, Ticked
+from difs.broker.state import BrokerState
+from difs.messages import (
+    ClientMessage,
+    Delivery,
+    Generate,
+    Image,
+    Overrides,
+    Plan,
+    Prediction,
+    Reading,
+    Requirements,
+    Result,
+    Timings,
+    VariantInfo,
+)
+from difs.policy.base import DeviceView, Options, Policy, View
+from difs.policy.round_robin import RoundRobin
+from difs.policy.static import Static
+from difs.shm import layout
+
+EPOCH = 7
+CLIENT, OTHER_CLIENT = b"client-1", b"client-2"
+SUPERVISOR = b"supervisor"
+KIB = 1024
+T = TypeVar("T")
+
+_NEEDS = ("latency_s", "quality", "priority", "on_infeasible", "best_effort")
+_PINS = ("variant", "family", "steps", "guidance_scale", "sampler", "adapters")
+_DELIVERY = ("mode", "format", "progress", "metadata")
+
+
+def generate(request_id: str = "r1", **wishes: Any) -> Generate:
+    """Return a valid request (64x64, raw, inline), with `wishes` put where each belongs."""
+    for name, value in {"width": 64, "height": 64, "format": "raw", "prompt": "red apple"}.items():
+        wishes.setdefault(name, value)
+    needs = Requirements(**{k: wishes.pop(k) for k in _NEEDS if k in wishes})
+    pins = Overrides(**{k: wishes.pop(k) for k in _PINS if k in wishes})
+    delivery = Delivery(**{k: wishes.pop(k) for k in _DELIVERY if k in wishes})
+    return Generate(request_id, requirements=needs, overrides=pins, delivery=delivery, **wishes)
+
+
+def variant(name: str = "tiny", **changes: Any) -> VariantInfo:
+    """Return a variant as clients see it."""
+    facts: dict[str, Any] = {
+        "task": "text-to-image",
+        "family": "sd15",
+        "precision": "fp16",
+        "sampler": "ddim",
+        "steps_min": 4,
+        "steps_default": 20,
+        "steps_max": 50,
+        "guidance_scale": 2.5,
+        "native_sizes": ((64, 64),),
+        "licence": "Apache-2.0",
+        "description": "",
+        "bytes": 1000,
+    }
+    return VariantInfo(name=name, **facts | changes)
+
+
+COSTS = Costs(pixels=64 * 64, encode_s=0.01, step_s=0.01, bare_step_s=0.005, decode_s=0.02, load_s=1.0)
+
+
+def resident(name: str = "tiny", costs: Costs = COSTS) -> Resident:
+    """Return a loaded variant: 0.23 s for 20 guided steps at 64x64."""
+    return Resident(name, "full", "fp32", 1000, costs)
+
+
+def reading(kind: Any = "simulated") -> Reading:
+    """Return a look at a device."""
+    return Reading(kind, 1000, 400, 100, 600)
+
+
+def ready(device: str = "cpu-0", **changes: Any) -> Ready:
+    """Return an actor's announcement; its incarnation and pid follow from the device by default."""
+    facts: dict[str, Any] = {
+        "incarnation": f"{device}.first",
+        "pid": 100 + int(device.rpartition("-")[2]),
+        "credits": 2,
+        "residents": (resident(),),
+    }
+    return Ready(device=device, **facts | changes)
+
+
+def segments(devices: Iterable[str], classes: Sequence[tuple[int, int]]) -> dict[str, Segment]:
+    """Return the (never made) segments of `devices`, with (bytes, count) classes of slots."""
+    plan = layout.plan(classes)
+    return {device: Segment(f"/segments/{device}", plan) for device in devices}
+
+
+POLICIES: dict[str, type[Static] | type[RoundRobin]] = {"static": Static, "round_robin": RoundRobin}
+
+
+def broker_state(
+    devices: Iterable[str] = ("cpu-0",),
+    *,
+    slots: Sequence[tuple[int, int]] = ((64 * KIB, 4),),
+    policy: Policy | str = "static",
+    variants: Iterable[VariantInfo] = (variant(),),
+    now: float = 0.0,
+    **rules: Any,
+) -> BrokerState:
+    """Return a broker's heart that checks itself after each event; `rules` are [broker]'s keys."""
+    return BrokerState(
+        rules=config.Broker(validate=True, **rules),
+        policy=POLICIES[policy](Options()) if isinstance(policy, str) else policy,
+        variants={info.name: info for info in variants},
+        segments=segments(devices, slots),
+        epoch=EPOCH,
+        now=now,
+    )
+
+
+class House:
+    """A broker's heart, the time, and short words for what happens to it. Each returns the effects."""
+
+    def __init__(self, **options: Any) -> None:
+        self.state = broker_state(**options)
+        self.now = 0.0
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Let something happen now."""
+        return self.state.handle(event, self.now)
+
+    def ask(self, message: ClientMessage | str, route: bytes = CLIENT, **wishes: Any) -> list[Effect]:
+        """Let a client speak; a text is the id of a `generate`."""
+        said = generate(message, **wishes) if isinstance(message, str) else message
+        return self.handle(ClientSaid(route, said))
+
+    def tell(self, message: FromActor, route: bytes = b"cpu-0") -> list[Effect]:
+        """Let an actor or the supervisor speak; an actor's route is its device's name by default."""
+        return self.handle(ActorSaid(route, message))
+
+    def join(self, device: str = "cpu-0", *, route: bytes | None = None, **changes: Any) -> list[Effect]:
+        """Let an actor become ready."""
+        return self.tell(ready(device, **changes), route or device.encode())
+
+    def supervise(self) -> list[Effect]:
+        """Let the supervisor introduce itself."""
+        return self.tell(Supervise(1), SUPERVISOR)
+
+    def wait(self, seconds: float) -> list[Effect]:
+        """Let time pass, then tick once."""
+        self.now += seconds
+        return self.handle(Ticked())
+
+
+def served(**options: Any) -> House:
+    """Return a house whose every device has a ready actor with `credits` (2) credits."""
+    number = options.pop("credits", 2)
+    house = House(**options)
+    for device in house.state.books.segments:
+        house.join(device, credits=number)
+    return house
+
+
+# ---- reading effects ----------------------------------------------------------------------------
+
+
+def told(effects: Iterable[Effect], kind: type[T], route: bytes | None = None) -> list[T]:
+    """Return the messages of type `kind` among what is sent (to `route`), in order."""
+    return [
+        effect.message
+        for effect in effects
+        if isinstance(effect, (TellClient, TellActor, TellSupervisor))
+        and isinstance(effect.message, kind)
+        and route in (None, effect.route)
+    ]
+
+
+def only(effects: Iterable[Effect], kind: type[T], route: bytes | None = None) -> T:
+    """Return the one message of type `kind` that is sent (to `route`)."""
+    (found,) = told(effects, kind, route)
+    return found
+
+
+# ---- what actors report -------------------------------------------------------------------------
+
+
+def finished(execute: Execute, **changes: Any) -> Finished:
+    """Return the report that `execute` is done as asked."""
+    facts: dict[str, Any] = {
+        "images": tuple(Sealed(slot.index, 12, 34) for slot in execute.slots),
+        "encode_s": 0.01,
+        "steps_s": 0.2,
+        "decode_s": 0.02,
+        "deliver_s": 0.0,
+        "seed_contract": "bitwise",
+    }
+    return Finished(execute.attempt, **facts | changes)
+
+
+def ended(execute: Execute, code: str = "cancelled") -> Ended:
+    """Return the report that `execute` ended without images."""
+    return Ended(execute.attempt, code, "as the test wants")
+
+
+def stepped(execute: Execute, step: int = 1) -> Stepped:
+    """Return the report of one step."""
+    return Stepped(execute.attempt, 0, step, execute.steps)
+
+
+def execute(**changes: Any) -> Execute:
+    """Return an order to paint a 64x64 picture into the first slot of a 64 KiB class."""
+    facts: dict[str, Any] = {
+        "attempt": 1,
+        "request_id": "r1",
+        "variant": "tiny",
+        "prompt": "red apple",
+        "negative_prompt": "",
+        "width": 64,
+        "height": 64,
+        "steps": 3,
+        "guidance_scale": 2.5,
+        "sampler": "ddim",
+        "seeds": (5,),
+        "deadline": 100.0,
+        "slots": (Slot(0, layout.PAGE_BYTES, 64 * KIB, 1),),
+        "format": "raw",
+        "metadata": "",
+    }
+    return Execute(**facts | changes)
+
+
+# ---- what the broker says -----------------------------------------------------------------------
+
+
+def plan(**changes: Any) -> Plan:
+    """Return a plan."""
+    facts: dict[str, Any] = {
+        "variant": "tiny",
+        "family": "sd15",
+        "precision": "fp32",
+        "device": "cpu-0",
+        "memory_mode": "full",
+        "width": 64,
+        "height": 64,
+        "steps": 20,
+        "guidance_scale": 2.5,
+        "sampler": "ddim",
+        "prediction": Prediction(0.0, 0.0, 0.01, 0.2, 0.02, 0.23, "measured"),
+        "reason": "the only one",
+        "policy": "static",
+    }
+    return Plan(**facts | changes)
+
+
+def result(request_id: str = "r1", leases: Sequence[int] = (), **changes: Any) -> Result:
+    """Return a result with one inline image, or with one leased image for each of `leases`."""
+    image: dict[str, Any] = {
+        "seed": 5,
+        "height": 64,
+        "width": 64,
+        "channels": 3,
+        "format": "raw",
+        "nbytes": 12288,
+        "crc32": 1,
+    }
+    places: list[dict[str, Any]] = [
+        {"segment": "/segments/cpu-0", "offset": 4096 * (i + 1), "generation": 1, "lease": lease}
+        for i, lease in enumerate(leases)
+    ]
+    facts: dict[str, Any] = {
+        "epoch": EPOCH,
+        "attempt": 1,
+        "images": tuple(Image(**image, **place) for place in places or [{"frame": 0}]),
+        "plan": plan(),
+        "timings": Timings(0.0, 0.01, 0.2, 0.02, 0.0, 0.23),
+        "seed_contract": "bitwise",
+        "lease_s": 30.0,
+    }
+    return Result(request_id, **facts | changes)
+
+
+# ---- what policies see --------------------------------------------------------------------------
+
+
+def device_view(device: str = "cpu-0", backlog_s: float = 0.0, names: Iterable[str] = ("tiny",)) -> DeviceView:
+    """Return a ready device with `names` resident."""
+    return DeviceView(device, {name: resident(name) for name in names}, backlog_s, 0, 2)
+
+
+def view(
+    *devices: DeviceView, variants: Iterable[VariantInfo] = (variant(),), decisions: int = 0
+) -> View:
+    """Return what a policy sees."""
+    return View(0.0, devices, {info.name: info for info in variants}, decisions)

@@ -1,0 +1,22 @@
+"""Fixtures of the process tests."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.process.service import Service
+
+Start = Callable[..., Service]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Return a function that starts a service; its end is the test's end."""
+    with ExitStack() as stack:
+
+        def begin(*options: str, home: Path | None = None) -> Service:
+            return stack.enter_context(Service(options, home=home))
+
+        yield begin

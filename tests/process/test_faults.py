@@ -1,0 +1,489 @@
+"""Processes that die, hang and misbehave: every request ends, and everything comes back."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from difs import AsyncClient, Client, Result
+from difs.client.requests import Wishes
+from difs.errors import ActorLost, BrokerLost, DifsError, Draining, EngineFailed, LeaseLost, OutOfMemory
+from tests.process.conftest import Start
+from tests.process.service import (
+    SIDE,
+    Service,
+    end_all,
+    picture,
+    processes_of,
+    script,
+    segments_of,
+    settings,
+    sockets_in,
+    until,
+)
+
+pytestmark = pytest.mark.process
+
+BIG: Wishes = {"width": SIDE, "height": SIDE}
+RESTLESS = settings("supervisor.backoff='50ms'", "supervisor.max_restarts=1000")
+DEATHS = ("segfault", "abort", "exit", "kill")
+TWO = ("--device", "simulated:2")
+
+
+def fault(kind: str, *, phase: str = "step", step: int = 1) -> str:
+    """Return a fault of the script; the prompts that it strikes hold its kind."""
+    return f"{{kind='{kind}', prompt='{kind}', phase='{phase}', step={step}}}"
+
+
+def is_right(result: Result, prompt: str, seed: int, side: int = SIDE) -> bool:
+    """Whether a result is the picture that was asked for; gives it back."""
+    with result:
+        return np.array_equal(result.images[0], picture(prompt, seed, side))
+
+
+# ---- actors ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hardened() -> Iterator[Service]:
+    """Yield a service whose actors break in every way and come back soon."""
+    faults = [
+        *(fault(kind, step=2) for kind in (*DEATHS, "hang", "stop", "error")),
+        fault("oom", phase="decode"),
+        "{kind='error', prompt='unencodable', phase='encode'}",
+    ]
+    quick = settings("broker.stall_floor='2s'", "broker.actor_silence='2s'", "broker.validate=true")
+    with Service([*TWO, *settings(script(faults)), *RESTLESS, *quick]) as service:
+        yield service
+
+
+@pytest.fixture
+def service(hardened: Service) -> Iterator[Service]:
+    """Yield the service with its whole fleet ready and nothing open, before and after."""
+    until(hardened.is_idle, 20, "an idle service before the test")
+    yield hardened
+    until(hardened.is_idle, 20, "all devices and all slots back after the test")
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    with Client(service.address) as client:
+        yield client
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+def device_at_work(service: Service) -> str:
+    """Return the device that works, once one does."""
+
+    def find() -> str:
+        return next((d.device for d in service.status().devices if d.running), "")
+
+    return until(find, 5, "a device at work")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_request_survives_the_death_of_its_actor(
+    service: Service, client: Client, pool: ThreadPoolExecutor, number: signal.Signals
+) -> None:
+    lost = service.count("actors_lost")
+    job = pool.submit(client.generate, "survivor", seed=4, steps=20, **BIG)
+    victim = device_at_work(service)
+    pid = service.children()[victim]
+    struck_at = time.monotonic()
+    os.kill(pid, number)
+    until(lambda: service.count("actors_lost") > lost, 2, "the broker's knowledge of the death")
+    result = job.result(30)
+    assert result.attempts == 2
+    assert result.plan.device != victim
+    assert time.monotonic() - struck_at < 1.0 + 5.0, "a second of work on the other device"
+    assert is_right(result, "survivor", 4)
+    until(service.is_idle, 10, "the actor's return and all slots free")
+    assert service.children()[victim] != pid
+    assert f"{victim} was ended by {number.name}" in service.log_text()
+
+
+def test_all_actors_die_at_once_and_every_request_is_answered(
+    service: Service, client: Client, pool: ThreadPoolExecutor
+) -> None:
+    jobs = [pool.submit(client.generate, "all", seed=i, steps=8, **BIG) for i in range(8)]
+    until(lambda: service.status().running == 4, 5, "both devices at work")
+    for name, pid in service.children().items():
+        if name != "broker":
+            os.kill(pid, signal.SIGKILL)
+    assert all(is_right(job.result(30), "all", i) for i, job in enumerate(jobs))
+
+
+def test_a_stopped_actor_is_replaced(service: Service, client: Client, pool: ThreadPoolExecutor) -> None:
+    job = pool.submit(client.generate, "stopped", seed=4, steps=20, **BIG)
+    victim = device_at_work(service)
+    pid = service.children()[victim]
+    os.kill(pid, signal.SIGSTOP)
+    struck_at = time.monotonic()
+    until(lambda: not psutil.pid_exists(pid), 2 + 3, "the end of a process that is silent for 2 s")
+    assert time.monotonic() - struck_at > 1.0, "patience with an actor that is merely slow"
+    result = job.result(30)
+    assert result.attempts == 2
+    assert is_right(result, "stopped", 4)
+    assert "no heartbeat" in service.log_text()
+
+
+def test_an_actor_asked_to_end_finishes_its_work_first(
+    service: Service, client: Client, pool: ThreadPoolExecutor
+) -> None:
+    job = pool.submit(client.generate, "polite", seed=4, steps=10, **BIG)
+    victim = device_at_work(service)
+    pid = service.children()[victim]
+    os.kill(pid, signal.SIGTERM)
+    result = job.result(30)
+    assert result.attempts == 1
+    assert is_right(result, "polite", 4)
+    until(lambda: service.children().get(victim, pid) != pid, 5, "a new actor")
+
+
+@pytest.mark.parametrize("kind", [*DEATHS, "hang", "stop"])
+def test_poison_ends_and_the_others_are_answered(
+    service: Service, client: Client, pool: ThreadPoolExecutor, kind: str
+) -> None:
+    lost = service.count("actors_lost")
+    poison = pool.submit(client.generate, f"this will {kind}", seed=1, steps=4, **BIG)
+    until(lambda: service.count("attempts"), 5, "an attempt")
+    innocents = [pool.submit(client.generate, "innocent", seed=i, steps=4, **BIG) for i in range(3)]
+    with pytest.raises(ActorLost, match="3 attempts") as caught:
+        poison.result(40)
+    assert not caught.value.retryable
+    assert all(is_right(job.result(40), "innocent", i) for i, job in enumerate(innocents))
+    assert service.count("actors_lost") == lost + 3
+    reason = {
+        "segfault": "SIGSEGV",
+        "abort": "SIGABRT",
+        "kill": "SIGKILL",
+        "exit": "left",
+        "hang": "no step",
+        "stop": "no heartbeat",
+    }[kind]
+    assert reason in caught.value.message or "connection is gone" in caught.value.message
+
+
+def test_poison_takes_no_innocent_along(start: Start, pool: ThreadPoolExecutor) -> None:
+    service = start("--device", "simulated:1", *settings(script([fault("exit")])), *RESTLESS)
+    poison = pool.submit(service.client.generate, "exit", steps=4, **BIG)
+    until(lambda: service.status().running == 1, 5, "the poison at work")
+    mate = pool.submit(service.client.generate, "mate", seed=2, steps=4, **BIG)
+    with pytest.raises(ActorLost):
+        poison.result(30)
+    assert is_right(mate.result(30), "mate", 2), "what waited behind the poison is innocent"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error"),
+    [
+        ("an error here", EngineFailed),
+        ("unencodable", EngineFailed),
+        ("oom at the end", OutOfMemory),
+    ],
+)
+def test_an_engine_error_is_typed_and_its_actor_lives_on(
+    service: Service, client: Client, prompt: str, error: type[DifsError]
+) -> None:
+    before = service.children()
+    lost = service.count("actors_lost")
+    for _ in range(4):
+        with pytest.raises(error) as caught:
+            client.generate(prompt, n=2)
+        assert not caught.value.retryable
+        assert caught.value.request_id
+    assert is_right(client.generate("and on", seed=8), "and on", 8, 64)
+    assert service.children() == before
+    assert service.count("actors_lost") == lost
+
+
+def test_an_actor_that_always_breaks_ends_the_service(start: Start) -> None:
+    service = start(
+        "--device",
+        "simulated:1",
+        *settings(script([fault("exit")]), "supervisor.backoff='10ms'", "supervisor.max_restarts=2"),
+    )
+    with pytest.raises(DifsError):
+        service.client.generate("exit", retries=0, timeout_s=20)
+    assert service.end(20) == 1
+    assert "every actor ended too often" in service.log_text()
+    until(lambda: not processes_of(service.home.path), 2, "an end of the broker")
+
+
+# ---- clients --------------------------------------------------------------------------------------
+
+GREEDY = """
+import asyncio, sys
+from difs import AsyncClient
+
+async def main():
+    async with AsyncClient(sys.argv[1]) as client:
+        held = [await client.generate("held", seed=i, n=2) for i in range(3)]
+        tasks = [
+            asyncio.create_task(client.generate("open", seed=i, width=512, height=512, steps=50))
+            for i in range(8)
+        ]
+        await asyncio.sleep(0)
+        print("open", flush=True)
+        await asyncio.gather(*tasks)
+
+asyncio.run(main())
+"""
+
+
+def test_what_a_killed_client_had_comes_back(service: Service) -> None:
+    before = service.status().counts
+    child = subprocess.Popen(
+        [sys.executable, "-c", GREEDY, service.address], stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "open\n"
+            until(lambda: service.status().queued == 4, 5, "eight requests in the service")
+            assert service.slots_used() == 3 * 2 + 4
+        finally:
+            child.kill()
+    died_at = time.monotonic()
+    until(service.is_idle, 3, "slots, credits and queue free again")
+    assert time.monotonic() - died_at < 3
+    after = service.status().counts
+    assert after["cancelled"] - before.get("cancelled", 0) == 8
+    assert after["clients_lost"] - before.get("clients_lost", 0) == 1
+
+
+# ---- the broker -----------------------------------------------------------------------------------
+
+
+def test_a_killed_broker_loses_no_call(start: Start) -> None:
+    service = start(*TWO, *settings(script()), *RESTLESS)
+    old = service.status().epoch
+
+    async def load() -> list[bool]:
+        async with AsyncClient(service.address) as client:
+
+            async def one(seed: int) -> bool:
+                result = await client.generate("lasting", seed=seed, steps=8, **BIG)
+                return is_right(result, "lasting", seed)
+
+            tasks = [asyncio.create_task(one(seed)) for seed in range(14)]
+            await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
+            os.kill(service.children()["broker"], signal.SIGKILL)
+            return await asyncio.wait_for(asyncio.gather(*tasks), 40)
+
+    assert asyncio.run(load()) == [True] * 14
+    until(service.is_idle, 10, "a new broker with all devices and slots")
+    assert service.status().epoch != old
+
+
+def test_pictures_of_a_dead_broker_are_never_others(start: Start) -> None:
+    service = start("--device", "simulated:1", *settings(script()), *RESTLESS)
+    with Client(service.address) as client:
+        held = client.generate("mine", seed=5)
+        pid = service.children()["broker"]
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: service.children().get("broker", pid) != pid, 10, "a new broker")
+        until(lambda: service.is_idle(1), 20, "a device that is ready")
+        assert np.array_equal(held.images[0], picture("mine", 5)), "nothing was written there yet"
+        with Client(service.address) as other:
+            taken = [other.generate("theirs", seed=i, n=8) for i in range(4)]
+            with pytest.raises(LeaseLost):
+                held.images
+        held.release()
+        assert all(r.seeds == list(range(i, i + 8)) for i, r in enumerate(taken))
+    until(lambda: service.is_idle(1), 5, "all slots back")
+
+
+@pytest.mark.parametrize("meanwhile", ["generate", "status"])
+def test_what_a_dead_broker_never_read_is_answered(
+    start: Start, pool: ThreadPoolExecutor, meanwhile: str
+) -> None:
+    """A client that is busy with other things hears the new broker all the time."""
+    service = start(*TWO, *settings(script()), *RESTLESS)
+    with Client(service.address) as client:
+        client.ping()
+        pid = service.children()["broker"]
+        os.kill(pid, signal.SIGSTOP)
+        unread = pool.submit(client.generate, "unread", seed=7, timeout_s=60)
+        until(lambda: unread.running(), 5, "the call")
+        time.sleep(0.2)  # the message is on its way to a broker that will not take it
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: service.children().get("broker", pid) != pid, 10, "a new broker")
+        deadline = time.monotonic() + 20
+        while not unread.done() and time.monotonic() < deadline:
+            with contextlib.suppress(BrokerLost):
+                if meanwhile == "status":
+                    client.status()
+                else:
+                    client.generate("busy", **BIG).release()
+        assert unread.done(), "the call is forgotten"
+        assert is_right(unread.result(), "unread", 7, 64)
+
+
+def test_a_hanging_broker_is_replaced(start: Start) -> None:
+    service = start("--device", "simulated:1", *settings(script()), *RESTLESS)
+    with Client(service.address) as client:
+        client.ping()
+        pid = service.children()["broker"]
+        os.kill(pid, signal.SIGSTOP)
+        assert is_right(client.generate("patient", seed=3), "patient", 3, 64)
+    assert service.children()["broker"] != pid
+    assert "broker is killed: silent for 5 s" in service.log_text()
+
+
+# ---- the supervisor -------------------------------------------------------------------------------
+
+
+def test_a_killed_supervisor_leaves_no_process_and_the_next_start_no_segment(
+    start: Start, pool: ThreadPoolExecutor
+) -> None:
+    first = start(*TWO, *settings(script()))
+    with Client(first.address) as client:
+        jobs = [pool.submit(client.generate, "x", retries=0, timeout_s=15, **BIG) for _ in range(4)]
+        until(lambda: first.status().running == 4, 5, "load")
+        assert segments_of(first.pid)
+        os.kill(first.pid, signal.SIGKILL)
+        first.end(5)
+        died_at = time.monotonic()
+        until(lambda: not processes_of(first.home.path), 2, "the end of all children")
+        assert time.monotonic() - died_at <= 2
+        assert segments_of(first.pid), "there is something to remove"
+
+        second = start(*TWO, *settings(script()), home=first.home.path)
+        assert not segments_of(first.pid)
+        assert is_right(second.client.generate("anew", seed=2), "anew", 2, 64)
+        assert second.is_idle()
+        for job in jobs:
+            with contextlib.suppress(DifsError):
+                job.result(30).release()
+            assert job.done()
+
+
+# ---- the end --------------------------------------------------------------------------------------
+
+
+def assert_nothing_left(service: Service, pid: int) -> None:
+    """Check that a service which ended took everything with it."""
+    assert not processes_of(service.home.path)
+    assert not segments_of(pid)
+    assert not sockets_in(service.home.path)
+    kept = {path.name for path in service.home.path.iterdir()}
+    assert kept <= {"lock", "difs.log", "ready"}, kept
+
+
+def test_sigterm_answers_every_accepted_request(start: Start) -> None:
+    service = start(*TWO, *settings(script(), "broker.validate=true"))
+    pid = service.pid
+
+    async def load() -> list[bool]:
+        async with AsyncClient(service.address) as client:
+            tasks = [
+                asyncio.create_task(client.generate("last", seed=i, steps=6, **BIG)) for i in range(14)
+            ]
+            await asyncio.to_thread(until, lambda: service.status().queued == 10, 5, "14 accepted")
+            os.kill(pid, signal.SIGTERM)
+            await asyncio.to_thread(until, lambda: service.status().draining, 2, "the drain")
+            with pytest.raises(Draining) as refused:
+                await client.generate("too late", retries=0)
+            assert refused.value.retryable
+            assert refused.value.retry_after_s
+            results = await asyncio.wait_for(asyncio.gather(*tasks), 30)
+            assert await asyncio.to_thread(service.end, 30) == 0
+            return [is_right(result, "last", i) for i, result in enumerate(results)]
+
+    assert asyncio.run(load()) == [True] * 14, "also when the service is gone already"
+    assert_nothing_left(service, pid)
+
+
+def test_a_drain_that_takes_too_long_ends_with_typed_errors(
+    start: Start, pool: ThreadPoolExecutor
+) -> None:
+    service = start("--device", "simulated:1", *settings(script(), "supervisor.drain='1s'"))
+    pid = service.pid
+    with Client(service.address) as client:
+        jobs = [pool.submit(client.generate, "long", steps=150, retries=0, **BIG) for _ in range(3)]
+        until(lambda: service.status().queued == 1, 5, "two at work, one queued")
+        os.kill(pid, signal.SIGTERM)
+        for job in jobs:
+            with pytest.raises(Draining, match="shut down"):
+                job.result(5)
+        assert service.end(5) == 0
+    assert_nothing_left(service, pid)
+
+
+def test_a_second_sigterm_ends_at_once(start: Start, pool: ThreadPoolExecutor) -> None:
+    service = start(*TWO, *settings(script()))
+    pid = service.pid
+    with Client(service.address) as client:
+        job = pool.submit(client.generate, "long", steps=150, retries=0, **BIG)
+        until(lambda: service.status().running == 1, 5, "work")
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: service.status().draining, 3, "the drain")
+        os.kill(pid, signal.SIGTERM)
+        asked_at = time.monotonic()
+        assert service.end(10) == 1, "not as asked: work was dropped"
+        assert time.monotonic() - asked_at < 2
+        assert_nothing_left(service, pid)
+        with pytest.raises(BrokerLost):
+            job.result(15)
+
+
+def test_sigint_drains_too(start: Start) -> None:
+    service = start("--device", "simulated:1", *settings(script()))
+    pid = service.pid
+    os.kill(pid, signal.SIGINT)
+    assert service.end(10) == 0
+    assert_nothing_left(service, pid)
+
+
+def test_sigterm_while_the_actors_still_load_ends_cleanly(tmp_path: Path) -> None:
+    """The drain is asked for before anybody is there to drain."""
+    slow = "actors.script=\"load_s = 30.0\""
+    home = tmp_path / "run"
+    command = [sys.executable, "-m", "difs", "serve", "--run-dir", str(home)]
+    with subprocess.Popen(
+        [*command, "--device", "simulated:1", *settings(slow)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            until(lambda: len(sockets_in(home)) == 2, 20, "a broker")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+            assert not processes_of(home)
+            assert not segments_of(process.pid)
+            assert not sockets_in(home)
+            assert process.stdout is not None
+            assert "Traceback" not in process.stdout.read()
+        finally:
+            process.kill()
+            end_all(home)
+
+
+def test_the_facts_of_a_run_are_gone_with_it(start: Start) -> None:
+    service = start("--device", "simulated:1", *settings(script()))
+    facts = json.loads(service.home.segments.read_bytes())
+    [path] = map(Path, facts.values())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    os.kill(service.pid, signal.SIGTERM)
+    assert service.end(10) == 0
+    assert not path.parent.exists()
+    assert not service.home.segments.exists()

@@ -1,0 +1,472 @@
+"""Pictures from a running service: right pixels by every way, and memory that is given back."""
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from difs import AsyncClient, Client, Result
+from difs.client.requests import Wishes
+from difs.errors import Cancelled, DifsError, IdConflict, LeaseLost, UnknownName
+from difs.messages import MAX_SEED, Accepted, Progress
+from tests.process.service import SIDE, Service, picture, script, settings, until
+
+pytestmark = pytest.mark.process
+
+SLOW: Wishes = {"width": SIDE, "height": SIDE, "steps": 40}
+"""Takes two seconds."""
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Service]:
+    with Service(["--device", "simulated:2", *settings(script())]) as service:
+        yield service
+
+
+@pytest.fixture
+def service(running: Service) -> Iterator[Service]:
+    """Yield the service with nothing open; nothing may be open afterwards either."""
+    until(running.is_idle, 20, "an idle service before the test")
+    yield running
+    gc.collect()
+    until(running.is_idle, 20, "an idle service after the test")
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    with Client(service.address) as client:
+        yield client
+
+
+# ---- the same pixels by every way -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delivery", ["shm", "inline"])
+@pytest.mark.parametrize("form", ["raw", "png", "jpeg", "webp"])
+def test_every_way_delivers_the_same_pixels(
+    client: Client, delivery: Literal["shm", "inline"], form: Literal["raw", "png", "jpeg", "webp"]
+) -> None:
+    with client.generate("a red apple", seed=11, delivery=delivery, format=form) as result:
+        result.verify()
+        [pixels] = result.images
+        wanted = picture("a red apple", 11)
+        assert pixels.shape == wanted.shape
+        assert pixels.dtype == np.uint8
+        if form in ("raw", "png"):
+            assert np.array_equal(pixels, wanted)
+        else:
+            off = np.abs(pixels.astype(int) - wanted.astype(int)).mean()
+            assert off < 8, "lossy, but the same picture"
+        assert result.seeds == [11]
+
+
+@pytest.mark.parametrize("form", ["jpeg", "webp", "png"])
+def test_files_are_the_same_bytes_inline_and_by_shared_memory(
+    client: Client, form: Literal["jpeg", "webp", "png"]
+) -> None:
+    files = []
+    for delivery in ("shm", "inline"):
+        wishes: Wishes = {"seed": 3, "format": form, "metadata": False}
+        with client.generate("two pears", **wishes, delivery=delivery) as result:  # type: ignore[misc]
+            files.append(result.data())
+    assert files[0] == files[1]
+
+
+def test_an_inline_result_keeps_no_slot(client: Client, service: Service) -> None:
+    result = client.generate("inline", seed=1, n=4, delivery="inline")
+    assert service.slots_used() == 0
+    assert [np.array_equal(p, picture("inline", 1 + i)) for i, p in enumerate(result.images)] == [True] * 4
+
+
+@pytest.mark.parametrize("delivery", ["shm", "inline"])
+def test_image_i_equals_the_single_image_with_seed_plus_i(
+    client: Client, delivery: Literal["shm", "inline"]
+) -> None:
+    with client.generate("many", seed=40, n=5, delivery=delivery) as many:
+        assert many.seeds == [40, 41, 42, 43, 44]
+        for i, pixels in enumerate(many.images):
+            with client.generate("many", seed=40 + i, delivery=delivery) as single:
+                assert np.array_equal(pixels, single.images[0])
+        assert len({pixels.tobytes() for pixels in many.images}) == 5
+
+
+def test_seeds_go_round_at_their_limit(client: Client) -> None:
+    with client.generate("round", seed=MAX_SEED, n=2) as result:
+        assert result.seeds == [MAX_SEED, 0]
+        assert np.array_equal(result.images[1], picture("round", 0))
+
+
+def test_a_seed_that_is_not_given_is_told_and_repeats_the_picture(client: Client) -> None:
+    with client.generate("unseeded") as first, client.generate("unseeded") as second:
+        assert first.seeds != second.seeds
+        with client.generate("unseeded", seed=first.seeds[0]) as again:
+            assert np.array_equal(again.images[0], first.images[0])
+
+
+def test_saved_files_hold_the_pixels(client: Client, tmp_path: Path) -> None:
+    from difs import pictures
+
+    with client.generate("to disk", seed=5, n=2) as result:
+        paths = result.save(tmp_path / "new" / "x.png")
+    assert [path.name for path in paths] == ["x-5.png", "x-6.png"]
+    for path, seed in zip(paths, (5, 6), strict=True):
+        assert np.array_equal(pictures.decode(path.read_bytes()), picture("to disk", seed))
+
+
+# ---- events ---------------------------------------------------------------------------------------
+
+
+def test_progress_counts_up_image_by_image(client: Client) -> None:
+    seen: list[tuple[int, int, int]] = []
+    with client.generate(
+        "steps", n=2, steps=6, on_progress=lambda p: seen.append((p.image, p.step, p.steps))
+    ):
+        pass
+    assert seen == [(image, step, 6) for image in range(2) for step in range(1, 7)]
+
+
+def test_a_stream_is_accepted_then_progress_then_the_result(client: Client) -> None:
+    events = list(client.stream("stream", steps=4))
+    assert [type(event) for event in events] == [Accepted, *[Progress] * 4, Result]
+    accepted, result = events[0], events[-1]
+    assert isinstance(accepted, Accepted)
+    assert isinstance(result, Result)
+    assert accepted.plan == result.plan
+    assert accepted.request_id == result.request_id
+    result.release()
+
+
+def test_without_progress_a_stream_has_none(client: Client) -> None:
+    events = list(client.stream("quiet", progress=False))
+    assert [type(event) for event in events] == [Accepted, Result]
+
+
+# ---- questions ------------------------------------------------------------------------------------
+
+
+def test_explain_says_what_generate_does_and_does_nothing(client: Client, service: Service) -> None:
+    before = service.status().counts
+    found = client.explain("explained", steps=7, n=2, guidance_scale=1.0)
+    assert service.status().counts == before
+    assert found.refusal is None
+    assert found.plan is not None
+    with client.generate("explained", steps=7, n=2, guidance_scale=1.0) as result:
+        assert result.plan == found.plan
+        assert result.plan.steps == 7
+
+
+def test_explain_gives_the_refusal_of_generate(client: Client) -> None:
+    found = client.explain("refused", variant="no-such-thing")
+    assert found.plan is None
+    assert found.refusal is not None
+    assert (found.refusal.code, found.refusal.field) == ("unknown_name", "overrides.variant")
+    with pytest.raises(UnknownName, match="no-such-thing"):
+        client.generate("refused", variant="no-such-thing")
+
+
+def test_variants_tell_where_they_are_resident(client: Client) -> None:
+    [info] = [v for v in client.variants() if v.name == "emoji-base"]
+    assert info.resident_on == ("simulated-0", "simulated-1")
+    assert info.steps_min <= info.steps_default <= info.steps_max
+    assert info.native_sizes[0] == (64, 64)
+
+
+def test_status_counts_what_was_done(client: Client, service: Service) -> None:
+    before = service.status()
+    with client.generate("counted", n=3) as result:
+        during = service.status()
+        assert during.clients == 1
+        assert service.slots_used() == 3
+    after = service.status()
+    assert [d.device for d in after.devices] == ["simulated-0", "simulated-1"]
+    assert all(d.state == "ready" and d.slots_total == 49 for d in after.devices)
+    assert after.counts["finished"] == before.counts.get("finished", 0) + 1
+    assert after.counts["accepted"] == before.counts.get("accepted", 0) + 1
+    assert after.epoch == before.epoch == client.ping().epoch
+    assert after.uptime_s >= before.uptime_s
+    assert result.attempts == 1
+
+
+def test_ping_says_ready(client: Client) -> None:
+    pong = client.ping()
+    assert pong.ready
+    assert pong.protocol == 1
+
+
+# ---- arrays on shared memory ----------------------------------------------------------------------
+
+
+def mapping_of(array: NDArray[np.uint8]) -> tuple[str, str]:
+    """Return access rights and file of the mapping that an array's bytes lie in."""
+    at = array.__array_interface__["data"][0]
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, rights, *_, name = line.split(maxsplit=5)
+        first, last = (int(number, 16) for number in span.split("-"))
+        if first <= at and at + array.nbytes <= last:
+            return rights, name
+    raise AssertionError("the array lies in no mapping")
+
+
+def test_arrays_are_read_only_and_lie_in_the_segment(client: Client, service: Service) -> None:
+    with client.generate("mapped", seed=9) as result:
+        [pixels] = result.images
+        rights, file = mapping_of(pixels)
+        assert rights == "r--s", "shared, and not writable"
+        assert file.startswith(f"/dev/shm/difs-{os.getuid()}/{service.pid}.")
+        assert not pixels.flags.owndata
+        assert not pixels.flags.writeable
+        with pytest.raises(ValueError, match="read-only"):
+            pixels[0, 0, 0] = 1
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            pixels.flags.writeable = True
+        assert np.shares_memory(pixels, result.images[0])
+        assert np.array_equal(pixels, picture("mapped", 9))
+        del pixels
+
+
+def test_the_slot_comes_back_on_release(client: Client, service: Service) -> None:
+    result = client.generate("released", n=2)
+    assert service.slots_used() == 2
+    result.release()
+    until(lambda: service.slots_used() == 0, 3, "the slots' return")
+    result.release()  # again does no harm
+    with pytest.raises(LeaseLost):
+        result.images
+    with pytest.raises(LeaseLost):
+        result.data()
+
+
+def test_the_slot_comes_back_at_the_end_of_with(client: Client, service: Service) -> None:
+    with client.generate("with") as result:
+        assert service.slots_used() == 1
+    until(lambda: service.slots_used() == 0, 3, "the slot's return")
+    with pytest.raises(LeaseLost):
+        result.pil()
+
+
+def test_the_slot_comes_back_with_the_last_array(client: Client, service: Service) -> None:
+    result = client.generate("collected", seed=21)
+    [pixels] = result.images
+    corner = pixels[:8, :8]
+    del result, pixels
+    gc.collect()
+    with client.generate("another"):  # the release would have gone ahead of this
+        assert service.slots_used() == 2, "a view keeps its slot"
+        assert np.array_equal(corner, picture("collected", 21)[:8, :8])
+    del corner
+    gc.collect()
+    until(lambda: service.slots_used() == 0, 3, "the slot's return")
+
+
+def test_a_result_that_nobody_looks_at_gives_its_slots_back(client: Client, service: Service) -> None:
+    client.generate("dropped", n=3)
+    gc.collect()
+    until(lambda: service.slots_used() == 0, 3, "the slots' return")
+
+
+def test_one_image_of_many_keeps_its_own_slot_only(client: Client, service: Service) -> None:
+    images = client.generate("several", seed=70, n=4).images
+    kept = images[2]
+    del images
+    gc.collect()
+    until(lambda: service.slots_used() == 1, 3, "the other slots' return")
+    assert np.array_equal(kept, picture("several", 72))
+    del kept
+
+
+def test_a_closed_client_gives_everything_back(service: Service) -> None:
+    with Client(service.address) as client:
+        held = [client.generate("held", seed=i) for i in range(5)]
+        assert service.slots_used() == 5
+    until(lambda: service.slots_used() == 0, 3, "the slots' return")
+    del held
+
+
+# ---- many at once ---------------------------------------------------------------------------------
+
+
+def test_twenty_requests_of_an_async_client_at_once(service: Service) -> None:
+    async def paint() -> list[bool]:
+        async with AsyncClient(service.address) as client:
+
+            async def one(seed: int) -> bool:
+                with await client.generate(f"number {seed}", seed=seed) as result:
+                    return np.array_equal(result.images[0], picture(f"number {seed}", seed))
+
+            return await asyncio.gather(*(one(seed) for seed in range(20)))
+
+    assert asyncio.run(paint()) == [True] * 20
+
+
+def test_one_client_used_from_eight_threads(client: Client) -> None:
+    def paint(seed: int) -> bool:
+        with client.generate("threads", seed=seed) as result:
+            return np.array_equal(result.images[0], picture("threads", seed))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(paint, range(40))) == [True] * 40
+
+
+def test_both_devices_work_at_once(client: Client) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(client.generate, "spread", seed=i, steps=10, **WIDE) for i in range(4)]
+        devices = {job.result().plan.device for job in jobs}
+    assert devices == {"simulated-0", "simulated-1"}
+
+
+WIDE: Wishes = {"width": SIDE, "height": SIDE}
+
+
+# ---- cancelling -----------------------------------------------------------------------------------
+
+
+def wait_for_running(service: Service, requests: int = 1) -> None:
+    until(lambda: service.status().running == requests, 5, f"{requests} requests at work")
+
+
+def wait_for_cancel(service: Service, before: int, requests: int = 1) -> None:
+    """Wait until the service has cancelled so many more, and works no more."""
+    until(lambda: service.count("cancelled") == before + requests, 3, "the cancel in the service")
+    until(service.is_idle, 3, "slots and credits back after a cancel")
+
+
+def test_cancelling_a_task_cancels_the_request(service: Service) -> None:
+    before = service.count("cancelled")
+
+    async def give_up() -> None:
+        async with AsyncClient(service.address) as client:
+            task = asyncio.create_task(client.generate("cancelled", **SLOW))
+            await asyncio.to_thread(wait_for_running, service)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.to_thread(wait_for_cancel, service, before)
+
+    asyncio.run(give_up())
+
+
+def test_a_timeout_around_generate_cancels_the_request(service: Service) -> None:
+    before = service.count("cancelled")
+
+    async def give_up() -> None:
+        async with AsyncClient(service.address) as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.4):
+                    await client.generate("too slow", **SLOW)
+            await asyncio.to_thread(wait_for_cancel, service, before)
+
+    asyncio.run(give_up())
+
+
+def test_leaving_an_async_stream_early_cancels_the_request(service: Service) -> None:
+    before = service.count("cancelled")
+
+    async def give_up() -> None:
+        async with AsyncClient(service.address) as client:
+            async with aclosing(client.stream("left", **SLOW)) as events:
+                async for event in events:
+                    if isinstance(event, Progress):
+                        break
+            await asyncio.to_thread(wait_for_cancel, service, before)
+
+    asyncio.run(give_up())
+
+
+def test_leaving_a_stream_early_cancels_the_request(client: Client, service: Service) -> None:
+    before = service.count("cancelled")
+    for event in client.stream("left", **SLOW):
+        if isinstance(event, Progress):
+            break
+    gc.collect()
+    wait_for_cancel(service, before)
+
+
+def test_queued_requests_are_cancelled_too(service: Service) -> None:
+    before = service.count("cancelled")
+
+    async def give_up() -> None:
+        async with AsyncClient(service.address) as client:
+            tasks = [asyncio.create_task(client.generate(f"q{i}", **SLOW)) for i in range(10)]
+            await asyncio.to_thread(until, lambda: service.status().queued == 6, 5, "a queue")
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.to_thread(wait_for_cancel, service, before, 10)
+
+    asyncio.run(give_up())
+
+
+def test_closing_an_async_client_ends_its_open_calls(service: Service) -> None:
+    before = service.count("cancelled")
+
+    async def close() -> None:
+        client = AsyncClient(service.address)
+        task = asyncio.create_task(client.generate("open", **SLOW))
+        await asyncio.to_thread(wait_for_running, service)
+        await client.aclose()
+        done, _ = await asyncio.wait([task], timeout=5)
+        try:
+            assert done, "the call goes on for ever"
+            assert task.cancelled() or isinstance(task.exception(), DifsError)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(close())
+    wait_for_cancel(service, before)
+
+
+def test_closing_a_client_ends_the_calls_of_other_threads(service: Service) -> None:
+    before = service.count("cancelled")
+    client = Client(service.address)
+    ends: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            client.generate("open", **SLOW)
+        except BaseException as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    wait_for_running(service)
+    client.close()
+    wait_for_cancel(service, before)
+    thread.join(5)
+    assert not thread.is_alive(), "the call goes on for ever"
+    assert len(ends) == 1
+
+
+# ---- ids ------------------------------------------------------------------------------------------
+
+
+def test_an_open_id_with_other_content_is_refused(client: Client, service: Service) -> None:
+    def first() -> Result:
+        return client.generate("one thing", request_id="mine", **SLOW)
+
+    with Client(service.address) as other, ThreadPoolExecutor(1) as pool:
+        job = pool.submit(first)
+        wait_for_running(service)
+        with pytest.raises(IdConflict):
+            other.generate("another thing", request_id="mine", **SLOW)
+        job.result(20).release()
+
+
+def test_a_deadline_ends_the_work_within_a_step(client: Client, service: Service) -> None:
+    started = time.monotonic()
+    with pytest.raises(DifsError) as caught:
+        client.generate("late", timeout_s=0.5, retries=0, n=8, **SLOW)
+    assert caught.value.code in ("expired", "infeasible")
+    assert time.monotonic() - started < 3
+    until(service.is_idle, 3, "an end of the work")
+    assert not isinstance(caught.value, Cancelled)
