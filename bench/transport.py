@@ -35,6 +35,8 @@ SIDE = 1024
 OUTSTANDING = 64
 RELEASE_EVERY = 32
 
+_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
 
 @contextmanager
 def processes(*modules: list[str]) -> Iterator[None]:
@@ -52,7 +54,7 @@ class ProxyClient:
     """A client of C `zmq.proxy` with an echo worker; the message is as long as ours."""
 
     def __init__(self, address: str) -> None:
-        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket = _context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(address)
         self._frames = wire.encode(Generate("0" * 24, "red apple", seed=7))
@@ -70,7 +72,7 @@ class DifsClient:
     """A blocking client of the DIFS broker, as plain as the proxy's."""
 
     def __init__(self, address: str, *, side: int = 64, mode: Any = "shm") -> None:
-        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket = _context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(address)
         self._delivery = Delivery(mode=mode, format="raw")
@@ -113,10 +115,9 @@ class DifsClient:
             return None
         path = str(image.segment)
         reader = self._readers.setdefault(path, SegmentReader(Path(path)))
-        return np.frombuffer(
-            reader.image(int(image.offset), image.nbytes, int(image.generation)),
-            np.uint8,  # type: ignore[arg-type]
-        )
+        assert isinstance(image.offset, int)
+        assert isinstance(image.generation, int)
+        return np.frombuffer(reader.image(image.offset, image.nbytes, image.generation), np.uint8)
 
 
 def round_trips(client: Any, seconds: float) -> list[float]:

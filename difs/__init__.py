@@ -5,7 +5,7 @@ Here live only the public names; they load on first use, so that `import difs` s
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from difs.version import __version__
 
 __all__ = ["AsyncClient", "Client", "DifsError", "Result", "__version__"]
 

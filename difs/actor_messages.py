@@ -65,7 +65,7 @@ class Stop(Struct, frozen=True, tag="stop"):
 
 
 class Welcome(Struct, frozen=True, tag="welcome"):
-    """The broker knows this actor; also its heartbeat, each second."""
+    """The broker knows this actor; also its heartbeat, twice a second."""
 
     epoch: int
 
@@ -110,7 +110,7 @@ class Ready(Struct, frozen=True, tag="ready"):
 
 
 class Pulse(Struct, frozen=True, tag="pulse"):
-    """The actor's heartbeat, each second, from a thread of its own."""
+    """The actor's heartbeat, twice a second, from a thread of its own."""
 
     incarnation: str
     progress: int

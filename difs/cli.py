@@ -25,7 +25,7 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 import msgspec
 import typer
 
-from difs import __version__, config, processes
+from difs import config, processes
 from difs.errors import (
     CapacityError,
     ConfigError,
@@ -36,6 +36,7 @@ from difs.errors import (
     RequestError,
 )
 from difs.rundir import AlreadyRunning, RunDir
+from difs.version import __version__
 
 app = typer.Typer(
     add_completion=False,

@@ -20,6 +20,7 @@ from difs.errors import ConfigError
 
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SECONDS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+MAX_QUANTITY = 2.0**53
 _QUANTITY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*$")
 
 
@@ -48,7 +49,7 @@ class Broker(Struct, frozen=True):
     admin: bool = True
     actor_silence: Seconds = 3.0
     stall_floor: Seconds = 10.0
-    stall_steps: Annotated[float, Meta(ge=2)] = 10.0
+    stall_steps: Annotated[float, Meta(ge=2, le=1e6)] = 10.0
     send_patience: Seconds = 10.0
     validate: bool = False
 
@@ -120,7 +121,9 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
             raise ConfigError(f"{path} is not TOML: {error}") from None
     for dotted, value in (overrides or {}).items():
         section, _, key = dotted.partition(".")
-        tree.setdefault(section, {})[key] = value
+        table = tree.setdefault(section, {})
+        if isinstance(table, dict):  # else `parse` says what is wrong with it
+            table[key] = value
     return parse(tree)
 
 
@@ -136,7 +139,7 @@ def parse(tree: Mapping[str, Any]) -> Config:
             problems.append(f"{name}: must be a table")
         else:
             sections[name] = _section(name, known[name], values, problems)
-    if not problems and "shm" in sections:
+    if "shm" in sections:
         problems += _check_slots(sections["shm"].slots)
     if problems:
         raise ConfigError("; ".join(problems))
@@ -177,11 +180,13 @@ def parse_bytes(text: Any) -> int:
 
 def _quantity(value: Any, units: Mapping[str, float], example: str) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0:
-        return 0.0
+        return 0
     match = _QUANTITY.match(value) if isinstance(value, str) else None
     if match is None or match[2] not in units:
         raise ValueError(f'must be a text such as "{example}" ({", ".join(units)}), got {value!r}')
     number = float(match[1]) * units[match[2]]
+    if number > MAX_QUANTITY:
+        raise ValueError(f"{value!r} is too large")
     return int(number) if units is _BYTES else number
 
 

@@ -26,8 +26,6 @@ MAX_ID_CHARS = 64
 MAX_NAME_CHARS = 64
 MIN_SIDE, MAX_SIDE, SIDE_MULTIPLE = 64, 2048, 16
 """Pixels of `width` and `height`."""
-MAX_PIXELS = 4_194_304
-"""`width` x `height` of one image."""
 MAX_IMAGES = 8
 MAX_STEPS = 150
 MAX_GUIDANCE = 50.0
@@ -155,8 +153,6 @@ class Generate(Struct, frozen=True, omit_defaults=True, tag="generate"):
         if (self.width is None) != (self.height is None):
             missing = "width" if self.width is None else "height"
             raise Bad(f"{missing}: width and height are given together or not at all")
-        if self.width and self.height and self.width * self.height > MAX_PIXELS:
-            raise Bad(f"width: {self.width}x{self.height} pixels, the limit is {MAX_PIXELS}")
 
 
 class Explain(Struct, frozen=True, omit_defaults=True, tag="explain"):
@@ -257,7 +253,7 @@ class Accepted(Struct, frozen=True, omit_defaults=True, tag="accepted"):
     request_id: str
     epoch: int
     attempt: int
-    """0 while the request waits in the queue; counts up with each dispatch."""
+    """Dispatches so far: 0 while the request waits for its first."""
     plan: Plan | None = None
     """None while no device is ready to plan for."""
 
@@ -330,7 +326,7 @@ class Error(Struct, frozen=True, omit_defaults=True, tag="error"):
 
 
 class Beat(Struct, frozen=True, omit_defaults=True, tag="beat"):
-    """Sign of life, sent each second to clients with open requests or leases. No answer is owed."""
+    """Sign of life, sent twice a second to clients with open requests or leases. No answer is owed."""
 
     epoch: int
 

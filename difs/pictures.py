@@ -14,8 +14,8 @@ from PIL import Image as PilImage
 from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 
-from difs import __version__
 from difs.samplers import SAMPLERS
+from difs.version import __version__
 
 JPEG_QUALITY = 92
 WEBP_QUALITY = 90

@@ -84,8 +84,12 @@ class Variant(Struct, frozen=True):
     def verify(self) -> None:
         """Compare every weight file with its pinned digest; raises RepositoryError."""
         for relative, pinned in self.manifest.digests.items():
-            with (self.folder / relative).open("rb") as file:
-                found = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with (self.folder / relative).open("rb") as file:
+                    found = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                words = f"{self.name}: {relative} cannot be read: {error.strerror}"
+                raise RepositoryError(words) from None
             if found != pinned:
                 raise RepositoryError(
                     f"{self.name}: {relative} has changed since it was registered"
@@ -138,6 +142,8 @@ def scan(root: Path) -> Repository:
             variants[variant.name] = variant
         except RepositoryError as error:
             problems.append(f"{manifest.parent.name}: {error}")
+        except OSError as error:
+            problems.append(f"{manifest.parent.name}: {MANIFEST}: {error.strerror}")
     return Repository(MappingProxyType(variants), tuple(problems))
 
 

@@ -69,7 +69,8 @@ class Child:
     due_at: float = 0.0
     started_at: float = 0.0
     heard_at: float | None = None
-    is_ready: bool = False
+    unready_since: float | None = None
+    """When it was started, or was last ready; None while it is ready."""
     restarts: deque[float] = field(default_factory=deque)
 
 
@@ -88,23 +89,26 @@ class Supervision:
     def started(self, name: str, now: float) -> None:
         """Note that a child runs."""
         child = self.children[name]
-        child.state, child.started_at, child.heard_at, child.is_ready = (
-            ChildState.UP,
-            now,
-            None,
-            False,
-        )
+        child.state, child.started_at, child.heard_at = ChildState.UP, now, None
+        child.unready_since = now
 
     def heard(self, ready: tuple[str, ...], now: float) -> None:
         """Note the broker's sign of life and which devices are ready."""
         self.children[BROKER].heard_at = now
         for name, child in self.children.items():
-            child.is_ready = name in ready
+            if name in ready:
+                child.unready_since = None
+            elif child.unready_since is None:
+                child.unready_since = now
 
-    def exited(self, name: str, now: float, jitter: float) -> None:
-        """Note that a child is gone; `jitter` in 0..1 spreads the restarts."""
+    def exited(self, name: str, now: float, jitter: float, *, clean: bool = False) -> None:
+        """Note that a child is gone; `jitter` in 0..1 spreads the restarts.
+
+        `clean`: with status 0. A broker leaves so only when a client's `drain` is done.
+        """
         child, rules = self.children[name], self._rules
-        child.is_ready = False
+        if clean and name == BROKER and self._drain_until is None:
+            self._drain_until = now
         if self._drain_until is not None:
             child.state = ChildState.GONE
             return
@@ -154,8 +158,8 @@ class Supervision:
         if child.name == BROKER:
             silent = child.heard_at is not None and now - child.heard_at > BROKER_SILENCE_S
             return f"silent for {BROKER_SILENCE_S:g} s" if silent else None
-        late = not child.is_ready and now - child.started_at > self._rules.start_timeout
-        return f"not ready after {self._rules.start_timeout:g} s" if late else None
+        since, limit = child.unready_since, self._rules.start_timeout
+        return f"not ready for {limit:g} s" if since is not None and now - since > limit else None
 
     def _decide_ending(self, now: float) -> list[Action]:
         up = [c for c in self.children.values() if c.state is ChildState.UP]

@@ -170,7 +170,7 @@ class Supervisor:
         log.log(logging.INFO if self._plan.is_draining else logging.WARNING, "%s", reason)
         if status == processes.EXIT_CONFIG:
             log.error("%s could not start; see its message above", name)
-        self._plan.exited(name, self._clock.now(), random.random())
+        self._plan.exited(name, self._clock.now(), random.random(), clean=status == 0)
         if name != BROKER:
             self._send(link, ActorExited(name, process.pid, reason))
 

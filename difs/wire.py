@@ -141,6 +141,8 @@ def _refusal(text: str) -> DifsError:
     problem, path = (match["problem"], match["path"] or "") if match else (text, "")
     if path == "type" or "missing required field `type`" in problem:
         return Unsupported(f"type: {problem}", field="type")
+    if not path and problem.startswith("Expected `object`"):
+        return RemoteProtocolError(f"not a msgpack map: {problem}", field="frame 1")
     named = _NAMED.match(problem)
     field = named["field"] if named else path or _missing_field(problem)
     bound = _BOUND.search(problem)

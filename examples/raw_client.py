@@ -9,12 +9,13 @@ import sys
 import uuid
 import zlib
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import zmq
 
 
-def read_slot(image: dict) -> bytes:
+def read_slot(image: dict[str, Any]) -> bytes:
     """Copy the pixels out of shared memory; the slot must hold our generation before and after."""
     with open(image["segment"], "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
         start = image["offset"]
@@ -35,19 +36,17 @@ def png(pixels: bytes, width: int, height: int) -> bytes:
 
 
 def main(address: str, prompt: str, path: str) -> None:
-    request = {"type": "generate", "request_id": uuid.uuid4().hex, "prompt": prompt}
-    request["delivery"] = {"mode": "shm", "format": "raw"}
+    delivery = {"mode": "shm", "format": "raw"}
+    request = {"type": "generate", "request_id": uuid.uuid4().hex, "prompt": prompt, "delivery": delivery}
+    answer: dict[str, Any] = {"type": "none yet"}
     with zmq.Context() as context, context.socket(zmq.DEALER) as broker:
         broker.setsockopt(zmq.LINGER, 500)
-        broker.setsockopt(zmq.RCVTIMEO, 5000)  # a broker at work sends beats, so silence means loss
         broker.connect(address)
         broker.send_multipart([b"DIFS1", msgpack.packb(request)])
-        answer = {"type": "none"}
         while answer["type"] not in ("result", "error"):
-            try:
-                answer = msgpack.unpackb(broker.recv_multipart()[1])
-            except zmq.Again:
+            if not broker.poll(5000):  # a broker at work sends beats, so silence means loss
                 sys.exit(f"no service answers at {address}")
+            answer = msgpack.unpackb(broker.recv_multipart()[1])
         if answer["type"] == "error":
             sys.exit(f"{answer['code']}: {answer['message']}")
         image = answer["images"][0]

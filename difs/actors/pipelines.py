@@ -109,7 +109,7 @@ class StableDiffusion:
                 safety_checker=None,
                 requires_safety_checker=False,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except Exception as error:  # what a broken checkpoint raises has no common class
             raise EngineFailed(f"{variant.name} does not load: {_first_line(error)}") from error
         self._pipe = pipe.to(device)
         self._device = device

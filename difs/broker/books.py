@@ -157,9 +157,9 @@ class Books:
         """Give an open request to another connection of the same caller."""
         old = request.client
         del old.open[request.message.request_id]
-        self.forget_if_idle(old)
-        request.client = client
         client.open[request.message.request_id] = request
+        request.client = client
+        self.forget_if_idle(old)
 
     # ---- queues -----------------------------------------------------------------------------
 

@@ -5,12 +5,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from difs import __version__
 from difs.actor_messages import EvictVariant, LoadVariant, Stop
 from difs.broker import admission, dispatch
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient
-from difs.broker.records import Actor, Cause, Request, RequestState
+from difs.broker.records import Actor, Cause, Client, Request, RequestState
 from difs.errors import DifsError
 from difs.messages import (
     Beat,
@@ -35,6 +34,7 @@ from difs.messages import (
     Variants,
 )
 from difs.policy.base import Admit
+from difs.version import __version__
 
 ADMIN_DRAIN_S = 30.0
 
@@ -112,7 +112,8 @@ def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     asked = message.request
     decision = dispatch.decide(books, asked, now)
     books.decisions -= 1  # an explanation changes nothing, the policy's turn neither
-    refused = dispatch.refusal_of(books, asked, decision)
+    asker = books.clients.get(route) or Client(route)
+    refused = admission.check_capacity(books, asker, asked) or dispatch.refusal_of(books, asked, decision)
     plan = decision.plan if refused is None and isinstance(decision, Admit) else None
     tell(books, route, Explanation(asked.request_id, plan, refused))
 
@@ -214,12 +215,15 @@ def _admin(
 
 def _targets(books: Books, route: bytes, message: Load | Evict) -> list[Actor]:
     """Return the actors that an admin message means; answers with an error when there are none."""
-    if message.variant not in books.variants:
-        tell(books, route, admission.refusal("unknown_name", f"no variant {message.variant!r}"))
-        return []
+    for name, known in ((message.variant, books.variants), (message.device, books.pools)):
+        if name is not None and name not in known:
+            words = f"no {name!r}; there is: {', '.join(sorted(known))}"
+            tell(books, route, admission.refusal("unknown_name", words))
+            return []
     found = [a for a in books.ready if message.device in (None, a.device)]
     if not found:
-        tell(books, route, admission.refusal("unavailable", "no such device is ready"))
+        words = "the device is not ready; it may be starting"
+        tell(books, route, admission.refusal("unavailable", words, retry_after_s=1.0))
     return found
 
 

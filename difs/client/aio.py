@@ -87,12 +87,10 @@ class AsyncClient:
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._tick())]
 
     async def aclose(self) -> None:
-        """Disconnect; open calls are cancelled, leases given back."""
+        """Disconnect; open calls end as Cancelled, leases are given back."""
         if self._loop is None:
             return
-        for name in list(self._events):
-            await self._perform(self._core.cancel(name))
-        await self._give_back()
+        await self._perform(self._core.close())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -185,11 +183,12 @@ class AsyncClient:
         """
         request = requests.build(prompt, wishes, progress=progress)
         self._open()
+        retries = wishes.get("retries", DEFAULT_RETRIES)
+        effects = self._core.generate(request, self._clock.now(), retries)
         queue: asyncio.Queue[Any] = asyncio.Queue()
         self._events[request.request_id] = queue
-        retries = wishes.get("retries", DEFAULT_RETRIES)
         try:
-            await self._perform(self._core.generate(request, self._clock.now(), retries))
+            await self._perform(effects)
             while True:
                 event, payloads = await queue.get()
                 if isinstance(event, DifsError):

@@ -9,7 +9,7 @@ from enum import Enum
 
 from msgspec import Struct
 
-from difs.errors import BY_CODE, BrokerLost, DifsError, Expired, InternalError
+from difs.errors import BY_CODE, BrokerLost, Cancelled, DifsError, Expired, IdConflict, InternalError
 from difs.messages import (
     Accepted,
     Beat,
@@ -104,7 +104,12 @@ class ClientCore:
     # ---- the caller -----------------------------------------------------------------------------
 
     def generate(self, message: Generate, now: float, retries: int) -> list[Effect]:
-        """Open a call; `retries` counts what may be tried again after a retryable error."""
+        """Open a call; `retries` counts what may be tried again after a retryable error.
+
+        Raises IdConflict when a call with this id is open already.
+        """
+        if message.request_id in self._calls:
+            raise IdConflict("a call with this request_id is open", field="request_id")
         self._wait_from(now)
         self._calls[message.request_id] = _Call(message, now + message.timeout_s + GRACE_S, retries)
         return [Send(message)]
@@ -129,6 +134,15 @@ class ClientCore:
             Send(Release(tuple(held[i : i + MAX_RELEASED_AT_ONCE])))
             for i in range(0, len(held), MAX_RELEASED_AT_ONCE)
         ]
+
+    def close(self) -> list[Effect]:
+        """End everything that is open, as cancelled."""
+        error = Cancelled("the client was closed")
+        effects: list[Effect] = [Reply(ticket, error) for ticket, _, _ in self._questions]
+        self._questions.clear()
+        for name in list(self._calls):
+            effects += [*self.cancel(name), Deliver(name, error)]
+        return effects + self.release(list(self._leases))
 
     def _wait_from(self, now: float) -> None:
         """Silence counts only while something is owed to us."""
@@ -244,7 +258,8 @@ class ClientCore:
 
     def next_wake(self, now: float) -> float | None:
         """Return when `tick` is due at the latest; None when nothing is open."""
-        times = [min(c.give_up_at, c.retry_at or c.give_up_at) for c in self._calls.values()]
+        times = [call.give_up_at for call in self._calls.values()]
+        times += [c.retry_at for c in self._calls.values() if c.stage is _Stage.RESTING]
         if self._is_owed():
             times.append(self._heard_at + SILENCE_S)
         if self._leases:

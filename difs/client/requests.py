@@ -8,7 +8,14 @@ import msgspec
 
 from difs import wire
 from difs.errors import InvalidRequest
-from difs.messages import PROTOCOL, Format, Generate, Level
+from difs.messages import (
+    MAX_HEADER_BYTES,
+    MAX_PROMPT_BYTES,
+    PROTOCOL,
+    Format,
+    Generate,
+    Level,
+)
 
 
 class Wishes(TypedDict, total=False):
@@ -63,9 +70,7 @@ def build(prompt: str, wishes: Wishes, *, progress: bool) -> Generate:
         "delivery": {"mode": given.pop("delivery", "shm"), "progress": progress},
     }
     given.setdefault("format", "raw")
-    adapters = given.pop("adapters", ())
-    pairs = adapters.items() if isinstance(adapters, Mapping) else adapters
-    tree["overrides"]["adapters"] = [{"name": name, "weight": weight} for name, weight in pairs]
+    tree["overrides"]["adapters"] = _adapters(given.pop("adapters", ()))
     for place, names in _PLACES.items():
         target = tree[place] if place else tree
         target.update({name: given.pop(name) for name in names if name in given})
@@ -75,4 +80,21 @@ def build(prompt: str, wishes: Wishes, *, progress: bool) -> Generate:
         header = msgspec.msgpack.encode(tree)
     except (TypeError, OverflowError, msgspec.EncodeError, UnicodeEncodeError) as error:
         raise InvalidRequest(f"cannot be sent: {error}") from None
+    if len(header) > MAX_HEADER_BYTES:
+        raise InvalidRequest(
+            f"prompt: the request has {len(header)} bytes",
+            field="prompt",
+            limit=f"<= {MAX_PROMPT_BYTES} bytes",
+        )
     return cast(Generate, wire.decode_from_client([PROTOCOL, header]))
+
+
+def _adapters(given: Any) -> list[dict[str, Any]]:
+    """Return (name, weight) pairs as the protocol has them; raises InvalidRequest."""
+    try:
+        pairs = given.items() if isinstance(given, Mapping) else given
+        return [{"name": name, "weight": weight} for name, weight in pairs]
+    except (TypeError, ValueError):
+        raise InvalidRequest(
+            "adapters: must be (name, weight) pairs or a mapping of names to weights", field="adapters"
+        ) from None

@@ -17,6 +17,8 @@ from difs.messages import Explanation, Pong, Progress, StatusReport, VariantInfo
 
 T = TypeVar("T")
 
+CLOSE_S = 2.0
+
 
 class Client:
     """A connection to a running service; use it as `with Client() as client`, or close it."""
@@ -29,10 +31,10 @@ class Client:
         self._thread.start()
 
     def close(self) -> None:
-        """Disconnect; open calls are cancelled, leases given back."""
+        """Disconnect; open calls end as Cancelled, leases are given back."""
         if self._loop.is_closed():
             return
-        self._do(self._client.aclose())
+        self._do(self._wind_down())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -44,6 +46,13 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+    async def _wind_down(self) -> None:
+        """Close the client and let the calls of other threads hear of it."""
+        await self._client.aclose()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=CLOSE_S)
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)

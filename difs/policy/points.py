@@ -38,9 +38,10 @@ def refuse_pins(request: Generate) -> Reject | None:
     return None
 
 
-def _unknown(what: str, name: str, known: list[str]) -> Reject:
-    offered = ", ".join(known) or "none"
-    return Reject("unknown_name", f"no {what} {name}; there is: {offered}", field=f"overrides.{what}")
+def _unknown(field: str, name: str, known: list[str]) -> Reject:
+    what, offered = field.removesuffix("s"), ", ".join(known) or "none"
+    words = f"no {what} {name}; there is: {offered}"
+    return Reject("unknown_name", words, field=f"overrides.{field}")
 
 
 def wanted_steps(info: VariantInfo, quality: float | Level | None) -> int:

@@ -14,7 +14,8 @@ from msgspec import UNSET, Struct
 from msgspec.structs import FieldInfo, fields
 
 from difs import config, messages
-from difs.broker import loop
+from difs.broker import client_desk, loop, outbox, state
+from difs.client import core
 from difs.errors import BY_CODE
 from difs.messages import BrokerMessage, ClientMessage, Image
 from difs.samplers import SAMPLERS
@@ -112,6 +113,15 @@ def test_the_configurable_limits_are_listed_with_their_defaults() -> None:
     rules = config.Broker()
     assert listed == {n: json.dumps(getattr(rules, n.removeprefix("broker."))) for n in listed}
     assert "broker.max_queued" in listed
+
+
+def test_the_numbers_in_the_prose_are_those_of_the_code() -> None:
+    prose = " ".join(SPEC.split())
+    assert state.BEAT_S == 0.5
+    assert "sends a `beat` each half second" in prose
+    assert f"keeps up to {outbox.MAX_KEPT} other messages" in prose
+    assert f"still open after {client_desk.ADMIN_DRAIN_S:g} seconds" in prose
+    assert f"received no message for {core.SILENCE_S:g} seconds" in prose
 
 
 def test_every_error_code_is_listed_with_its_properties() -> None:

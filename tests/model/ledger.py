@@ -1,0 +1,327 @@
+"""The reference that the broker's heart is held against: what a bystander can know from messages alone.
+
+The ledger reads every event and every effect, never the books. It knows which requests are open and
+whose they are, which actor works on what, which slots are in whose hands, and it refuses whatever
+breaks a promise.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from difs.actor_messages import (
+    Abort,
+    EvictVariant,
+    Execute,
+    Fleet,
+    KillActor,
+    LoadVariant,
+    Ready,
+    Stop,
+    Welcome,
+)
+from difs.broker.effects import Effect, Exit, TellActor, TellClient, TellSupervisor
+from difs.messages import Accepted, Beat, Error, Generate, Progress, Result
+from difs.shm import layout
+from tests import builders
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """An accepted request that has not ended."""
+
+    message: Generate
+    owner: bytes
+    seq: int
+    deadline: float
+    device: str | None = None
+    executes: int = 0
+    seeds: tuple[int, ...] = ()
+    running: "Order | None" = None
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Return its place in a queue, as the protocol promises it."""
+        needs = self.message.requirements
+        return (1 if needs.best_effort else -needs.priority, self.seq)
+
+
+@dataclass(slots=True, eq=False)
+class Order:
+    """An `execute` that its actor has not answered."""
+
+    execute: Execute
+    actor: "FakeActor"
+    is_wanted: bool = True
+    steps: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class FakeActor:
+    """An actor that the broker may count on."""
+
+    route: bytes
+    ready: Ready
+    heard_at: float
+    progressed_at: float
+    has: set[str] = field(default_factory=set)
+    orders: dict[int, Order] = field(default_factory=dict)
+    owed: deque[LoadVariant | EvictVariant] = field(default_factory=deque)
+    progress: int = 0
+    is_leaving: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A slot in a client's hands."""
+
+    owner: bytes
+    device: str
+    index: int
+    expires_at: float
+
+
+class Ledger:
+    """See the module."""
+
+    def __init__(self, *, max_attempts: int, lease_s: float, silence_s: float, stall_s: float) -> None:
+        self.max_attempts = max_attempts
+        self.lease_s = lease_s
+        self.silence_s = silence_s
+        self.stall_s = stall_s
+        self.now = 0.0
+        self.open: dict[str, Entry] = {}
+        self.actors: dict[str, FakeActor] = {}
+        self.lost: list[FakeActor] = []
+        self.old: list[tuple[bytes, Execute]] = []
+        self.leases: dict[int, Lease] = {}
+        self.taken: dict[str, set[int]] = {}
+        self.is_draining = False
+        self.asking: tuple[bytes, Generate | str] | None = None
+        self.refusals: list[Error] = []
+        self.results = 0
+        self._reporting: Order | None = None
+        self._attempts: set[int] = set()
+        self._generations: dict[str, int] = {}
+        self._seq = 0
+
+    # ---- what is done to the broker ---------------------------------------------------------
+
+    def orders(self) -> list[Order]:
+        """Return everything that actors work on."""
+        return [order for actor in self.actors.values() for order in actor.orders.values()]
+
+    def join(self, actor: FakeActor) -> None:
+        """Enter an actor that announces itself; it takes over from an earlier one of its device."""
+        device = actor.ready.device
+        if device in self.actors:
+            self.lose(device)
+        self.actors[device] = actor
+        actor.has = {found.variant for found in actor.ready.residents}
+
+    def lose(self, device: str) -> None:
+        """Enter that an actor is gone, with all it had."""
+        actor = self.actors.pop(device)
+        self.lost.append(actor)
+        for order in list(actor.orders.values()):
+            self.forget(order)
+        for entry in self.open.values():
+            if entry.device == device and entry.running is None:
+                entry.device = None
+
+    def forget(self, order: Order) -> None:
+        """Enter that an order is over and its slots are free; reports of it are late from now on."""
+        execute, actor = order.execute, order.actor
+        del actor.orders[execute.attempt]
+        self.old.append((actor.route, execute))
+        self.taken[actor.ready.device] -= {slot.index for slot in execute.slots}
+        if order.is_wanted:
+            entry = self.open[execute.request_id]
+            entry.running, entry.device = None, None
+
+    def report(self, order: Order) -> None:
+        """Enter that an actor reports an order done as asked: a result may follow."""
+        entry = self.open.get(order.execute.request_id)
+        if order.is_wanted and entry is not None and entry.deadline >= self.now:
+            self._reporting = order
+        else:
+            self.forget(order)
+
+    def give_back(self, lease: int) -> None:
+        """Enter that a slot is no longer in a client's hands."""
+        held = self.leases.pop(lease)
+        self.taken[held.device].remove(held.index)
+
+    # ---- what the broker does ---------------------------------------------------------------
+
+    def read(self, effects: Sequence[Effect]) -> None:
+        """Enter what the broker does, in order; an AssertionError where it breaks a promise."""
+        for effect in effects:
+            match effect:
+                case TellClient(route, Accepted() as message):
+                    self._accepted(route, message)
+                case TellClient(route, Result() as message):
+                    self._result(route, message, effect)
+                case TellClient(route, Error() as message):
+                    self._error(route, message)
+                case TellClient(route, Progress(request_id=name)):
+                    assert self.open[name].owner == route, "progress goes to whom it belongs"
+                case TellActor(route, message):
+                    self._to_actor(route, message)
+                case TellSupervisor(_, KillActor() as message):
+                    self._kill(message)
+                case Exit():
+                    assert self.is_draining, "nobody asked the broker to exit"
+                    assert not self.open, "the broker exits with open requests"
+                    assert not self.actors, "the broker exits before its actors"
+        assert self._reporting is None, "a finished request must get its result at once"
+
+    def _accepted(self, route: bytes, message: Accepted) -> None:
+        entry = self.open.get(message.request_id)
+        if entry is None:
+            assert self.asking is not None, f"{message} answers nobody"
+            asker, asked = self.asking
+            assert asker == route
+            assert isinstance(asked, Generate)
+            assert asked.request_id == message.request_id
+            self._seq += 1
+            entry = Entry(asked, route, self._seq, self.now + asked.timeout_s)
+            self.open[message.request_id] = entry
+        assert entry.owner == route, "a plan goes to whom it belongs"
+        assert message.attempt == entry.executes
+        entry.device = message.plan.device if message.plan is not None else None
+
+    def _result(self, route: bytes, message: Result, effect: TellClient) -> None:
+        order, self._reporting = self._reporting, None
+        assert order is not None, "a result without a report"
+        assert order.execute.request_id == message.request_id
+        entry = self.open.pop(message.request_id)
+        assert entry.owner == route, "a result goes to whom it belongs"
+        assert entry.running is order
+        assert entry.deadline >= self.now, "a result after the deadline"
+        assert message.attempt == entry.executes
+        execute, device = order.execute, order.actor.ready.device
+        assert [image.seed for image in message.images] == list(execute.seeds)
+        order.is_wanted = False
+        self.forget(order)
+        self.results += 1
+        for image, slot in zip(message.images, execute.slots, strict=True):
+            if entry.message.delivery.mode == "inline":
+                continue
+            assert isinstance(image.lease, int)
+            assert (image.offset, image.generation) == (slot.offset, slot.generation)
+            assert image.lease not in self.leases
+            self.taken[device].add(slot.index)
+            self.leases[image.lease] = Lease(route, device, slot.index, self.now + self.lease_s)
+        inline = [payload.offset for payload in effect.payloads]
+        wanted = [] if message.images[0].lease else [s.offset + layout.HEADER_BYTES for s in execute.slots]
+        assert inline == wanted, "an image travels in a frame or lies in a slot"
+
+    def _error(self, route: bytes, message: Error) -> None:
+        name = message.request_id
+        is_answer = name not in self.open or message.code in ("id_conflict", "not_found")
+        if is_answer:
+            assert self.asking is not None, f"nobody asked for {message}"
+            asker, asked = self.asking
+            assert asker == route
+            assert name == (asked.request_id if isinstance(asked, Generate) else asked or None)
+            self.refusals.append(message)
+            return
+        assert name is not None
+        entry = self.open.pop(name)
+        assert entry.owner == route, "an end goes to whom it belongs"
+        assert entry.running is None or not entry.running.is_wanted, "its actor was not told to stop"
+        if message.code == "expired":
+            assert entry.deadline <= self.now, "expired before its deadline"
+
+    def _to_actor(self, route: bytes, message: object) -> None:
+        actor = next((a for a in self.actors.values() if a.route == route), None)
+        if isinstance(message, Welcome):
+            return
+        assert actor is not None, f"{message} goes to an actor that is gone"
+        match message:
+            case Execute():
+                self._execute(actor, message)
+            case Abort(attempt):
+                order = actor.orders[attempt]
+                assert order.is_wanted, "aborted twice"
+                order.is_wanted = False
+            case LoadVariant(name):
+                assert name not in actor.has
+                actor.has.add(name)
+                actor.owed.append(message)
+            case EvictVariant(name):
+                assert all(o.execute.variant != name for o in actor.orders.values()), "evicted while used"
+                actor.has.remove(name)
+                actor.owed.append(message)
+            case Stop():
+                assert not self.open, "stopped with open requests"
+                actor.is_leaving = True
+
+    def _execute(self, actor: FakeActor, execute: Execute) -> None:
+        device = actor.ready.device
+        entry = self.open[execute.request_id]
+        assert not actor.is_leaving, "dispatched to an actor that leaves"
+        assert len(actor.orders) < actor.ready.credits, "dispatched beyond the credits"
+        assert entry.running is None, "dispatched twice"
+        assert execute.deadline == entry.deadline > self.now, "dispatched after the deadline"
+        assert execute.attempt not in self._attempts, "an attempt's number was used before"
+        assert execute.variant in actor.has, "neither loaded nor asked to load"
+        for other in self.open.values():
+            is_before = other.device == device and other.running is None and other.rank < entry.rank
+            assert not is_before, "dispatched before a request of higher rank"
+        self._attempts.add(execute.attempt)
+        entry.executes += 1
+        assert entry.executes <= self.max_attempts, "dispatched too often"
+        assert entry.seeds in ((), execute.seeds), "another attempt would paint another picture"
+        entry.seeds = execute.seeds
+        self._take_slots(device, execute, entry.message)
+        entry.device = device
+        if not actor.orders:
+            actor.progressed_at = self.now
+        entry.running = actor.orders[execute.attempt] = Order(execute, actor)
+
+    def _take_slots(self, device: str, execute: Execute, asked: Generate) -> None:
+        assert len(execute.slots) == len(execute.seeds) == asked.n
+        taken = self.taken.setdefault(device, set())
+        encoded = execute.format != "raw"
+        nbytes = layout.needed_bytes(execute.height, execute.width, 3, encoded=encoded)
+        for slot in execute.slots:
+            assert slot.index not in taken, "a slot was leased twice"
+            assert slot.nbytes >= nbytes, "the image does not fit its slot"
+            assert slot.generation > self._generations.get(device, builders.EPOCH << 32), "an old generation"
+            self._generations[device] = slot.generation
+            taken.add(slot.index)
+
+    def _kill(self, message: KillActor) -> None:
+        """Enter that the broker gave an actor up, which it may only with a reason."""
+        actor = self.actors.get(message.device)
+        if actor is None or actor.ready.pid != message.pid:
+            assert self.lost, "killed an actor that never was"
+            return
+        is_silent = self.now - actor.heard_at > self.silence_s
+        is_stalled = bool(actor.orders) and self.now - actor.progressed_at > self.stall_s
+        assert is_silent or is_stalled, f"killed without a reason: {message.reason}"
+        self.lose(message.device)
+
+    # ---- time -------------------------------------------------------------------------------
+
+    def before_tick(self) -> None:
+        """Begin a tick on which heartbeats are due: leases whose time is over end first."""
+        for lease in [n for n, held in self.leases.items() if held.expires_at <= self.now]:
+            self.give_back(lease)
+
+    def after_tick(self, effects: Sequence[Effect], *, is_beat: bool) -> None:
+        """Check what must hold once time has passed."""
+        assert all(entry.deadline > self.now for entry in self.open.values()), "not expired in time"
+        if not is_beat:
+            return
+        for actor in self.actors.values():
+            assert self.now - actor.heard_at <= self.silence_s, "a silent actor was not given up"
+        fleet = builders.told(effects, Fleet)[-1]
+        ready = {device for device, actor in self.actors.items() if not actor.is_leaving}
+        assert set(fleet.ready) >= ready
+        if not self.is_draining:
+            beaten = [e.route for e in effects if isinstance(e, TellClient) and isinstance(e.message, Beat)]
+            awaited = {e.owner for e in self.open.values()} | {h.owner for h in self.leases.values()}
+            assert sorted(beaten) == sorted(awaited), "a sign of life to each that waits, to no other"
