@@ -17,7 +17,7 @@ from difs.messages import Accepted, Plan, StatusReport, Timings, VariantInfo
 from difs.messages import Progress as StepDone
 
 console = Console(stderr=True, highlight=False)
-output = Console(highlight=False)
+output = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 WATCH_S = 0.5
 
@@ -126,7 +126,7 @@ def _times(plan: Plan, measured: Timings | None) -> Table:
 def show_variants(infos: tuple[VariantInfo, ...], problems: tuple[str, ...]) -> None:
     """Print the registered variants and what is wrong with others."""
     table = Table(box=None, pad_edge=False)
-    names = ("name", "family", "size", "steps", "sampler", "guidance", "MB", "resident on", "licence")
+    names = ("name", "family", "size", "steps", "sampler", "guidance", "MB", "resident on", "what")
     for name in names:
         table.add_column(name)
     for info in infos:
@@ -140,7 +140,7 @@ def show_variants(infos: tuple[VariantInfo, ...], problems: tuple[str, ...]) -> 
             f"{info.guidance_scale:g}",
             f"{info.bytes / 1e6:.0f}",
             ", ".join(info.resident_on) or "-",
-            info.licence,
+            info.description,
         )
     output.print(table)
     for problem in problems:

@@ -38,6 +38,9 @@ class Entry:
     executes: int = 0
     seeds: tuple[int, ...] = ()
     running: "Order | None" = None
+    is_told: bool = False
+    is_suspect: bool = False
+    """It was at work on an actor that was lost."""
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -52,6 +55,7 @@ class Order:
 
     execute: Execute
     actor: "FakeActor"
+    is_suspect: bool = False
     is_wanted: bool = True
     steps: int = 0
 
@@ -125,6 +129,8 @@ class Ledger:
         self.lost.append(actor)
         for order in list(actor.orders.values()):
             self.forget(order)
+            if order.is_wanted:
+                self.open[order.execute.request_id].is_suspect = True
         for entry in self.open.values():
             if entry.device == device and entry.running is None:
                 entry.device = None
@@ -175,21 +181,24 @@ class Ledger:
                     assert not self.open, "the broker exits with open requests"
                     assert not self.actors, "the broker exits before its actors"
         assert self._reporting is None, "a finished request must get its result at once"
+        assert all(entry.is_told for entry in self.open.values()), "at work, but never accepted"
 
     def _accepted(self, route: bytes, message: Accepted) -> None:
-        entry = self.open.get(message.request_id)
-        if entry is None:
-            assert self.asking is not None, f"{message} answers nobody"
-            asker, asked = self.asking
-            assert asker == route
-            assert isinstance(asked, Generate)
-            assert asked.request_id == message.request_id
-            self._seq += 1
-            entry = Entry(asked, route, self._seq, self.now + asked.timeout_s)
-            self.open[message.request_id] = entry
+        entry = self.open.get(message.request_id) or self._enter(message.request_id)
+        entry.is_told = True
         assert entry.owner == route, "a plan goes to whom it belongs"
         assert message.attempt == entry.executes
         entry.device = message.plan.device if message.plan is not None else None
+
+    def _enter(self, name: str) -> Entry:
+        """Enter the request that is being asked: it must be the one called `name`."""
+        assert self.asking is not None, f"nobody asks for {name}"
+        asker, asked = self.asking
+        assert isinstance(asked, Generate)
+        assert asked.request_id == name, "the broker speaks of a request that is not open"
+        self._seq += 1
+        self.open[name] = Entry(asked, asker, self._seq, self.now + asked.timeout_s)
+        return self.open[name]
 
     def _result(self, route: bytes, message: Result, effect: TellClient) -> None:
         order, self._reporting = self._reporting, None
@@ -260,7 +269,7 @@ class Ledger:
 
     def _execute(self, actor: FakeActor, execute: Execute) -> None:
         device = actor.ready.device
-        entry = self.open[execute.request_id]
+        entry = self.open.get(execute.request_id) or self._enter(execute.request_id)
         assert not actor.is_leaving, "dispatched to an actor that leaves"
         assert len(actor.orders) < actor.ready.credits, "dispatched beyond the credits"
         assert entry.running is None, "dispatched twice"
@@ -270,6 +279,8 @@ class Ledger:
         for other in self.open.values():
             is_before = other.device == device and other.running is None and other.rank < entry.rank
             assert not is_before, "dispatched before a request of higher rank"
+        is_alone = not entry.is_suspect and not any(o.is_suspect for o in actor.orders.values())
+        assert is_alone or not actor.orders, "what was on an actor that died must run alone"
         self._attempts.add(execute.attempt)
         entry.executes += 1
         assert entry.executes <= self.max_attempts, "dispatched too often"
@@ -279,7 +290,8 @@ class Ledger:
         entry.device = device
         if not actor.orders:
             actor.progressed_at = self.now
-        entry.running = actor.orders[execute.attempt] = Order(execute, actor)
+        entry.running = Order(execute, actor, is_suspect=entry.is_suspect)
+        actor.orders[execute.attempt] = entry.running
 
     def _take_slots(self, device: str, execute: Execute, asked: Generate) -> None:
         assert len(execute.slots) == len(execute.seeds) == asked.n

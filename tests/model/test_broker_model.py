@@ -85,6 +85,7 @@ WISHES: tuple[dict[str, Any], ...] = (
     {"width": 128, "height": 128, "mode": "shm", "best_effort": True},
     {"format": "png", "mode": "shm", "priority": 0, "timeout_s": 2.5},
     {"timeout_s": 0.6, "progress": True},
+    {"timeout_s": 1e-300},
     {"timeout_s": 6.0, "mode": "shm", "priority": 7},
     {"variant": "wide", "seed": 2**64 - 1, "n": 2, "timeout_s": 20.0},
     {"variant": "none"},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.service import Service
+from tests.process.service import Calls, Service
 
 Start = Callable[..., Service]
 
@@ -20,3 +20,9 @@ def start() -> Iterator[Start]:
             return stack.enter_context(Service(options, home=home))
 
         yield begin
+
+
+@pytest.fixture
+def calls() -> Calls:
+    """Return what makes calls in the background."""
+    return Calls()

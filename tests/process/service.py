@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -24,6 +26,7 @@ from difs.messages import PROTOCOL, StatusReport
 from difs.private import PrivateService
 from difs.rundir import RunDir
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 SIDE = 512
@@ -173,6 +176,27 @@ class Service(PrivateService):
             shutil.rmtree(self.home.path, ignore_errors=True)
         assert not left, f"segments were left behind: {left}"
         return status
+
+
+# ---- calls ----------------------------------------------------------------------------------------
+
+
+class Calls:
+    """Calls in threads of their own, which end with the test run even when a call never does."""
+
+    def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Call `work` in the background."""
+        future: Future[T] = Future()
+
+        def call() -> None:
+            future.set_running_or_notify_cancel()
+            try:
+                future.set_result(work(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=call, daemon=True).start()
+        return future
 
 
 # ---- the command line -----------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from difs.errors import ActorLost, BrokerLost, DifsError, Draining, EngineFailed
 from tests.process.conftest import Start
 from tests.process.service import (
     SIDE,
+    Calls,
     Service,
     end_all,
     picture,
@@ -82,12 +82,6 @@ def client(service: Service) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(16) as pool:
-        yield pool
-
-
 def device_at_work(service: Service) -> str:
     """Return the device that works, once one does."""
 
@@ -99,10 +93,10 @@ def device_at_work(service: Service) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_a_request_survives_the_death_of_its_actor(
-    service: Service, client: Client, pool: ThreadPoolExecutor, number: signal.Signals
+    service: Service, client: Client, calls: Calls, number: signal.Signals
 ) -> None:
     lost = service.count("actors_lost")
-    job = pool.submit(client.generate, "survivor", seed=4, steps=20, **BIG)
+    job = calls.submit(client.generate, "survivor", seed=4, steps=20, **BIG)
     victim = device_at_work(service)
     pid = service.children()[victim]
     struck_at = time.monotonic()
@@ -119,9 +113,9 @@ def test_a_request_survives_the_death_of_its_actor(
 
 
 def test_all_actors_die_at_once_and_every_request_is_answered(
-    service: Service, client: Client, pool: ThreadPoolExecutor
+    service: Service, client: Client, calls: Calls
 ) -> None:
-    jobs = [pool.submit(client.generate, "all", seed=i, steps=8, **BIG) for i in range(8)]
+    jobs = [calls.submit(client.generate, "all", seed=i, steps=8, **BIG) for i in range(8)]
     until(lambda: service.status().running == 4, 5, "both devices at work")
     for name, pid in service.children().items():
         if name != "broker":
@@ -129,8 +123,8 @@ def test_all_actors_die_at_once_and_every_request_is_answered(
     assert all(is_right(job.result(30), "all", i) for i, job in enumerate(jobs))
 
 
-def test_a_stopped_actor_is_replaced(service: Service, client: Client, pool: ThreadPoolExecutor) -> None:
-    job = pool.submit(client.generate, "stopped", seed=4, steps=20, **BIG)
+def test_a_stopped_actor_is_replaced(service: Service, client: Client, calls: Calls) -> None:
+    job = calls.submit(client.generate, "stopped", seed=4, steps=20, **BIG)
     victim = device_at_work(service)
     pid = service.children()[victim]
     os.kill(pid, signal.SIGSTOP)
@@ -144,9 +138,9 @@ def test_a_stopped_actor_is_replaced(service: Service, client: Client, pool: Thr
 
 
 def test_an_actor_asked_to_end_finishes_its_work_first(
-    service: Service, client: Client, pool: ThreadPoolExecutor
+    service: Service, client: Client, calls: Calls
 ) -> None:
-    job = pool.submit(client.generate, "polite", seed=4, steps=10, **BIG)
+    job = calls.submit(client.generate, "polite", seed=4, steps=10, **BIG)
     victim = device_at_work(service)
     pid = service.children()[victim]
     os.kill(pid, signal.SIGTERM)
@@ -158,12 +152,12 @@ def test_an_actor_asked_to_end_finishes_its_work_first(
 
 @pytest.mark.parametrize("kind", [*DEATHS, "hang", "stop"])
 def test_poison_ends_and_the_others_are_answered(
-    service: Service, client: Client, pool: ThreadPoolExecutor, kind: str
+    service: Service, client: Client, calls: Calls, kind: str
 ) -> None:
     lost = service.count("actors_lost")
-    poison = pool.submit(client.generate, f"this will {kind}", seed=1, steps=4, **BIG)
+    poison = calls.submit(client.generate, f"this will {kind}", seed=1, steps=4, **BIG)
     until(lambda: service.count("attempts"), 5, "an attempt")
-    innocents = [pool.submit(client.generate, "innocent", seed=i, steps=4, **BIG) for i in range(3)]
+    innocents = [calls.submit(client.generate, "innocent", seed=i, steps=4, **BIG) for i in range(3)]
     with pytest.raises(ActorLost, match="3 attempts") as caught:
         poison.result(40)
     assert not caught.value.retryable
@@ -180,11 +174,11 @@ def test_poison_ends_and_the_others_are_answered(
     assert reason in caught.value.message or "connection is gone" in caught.value.message
 
 
-def test_poison_takes_no_innocent_along(start: Start, pool: ThreadPoolExecutor) -> None:
+def test_poison_takes_no_innocent_along(start: Start, calls: Calls) -> None:
     service = start("--device", "simulated:1", *settings(script([fault("exit")])), *RESTLESS)
-    poison = pool.submit(service.client.generate, "exit", steps=4, **BIG)
+    poison = calls.submit(service.client.generate, "exit", steps=4, **BIG)
     until(lambda: service.status().running == 1, 5, "the poison at work")
-    mate = pool.submit(service.client.generate, "mate", seed=2, steps=4, **BIG)
+    mate = calls.submit(service.client.generate, "mate", seed=2, steps=4, **BIG)
     with pytest.raises(ActorLost):
         poison.result(30)
     assert is_right(mate.result(30), "mate", 2), "what waited behind the poison is innocent"
@@ -312,7 +306,7 @@ def test_pictures_of_a_dead_broker_are_never_others(start: Start) -> None:
 
 @pytest.mark.parametrize("meanwhile", ["generate", "status"])
 def test_what_a_dead_broker_never_read_is_answered(
-    start: Start, pool: ThreadPoolExecutor, meanwhile: str
+    start: Start, calls: Calls, meanwhile: str
 ) -> None:
     """A client that is busy with other things hears the new broker all the time."""
     service = start(*TWO, *settings(script()), *RESTLESS)
@@ -320,7 +314,7 @@ def test_what_a_dead_broker_never_read_is_answered(
         client.ping()
         pid = service.children()["broker"]
         os.kill(pid, signal.SIGSTOP)
-        unread = pool.submit(client.generate, "unread", seed=7, timeout_s=60)
+        unread = calls.submit(client.generate, "unread", seed=7, timeout_s=60)
         until(lambda: unread.running(), 5, "the call")
         time.sleep(0.2)  # the message is on its way to a broker that will not take it
         os.kill(pid, signal.SIGKILL)
@@ -351,11 +345,11 @@ def test_a_hanging_broker_is_replaced(start: Start) -> None:
 
 
 def test_a_killed_supervisor_leaves_no_process_and_the_next_start_no_segment(
-    start: Start, pool: ThreadPoolExecutor
+    start: Start, calls: Calls
 ) -> None:
     first = start(*TWO, *settings(script()))
     with Client(first.address) as client:
-        jobs = [pool.submit(client.generate, "x", retries=0, timeout_s=15, **BIG) for _ in range(4)]
+        jobs = [calls.submit(client.generate, "x", retries=0, timeout_s=15, **BIG) for _ in range(4)]
         until(lambda: first.status().running == 4, 5, "load")
         assert segments_of(first.pid)
         os.kill(first.pid, signal.SIGKILL)
@@ -412,12 +406,12 @@ def test_sigterm_answers_every_accepted_request(start: Start) -> None:
 
 
 def test_a_drain_that_takes_too_long_ends_with_typed_errors(
-    start: Start, pool: ThreadPoolExecutor
+    start: Start, calls: Calls
 ) -> None:
     service = start("--device", "simulated:1", *settings(script(), "supervisor.drain='1s'"))
     pid = service.pid
     with Client(service.address) as client:
-        jobs = [pool.submit(client.generate, "long", steps=150, retries=0, **BIG) for _ in range(3)]
+        jobs = [calls.submit(client.generate, "long", steps=150, retries=0, **BIG) for _ in range(3)]
         until(lambda: service.status().queued == 1, 5, "two at work, one queued")
         os.kill(pid, signal.SIGTERM)
         for job in jobs:
@@ -427,11 +421,11 @@ def test_a_drain_that_takes_too_long_ends_with_typed_errors(
     assert_nothing_left(service, pid)
 
 
-def test_a_second_sigterm_ends_at_once(start: Start, pool: ThreadPoolExecutor) -> None:
+def test_a_second_sigterm_ends_at_once(start: Start, calls: Calls) -> None:
     service = start(*TWO, *settings(script()))
     pid = service.pid
     with Client(service.address) as client:
-        job = pool.submit(client.generate, "long", steps=150, retries=0, **BIG)
+        job = calls.submit(client.generate, "long", steps=150, retries=0, **BIG)
         until(lambda: service.status().running == 1, 5, "work")
         os.kill(pid, signal.SIGTERM)
         until(lambda: service.status().draining, 3, "the drain")

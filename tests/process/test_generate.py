@@ -3,10 +3,9 @@
 import asyncio
 import gc
 import os
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import aclosing
 from pathlib import Path
 from typing import Literal
@@ -19,7 +18,7 @@ from difs import AsyncClient, Client, Result
 from difs.client.requests import Wishes
 from difs.errors import Cancelled, DifsError, IdConflict, LeaseLost, UnknownName
 from difs.messages import MAX_SEED, Accepted, Progress
-from tests.process.service import SIDE, Service, picture, script, settings, until
+from tests.process.service import SIDE, Calls, Service, picture, script, settings, until
 
 pytestmark = pytest.mark.process
 
@@ -308,23 +307,25 @@ def test_twenty_requests_of_an_async_client_at_once(service: Service) -> None:
     assert asyncio.run(paint()) == [True] * 20
 
 
-def test_one_client_used_from_eight_threads(client: Client) -> None:
-    def paint(seed: int) -> bool:
-        with client.generate("threads", seed=seed) as result:
-            return np.array_equal(result.images[0], picture("threads", seed))
+def test_one_client_used_from_eight_threads(client: Client, calls: Calls) -> None:
+    def paint(first: int) -> list[bool]:
+        right = []
+        for seed in range(first, first + 5):
+            with client.generate("threads", seed=seed) as result:
+                right.append(np.array_equal(result.images[0], picture("threads", seed)))
+        return right
 
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(paint, range(40))) == [True] * 40
-
-
-def test_both_devices_work_at_once(client: Client) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(client.generate, "spread", seed=i, steps=10, **WIDE) for i in range(4)]
-        devices = {job.result().plan.device for job in jobs}
-    assert devices == {"simulated-0", "simulated-1"}
+    jobs = [calls.submit(paint, 100 * thread) for thread in range(8)]
+    assert [job.result(20) for job in jobs] == [[True] * 5] * 8
 
 
-WIDE: Wishes = {"width": SIDE, "height": SIDE}
+def test_both_devices_work_at_once(client: Client, calls: Calls) -> None:
+    jobs = [
+        calls.submit(client.generate, "spread", seed=i, steps=10, width=SIDE, height=SIDE)
+        for i in range(4)
+    ]
+    results = [job.result(20) for job in jobs]
+    assert {result.plan.device for result in results} == {"simulated-0", "simulated-1"}
 
 
 # ---- cancelling -----------------------------------------------------------------------------------
@@ -426,36 +427,25 @@ def test_closing_an_async_client_ends_its_open_calls(service: Service) -> None:
     wait_for_cancel(service, before)
 
 
-def test_closing_a_client_ends_the_calls_of_other_threads(service: Service) -> None:
+def test_closing_a_client_ends_the_calls_of_other_threads(service: Service, calls: Calls) -> None:
     before = service.count("cancelled")
     client = Client(service.address)
-    ends: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            client.generate("open", **SLOW)
-        except BaseException as error:
-            ends.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
+    job = calls.submit(client.generate, "open", **SLOW)
     wait_for_running(service)
     client.close()
     wait_for_cancel(service, before)
-    thread.join(5)
-    assert not thread.is_alive(), "the call goes on for ever"
-    assert len(ends) == 1
+    until(job.done, 5, "the end of the call")
+    assert isinstance(job.exception(), (DifsError, CancelledError))
 
 
 # ---- ids ------------------------------------------------------------------------------------------
 
 
-def test_an_open_id_with_other_content_is_refused(client: Client, service: Service) -> None:
-    def first() -> Result:
-        return client.generate("one thing", request_id="mine", **SLOW)
-
-    with Client(service.address) as other, ThreadPoolExecutor(1) as pool:
-        job = pool.submit(first)
+def test_an_open_id_with_other_content_is_refused(
+    client: Client, service: Service, calls: Calls
+) -> None:
+    with Client(service.address) as other:
+        job = calls.submit(client.generate, "one thing", request_id="mine", **SLOW)
         wait_for_running(service)
         with pytest.raises(IdConflict):
             other.generate("another thing", request_id="mine", **SLOW)
