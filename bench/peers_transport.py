@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from difs import sockets, telemetry
+from difs import sockets, telemetry, wire
 from difs.actor_messages import Costs, Execute, Finished, Ready, Resident, Sealed
 from difs.actors.link import Link
+from difs.messages import Generate, Image, Plan, Prediction, Result, Timings
 from difs.rundir import RunDir
 from difs.shm.segment import SegmentWriter
 
@@ -32,11 +33,49 @@ def proxy(front: str, back: str) -> None:
 
 
 def echo(back: str) -> None:
-    """Send every message back."""
+    """Do what the actor below does, without a broker's help: typed decode, typed answer."""
     socket = zmq.Context().socket(zmq.DEALER)
     socket.connect(back)
     while True:
-        sockets.send(socket, sockets.receive(socket))
+        route, *frames = sockets.receive(socket)
+        request = wire.decode_from_client(frames)
+        assert isinstance(request, Generate)
+        sockets.send(socket, [route, *wire.encode(answer(request))])
+
+
+def answer(request: Generate) -> Result:
+    """Return a result as the broker would send it for `request`."""
+    prediction = Prediction(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, "measured")
+    plan = Plan(
+        variant="emoji-base",
+        family="sd15",
+        precision="fp32",
+        device=DEVICE,
+        memory_mode="full",
+        width=64,
+        height=64,
+        steps=20,
+        guidance_scale=2.5,
+        sampler="ddim",
+        prediction=prediction,
+        reason="the configured variant; the device is idle",
+        policy="static",
+    )
+    image = Image(
+        seed=7,
+        height=64,
+        width=64,
+        channels=3,
+        format="raw",
+        nbytes=1,
+        crc32=0,
+        segment="0" * 80,
+        offset=0,
+        generation=1 << 40,
+        lease=1 << 40,
+    )
+    timings = Timings(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    return Result(request.request_id, 1, 1, (image,), plan, timings, "bitwise", 30.0)
 
 
 def pixels(front: str, side: int) -> None:

@@ -2,9 +2,11 @@
 
     python -m bench.transport [--seconds 3] [--rounds 5]
 
-Everything is measured in one run, in turn, on the same machine; the goals are ratios. The DIFS side
-is the real broker process with its full bookkeeping (typed decode, plan, queue, slot lease, attempt,
-result, release) and an actor without an engine. Client, broker and worker are processes of their own.
+Everything is measured in one run, in turn, on the same machine; the goals are ratios. Client, broker and
+worker are processes of their own. The peers on both sides do the same: the client encodes a `generate`
+and decodes a `result`, the worker decodes and answers; only what stands between them differs: libzmq's
+proxy in C, which looks at nothing, or the real DIFS broker with its full bookkeeping (typed decode, plan,
+queue, slot lease, attempt, result, release), which also sends `accepted`.
 """
 
 import argparse
@@ -51,21 +53,36 @@ def processes(*modules: list[str]) -> Iterator[None]:
 
 
 class ProxyClient:
-    """A client of C `zmq.proxy` with an echo worker; the message is as long as ours."""
+    """A client of C `zmq.proxy` with a worker behind it."""
 
     def __init__(self, address: str) -> None:
         self.socket = _context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(address)
-        self._frames = wire.encode(Generate("0" * 24, "red apple", seed=7))
+        self._count = 0
 
     def submit(self) -> None:
-        """Send a message."""
-        sockets.send(self.socket, self._frames)
+        """Send a request."""
+        self._count += 1
+        sockets.send(self.socket, wire.encode(request(f"{id(self):x}-{self._count}", 64, "shm")))
 
-    def take(self) -> None:
-        """Wait for one answer."""
-        sockets.receive(self.socket)
+    def take(self) -> Any:
+        """Wait for one result."""
+        return wire.decode_from_broker(sockets.receive(self.socket))
+
+
+class PixelsClient(ProxyClient):
+    """A client of a worker that answers with bare pixels."""
+
+    def take(self) -> Any:
+        """Wait for the pixels."""
+        return np.frombuffer(sockets.receive(self.socket)[0], np.uint8)
+
+
+def request(name: str, side: int, mode: Any) -> Generate:
+    """Return the message that all clients send."""
+    delivery = Delivery(mode=mode, format="raw")
+    return Generate(name, "red apple", seed=7, width=side, height=side, delivery=delivery)
 
 
 class DifsClient:
@@ -75,7 +92,7 @@ class DifsClient:
         self.socket = _context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(address)
-        self._delivery = Delivery(mode=mode, format="raw")
+        self._mode = mode
         self._side = side
         self._count = 0
         self._leases: list[int] = []
@@ -84,15 +101,8 @@ class DifsClient:
     def submit(self) -> None:
         """Send a request."""
         self._count += 1
-        request = Generate(
-            f"{id(self):x}-{self._count}",
-            "red apple",
-            seed=7,
-            width=self._side,
-            height=self._side,
-            delivery=self._delivery,
-        )
-        sockets.send(self.socket, wire.encode(request))
+        message = request(f"{id(self):x}-{self._count}", self._side, self._mode)
+        sockets.send(self.socket, wire.encode(message))
 
     def take(self) -> Any:
         """Wait for one result and return its pixels: a view of the segment, or the frame."""
@@ -235,7 +245,7 @@ def measure_hand_over(folder: Path, seconds: float) -> dict[str, float]:
         assert shared.take().tobytes() == image.tobytes()  # what arrives is what was written
     front = "tcp://127.0.0.1:5917"
     with processes(["bench.peers_transport", "pixels", front, str(SIDE)]):
-        peer = ProxyClient(front)
+        peer = PixelsClient(front)
         found["inline_tcp_ms"] = statistics.median(round_trips(peer, seconds))
     found["png_base64_ms"] = timed(lambda: _png_base64(image), seconds)
     return {name: round(value * 1e3, 4) for name, value in found.items()}

@@ -6,14 +6,14 @@ docs are drawn from them. No decisions here.
 
 from collections import deque
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 from difs.actor_messages import Resident, Slot
 from difs.errors import InternalError
 from difs.messages import Generate, Plan, Reading
 
 
-class RequestState(Enum):
+class RequestState(StrEnum):
     """Where a request stands, as its client sees it."""
 
     QUEUED = "queued"
@@ -24,7 +24,7 @@ class RequestState(Enum):
     CANCELLED = "cancelled"
 
 
-class AttemptState(Enum):
+class AttemptState(StrEnum):
     """Where one dispatch stands, as its actor sees it."""
 
     RUNNING = "running"
@@ -32,7 +32,7 @@ class AttemptState(Enum):
     ENDED = "ended"
 
 
-class ActorState(Enum):
+class ActorState(StrEnum):
     """Whether an actor may be given work."""
 
     READY = "ready"
@@ -40,7 +40,7 @@ class ActorState(Enum):
     LOST = "lost"
 
 
-class Cause(Enum):
+class Cause(StrEnum):
     """Why a state changed."""
 
     DISPATCHED = "dispatched"

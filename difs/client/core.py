@@ -73,7 +73,9 @@ class _Call:
     message: Generate
     give_up_at: float
     retries_left: int
+    sent_at: float
     epoch: int | None = None
+    """Of the broker that accepted it; None before."""
     stage: _Stage = _Stage.OPEN
     retry_at: float = 0.0
     tries: int = 0
@@ -110,8 +112,8 @@ class ClientCore:
         """
         if message.request_id in self._calls:
             raise IdConflict("a call with this request_id is open", field="request_id")
-        self._wait_from(now)
-        self._calls[message.request_id] = _Call(message, now + message.timeout_s + GRACE_S, retries)
+        give_up_at = now + message.timeout_s + GRACE_S
+        self._calls[message.request_id] = _Call(message, give_up_at, retries, now)
         return [Send(message)]
 
     def cancel(self, request_id: str) -> list[Effect]:
@@ -121,7 +123,6 @@ class ClientCore:
 
     def ask(self, message: ClientMessage, now: float) -> tuple[int, list[Effect]]:
         """Ask a question; returns the ticket that its Reply will name."""
-        self._wait_from(now)
         self._tickets += 1
         self._questions.append((self._tickets, ANSWERS.get(type(message), Done), now))
         return self._tickets, [Send(message)]
@@ -144,27 +145,24 @@ class ClientCore:
             effects += [*self.cancel(name), Deliver(name, error)]
         return effects + self.release(list(self._leases))
 
-    def _wait_from(self, now: float) -> None:
-        """Silence counts only while something is owed to us."""
-        if not self._calls and not self._questions:
-            self._heard_at = now
-
     # ---- the broker -----------------------------------------------------------------------------
 
     def received(self, message: BrokerMessage, now: float, jitter: float) -> list[Effect]:
         """Take a message from the broker; `jitter` in 0..1 spreads retries."""
         self._heard_at = now
+        epoch = getattr(message, "epoch", None)
+        effects = [] if epoch is None else self._restarted(epoch, now, jitter)
         match message:
             case Accepted() | Progress():
-                return self._news(message)
+                return effects + self._news(message)
             case Result():
-                return self._result(message)
+                return effects + self._result(message)
             case Error():
                 return self._error(message, now, jitter)
-            case Beat(epoch):
-                return self._beat(epoch, now)
+            case Beat():
+                return effects
             case _:
-                return self._answer(message)
+                return effects + self._answer(message)
 
     def _news(self, message: Accepted | Progress) -> list[Effect]:
         call = self._calls.get(message.request_id)
@@ -206,13 +204,13 @@ class ClientCore:
         call.epoch = None
         return []
 
-    def _beat(self, epoch: int, now: float) -> list[Effect]:
+    def _restarted(self, epoch: int, now: float, jitter: float) -> list[Effect]:
         """Notice that the broker is another than the one that accepted a call."""
         effects: list[Effect] = []
         for name, call in list(self._calls.items()):
             if call.stage is _Stage.OPEN and call.epoch not in (None, epoch):
                 error = BrokerLost("the broker was restarted", request_id=name)
-                effects += self._failed(name, error, now, 0.0)
+                effects += self._failed(name, error, now, jitter)
         return effects
 
     def _answer(self, message: BrokerMessage) -> list[Effect]:
@@ -227,44 +225,44 @@ class ClientCore:
     def tick(self, now: float, jitter: float) -> list[Effect]:
         """Retry, give up, and keep leases alive, as time passes."""
         effects: list[Effect] = []
-        if now - self._heard_at > SILENCE_S and self._is_owed():
-            self._heard_at = now
-            effects += self._lost(now, jitter)
+        while self._questions and now >= self._questions[0][2] + SILENCE_S:
+            effects.append(Reply(self._questions.popleft()[0], _silent()))
         for name, call in list(self._calls.items()):
             if now >= call.give_up_at:
                 del self._calls[name]
                 words = f"no answer within timeout_s {call.message.timeout_s:g}"
                 effects += [Send(Cancel(name)), Deliver(name, Expired(words, request_id=name))]
             elif call.stage is _Stage.RESTING and now >= call.retry_at:
-                call.stage = _Stage.OPEN
+                call.stage, call.sent_at = _Stage.OPEN, now
                 effects.append(Send(call.message))
+            elif call.stage is _Stage.OPEN and now >= self._last_sign(call) + SILENCE_S:
+                effects += self._failed(name, _silent(), now, jitter)
         if self._leases and now >= self._ping_at:
             self._ping_at = now + self._lease_s / 3
             effects.append(Send(Ping()))
         return effects
 
-    def _is_owed(self) -> bool:
-        waiting = any(call.stage is _Stage.OPEN for call in self._calls.values())
-        return waiting or bool(self._questions)
+    def _last_sign(self, call: _Call) -> float:
+        """Return when the broker last showed that it has this call.
 
-    def _lost(self, now: float, jitter: float) -> list[Effect]:
-        error = BrokerLost(f"the broker has said nothing for {SILENCE_S:g} s")
-        effects: list[Effect] = [Reply(ticket, error) for ticket, _, _ in self._questions]
-        self._questions.clear()
-        for name, call in list(self._calls.items()):
-            if call.stage is _Stage.OPEN:
-                effects += self._failed(name, error, now, jitter)
-        return effects
+        It accepts a call at once: before that, what it says to others' calls proves nothing.
+        """
+        return call.sent_at if call.epoch is None else max(call.sent_at, self._heard_at)
 
     def next_wake(self, now: float) -> float | None:
         """Return when `tick` is due at the latest; None when nothing is open."""
-        times = [call.give_up_at for call in self._calls.values()]
-        times += [c.retry_at for c in self._calls.values() if c.stage is _Stage.RESTING]
-        if self._is_owed():
-            times.append(self._heard_at + SILENCE_S)
+        times = [asked_at + SILENCE_S for _, _, asked_at in self._questions]
+        for call in self._calls.values():
+            resting = call.stage is _Stage.RESTING
+            due = call.retry_at if resting else self._last_sign(call) + SILENCE_S
+            times.append(min(call.give_up_at, due))
         if self._leases:
             times.append(self._ping_at)
         return max(now, min(times)) if times else None
+
+
+def _silent() -> BrokerLost:
+    return BrokerLost(f"the broker has said nothing for {SILENCE_S:g} s")
 
 
 def to_exception(message: Error) -> DifsError:

@@ -196,6 +196,7 @@ class Ledger:
         asker, asked = self.asking
         assert isinstance(asked, Generate)
         assert asked.request_id == name, "the broker speaks of a request that is not open"
+        assert not self.refusals, "accepted after its end"
         self._seq += 1
         self.open[name] = Entry(asked, asker, self._seq, self.now + asked.timeout_s)
         return self.open[name]

@@ -165,6 +165,8 @@ class Service(PrivateService):
         if self._client is not None:
             self._client.close()
             self._client = None
+        if self.home.log.exists():
+            print(self.log_text())  # noqa: T201 -- pytest shows it beside a failure
         status = super().stop()
         try:
             assert not processes_of(self.home.path)
