@@ -107,6 +107,8 @@ class Ready(Struct, frozen=True, tag="ready"):
     pid: int
     credits: int
     residents: tuple[Resident, ...]
+    attempts: tuple[int, ...] = ()
+    """Attempts that it holds: those that the broker does not know are aborted."""
 
 
 class Pulse(Struct, frozen=True, tag="pulse"):

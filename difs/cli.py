@@ -43,6 +43,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="DIFS: pictures from stated goals, on this machine.",
+    epilog="Exit codes: 0 done; 1 the service ended by itself; 2 bad arguments; 64 bad request;"
+    " 69 nobody can serve it now; 70 error of the service; 73 already running; 75 accepted, but no"
+    " picture (expired, cancelled, infeasible); 78 configuration; 130 interrupted.",
 )
 
 RunDirOption = Annotated[

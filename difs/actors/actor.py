@@ -72,8 +72,15 @@ class Actor:
 
     def announce(self) -> None:
         """Tell the broker that this actor is ready."""
-        residents = tuple(self._residents.values())
-        self._link.send(Ready(self._device, self._link.incarnation, self._pid, self._credits, residents))
+        ready = Ready(
+            device=self._device,
+            incarnation=self._link.incarnation,
+            pid=self._pid,
+            credits=self._credits,
+            residents=tuple(self._residents.values()),
+            attempts=self._engine.attempts,
+        )
+        self._link.send(ready)
         self._heard_at = self._clock.now()
 
     def serve(self) -> None:

@@ -84,6 +84,11 @@ class Engine(ABC, Generic[J]):
         """Whether `turn` has something to do."""
         return bool(self._jobs)
 
+    @property
+    def attempts(self) -> tuple[int, ...]:
+        """Return the attempts that are not done."""
+        return tuple(job.execute.attempt for job in self._jobs)
+
     def submit(self, execute: Execute) -> None:
         """Take an attempt."""
         self._jobs.append(self.new_job(execute))

@@ -6,6 +6,7 @@ from typing import Any
 from msgspec import UNSET
 
 from difs.actor_messages import (
+    Abort,
     ActorExited,
     DrainAll,
     Ended,
@@ -62,6 +63,9 @@ def _ready(books: Books, route: bytes, message: Ready, now: float) -> None:
         )
         books.add_actor(actor)
     books.effects.append(TellActor(route, Welcome(books.epoch)))
+    for number in message.attempts:  # before anything new: they write into slots that are free again
+        if number not in books.attempts:
+            books.effects.append(TellActor(route, Abort(number)))
     tell_fleet(books)
     for request in sorted(books.waiting.values(), key=lambda r: r.rank):
         dispatch.replan(books, request, now)

@@ -95,7 +95,7 @@ MENU = [
     (route, builders.generate(name, **{"timeout_s": LONGEST_S} | wishes))
     for route, name, wishes in product(CLIENTS, IDS, WISHES)
 ]
-PAUSES = (0.1, 0.5, 1.0, 1.0, 2.0, 3.2, 5.5, 13.0)
+PAUSES = (0.1, 0.5, 1.0, 2.0, 3.2, 5.5, 13.0)
 CODES = ("cancelled", "expired", "engine_failed", "out_of_memory", "no_such_code")
 VARIANTS = (builders.variant("wide"), builders.variant("tiny"))
 RESIDENTS = {
@@ -104,6 +104,7 @@ RESIDENTS = {
     "none": (),
 }
 
+any_request = st.integers(0, len(MENU) - 1).map(lambda number: MENU[number])
 any_client = st.sampled_from(CLIENTS)
 any_pick = st.integers(0, 5)
 
@@ -115,9 +116,10 @@ class BrokerMachine(RuleBasedStateMachine):
         policy=st.sampled_from(["static", "round_robin"]),
         max_attempts=st.integers(1, 3),
         has_drain=st.sampled_from([False, False, True]),
+        actors=st.sampled_from([(1,), (2,), (1, 2), (2, 3), ()]),
     )
-    def start(self, policy: str, max_attempts: int, has_drain: bool) -> None:
-        """Open the house; the supervisor is there, no actor yet."""
+    def start(self, policy: str, max_attempts: int, has_drain: bool, actors: tuple[int, ...]) -> None:
+        """Open the house: the supervisor is there, and actors with so many credits."""
         self.state = builders.broker_state(
             DEVICES,
             slots=SLOTS,
@@ -141,6 +143,8 @@ class BrokerMachine(RuleBasedStateMachine):
         self.incarnations = 0
         self.next_beat = 0.0
         self.happen(ActorSaid(builders.SUPERVISOR, Supervise(1)))
+        for device, number in zip(DEVICES, actors, strict=False):
+            self.actor_ready(device, number, "tiny")
 
     # ---- the frame --------------------------------------------------------------------------
 
@@ -212,7 +216,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     # ---- clients ----------------------------------------------------------------------------
 
-    @rule(asked=st.sampled_from(MENU))
+    @rule(asked=any_request)
     def submit(self, asked: tuple[bytes, Generate]) -> None:
         """A client asks for images, perhaps under an id that is taken."""
         route, message = asked
@@ -229,10 +233,11 @@ class BrokerMachine(RuleBasedStateMachine):
         elif self.ledger.is_draining:
             assert self.ledger.refusals[0].code == "draining"
 
-    @rule(asked=st.sampled_from(MENU))
-    def submit_too(self, asked: tuple[bytes, Generate]) -> None:
-        """The same: requests are the most frequent thing to happen."""
-        self.submit(asked)
+    @rule(burst=st.lists(any_request, min_size=2, max_size=5))
+    def submit_many(self, burst: list[tuple[bytes, Generate]]) -> None:
+        """Clients ask for more than the actors can begin at once."""
+        for asked in burst:
+            self.submit(asked)
 
     @precondition(lambda self: self.ledger.open)
     @rule(pick=any_pick, route=any_client)
@@ -254,6 +259,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert self.ledger.open[name] is entry
             assert [refusal.code for refusal in self.ledger.refusals] == ["not_found"]
 
+    @precondition(lambda self: self.state.books.clients)
     @rule(route=any_client)
     def client_gone(self, route: bytes) -> None:
         """A connection ends: its requests end, its slots come back."""
@@ -275,9 +281,11 @@ class BrokerMachine(RuleBasedStateMachine):
         assert route is not None
         self.ask(route, Release((lease, 3, lease)))
 
-    @rule(route=any_client, question=st.sampled_from([Status(), Variants(), MENU[0][1], None]))
-    def inquire(self, route: bytes, question: Status | Variants | Generate | None) -> None:
-        """A client asks questions, or talks nonsense: nothing changes."""
+    @rule(
+        route=any_client, question=st.sampled_from([Ping(), Ping(), Status(), Variants(), MENU[0][1], None])
+    )
+    def inquire(self, route: bytes, question: Ping | Status | Variants | Generate | None) -> None:
+        """A client asks questions, or talks nonsense: nothing changes but the life of its leases."""
         before = self.state.books.decisions
         match question:
             case None:
@@ -287,6 +295,8 @@ class BrokerMachine(RuleBasedStateMachine):
                 assert len(refused) == 1
             case Generate():
                 assert builders.told(self.ask(route, Explain(question)), Explanation, route)
+            case Ping():
+                self.ping(route)
             case Status():
                 report = builders.only(self.ask(route, question), StatusReport, route)
                 assert report.queued + report.running >= len(self.ledger.open)
@@ -294,9 +304,8 @@ class BrokerMachine(RuleBasedStateMachine):
                 assert builders.told(self.ask(route, question), VariantList, route)
         assert self.state.books.decisions == before
 
-    @rule(route=any_client)
     def ping(self, route: bytes) -> None:
-        """A client asks for a sign of life: its leases start anew."""
+        """Let a client ask for a sign of life: its leases start anew."""
         for held in self.ledger.leases.values():
             if held.owner == route:
                 held.expires_at = self.ledger.now + LEASE_S
@@ -368,7 +377,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert len(effects) == len(builders.told(effects, Welcome)) + len(builders.told(effects, Fleet)) == 2
 
     @precondition(lambda self: self.ledger.actors)
-    @rule(pick=any_pick, way=st.sampled_from(["exited", "unreachable", "leaving", "stale exit"]))
+    @rule(pick=any_pick, way=st.sampled_from(["exited", "unreachable", "leaving", "stale exit", "stale exit"]))
     def lose(self, pick: int, way: str) -> None:
         """An actor is gone, or an earlier process of its device is."""
         actor = self.actor(pick)
@@ -404,6 +413,14 @@ class BrokerMachine(RuleBasedStateMachine):
         self.ledger.report(order)
         self.tell(order.actor, builders.finished(order.execute))
         self.tick()
+
+    @precondition(lambda self: self.ledger.orders())
+    @rule(pick=any_pick, count=st.integers(1, 4))
+    def finish_many(self, pick: int, count: int) -> None:
+        """Actors finish one order after the other."""
+        for _ in range(count):
+            if self.ledger.orders():
+                self.finish(pick, 0.0)
 
     @precondition(lambda self: self.ledger.orders())
     @rule(pick=any_pick, fault=st.sampled_from(["fewer", "foreign slot", "too many bytes"]))
@@ -471,7 +488,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     # ---- time -------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from(PAUSES), pulses=st.integers(0, 7))
+    @rule(seconds=st.sampled_from(PAUSES), pulses=st.sampled_from([7, 7, 7, 7, 7, 7, 3, 6, 5, 0]))
     def wait(self, seconds: float, pulses: int) -> None:
         """Time passes; some actors give a sign of life, perhaps one without progress."""
         self.ledger.now += seconds
