@@ -5,11 +5,9 @@ carry the `parameters` in EXIF's UserComment. Nothing of the machine goes in: no
 """
 
 import io
-from typing import Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 from PIL import Image as PilImage
 from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
@@ -20,7 +18,9 @@ from difs.version import __version__
 JPEG_QUALITY = 92
 WEBP_QUALITY = 90
 
-FileFormat = Literal["png", "jpeg", "webp"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Facts(Struct, frozen=True):
@@ -56,11 +56,15 @@ def parameters_text(facts: Facts, height: int, width: int) -> str:
     return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in pairs)])
 
 
-def encode(pixels: NDArray[np.uint8], form: str, facts: Facts | None) -> bytes:
-    """Return an image file of `pixels`, of shape (height, width, 3); `facts` None leaves no trace."""
-    image = PilImage.fromarray(pixels)
+def encode(pixels: bytes | memoryview, size: tuple[int, int], form: str, facts: Facts | None) -> bytes:
+    """Return a file of `form` with RGB `pixels`, row by row; `size` is (height, width).
+
+    `facts` None leaves no trace of how the picture came to be.
+    """
+    height, width = size
+    image = PilImage.frombytes("RGB", (width, height), bytes(pixels))
     file = io.BytesIO()
-    text = parameters_text(facts, *pixels.shape[:2]) if facts is not None else ""
+    text = parameters_text(facts, height, width) if facts is not None else ""
     if form == "png":
         info = PngInfo()
         if facts is not None:
@@ -76,7 +80,9 @@ def encode(pixels: NDArray[np.uint8], form: str, facts: Facts | None) -> bytes:
     return file.getvalue()
 
 
-def decode(data: bytes | memoryview) -> NDArray[np.uint8]:
+def decode(data: bytes | memoryview) -> "NDArray[np.uint8]":
     """Return the pixels of an image file, of shape (height, width, 3)."""
+    import numpy as np  # noqa: PLC0415 -- a program that only saves files needs no numpy
+
     with PilImage.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))

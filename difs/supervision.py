@@ -4,6 +4,7 @@ As in Erlang/OTP, one child for itself, with a limit on the intensity of restart
 failed child stays failed. The processes themselves are `difs.supervisor`'s.
 """
 
+import os
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
@@ -39,9 +40,9 @@ class Terminate(Struct, frozen=True):
 
 
 class Finish(Struct, frozen=True):
-    """Everything is over; `failed` when not as asked."""
+    """Everything is over: leave with `status`, 0 when it was asked for."""
 
-    failed: bool
+    status: int
     reason: str
 
 
@@ -57,7 +58,7 @@ class ChildState(Enum):
     GONE = "gone"
     """Not running and not to be started: the service ends."""
     FAILED = "failed"
-    """Ended too often; stays down until the service is started anew."""
+    """Ended too often, or for a reason that stays; down until the service is started anew."""
 
 
 @dataclass(slots=True)
@@ -83,6 +84,7 @@ class Supervision:
         self.children = {name: Child(name, due_at=now) for name in (BROKER, *devices)}
         self._drain_until: float | None = None
         self._forced = False
+        self._failed_with = 1
 
     # ---- what happened --------------------------------------------------------------------------
 
@@ -101,16 +103,16 @@ class Supervision:
             elif child.unready_since is None:
                 child.unready_since = now
 
-    def exited(self, name: str, now: float, jitter: float, *, clean: bool = False) -> None:
-        """Note that a child is gone; `jitter` in 0..1 spreads the restarts.
-
-        `clean`: with status 0. A broker leaves so only when a client's `drain` is done.
-        """
+    def exited(self, name: str, now: float, jitter: float, *, status: int) -> None:
+        """Note that a child is gone with `status`; `jitter` in 0..1 spreads the restarts."""
         child, rules = self.children[name], self._rules
-        if clean and name == BROKER and self._drain_until is None:
-            self._drain_until = now
+        if status == 0 and name == BROKER and self._drain_until is None:
+            self._drain_until = now  # it leaves so only when a client's `drain` is done
         if self._drain_until is not None:
             child.state = ChildState.GONE
+            return
+        if status == os.EX_CONFIG:
+            child.state, self._failed_with = ChildState.FAILED, status  # no restart mends that
             return
         if now - child.started_at >= rules.stable_after:
             child.restarts.clear()
@@ -119,7 +121,7 @@ class Supervision:
         if len(child.restarts) >= rules.max_restarts:
             child.state = ChildState.FAILED
             return
-        longest = min(rules.backoff_cap, rules.backoff * 2 ** len(child.restarts))
+        longest = min(rules.backoff_cap, rules.backoff * 2 ** min(len(child.restarts), 30))
         child.restarts.append(now)
         child.state = ChildState.DUE
         child.due_at = now + longest * (0.5 + 0.5 * jitter)
@@ -143,9 +145,9 @@ class Supervision:
             return self._decide_ending(now)
         broker, *actors = self.children.values()
         if broker.state is ChildState.FAILED:
-            return [*self._kill_all("the broker fails"), Finish(True, "the broker ended too often")]
+            return [Finish(self._failed_with, "the broker cannot be kept running")]
         if all(child.state is ChildState.FAILED for child in actors):
-            return [*self._kill_all("no actor"), Finish(True, "every actor ended too often")]
+            return [Finish(self._failed_with, "no actor can be kept running")]
         actions: list[Action] = []
         for child in self.children.values():
             if child.state is ChildState.DUE and child.due_at <= now:
@@ -165,7 +167,7 @@ class Supervision:
         up = [c for c in self.children.values() if c.state is ChildState.UP]
         if not up:
             why = "stopped at once" if self._forced else "drained"
-            return [Finish(self._forced, why)]
+            return [Finish(1 if self._forced else 0, why)]
         assert self._drain_until is not None
         if self._forced or now > self._drain_until + DRAIN_SLACK_S:
             self._forced = True

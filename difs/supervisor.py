@@ -20,7 +20,7 @@ from types import FrameType
 import msgspec
 import zmq
 
-from difs import config, processes, repository, telemetry, wire
+from difs import config, repository, telemetry, wire
 from difs.actor_messages import ActorExited, DrainAll, Fleet, KillActor, Supervise
 from difs.clock import MonotonicClock
 from difs.errors import DifsError
@@ -59,8 +59,8 @@ class Supervisor:
                 now = self._clock.now()
                 for action in self._plan.decide(now):
                     if isinstance(action, Finish):
-                        log.log(logging.ERROR if action.failed else logging.INFO, "%s", action.reason)
-                        return 1 if action.failed else 0
+                        log.log(logging.ERROR if action.status else logging.INFO, "%s", action.reason)
+                        return action.status
                     self._perform(action, poller)
                 wait_s = max(0.0, self._plan.next_wake(now) - now)
                 for fd, _ in poller.poll(int(wait_s * 1000) + 1):
@@ -168,9 +168,7 @@ class Supervisor:
             del self._pidfds[fd]
         reason = f"{name} {_how_it_ended(status)}"
         log.log(logging.INFO if self._plan.is_draining else logging.WARNING, "%s", reason)
-        if status == processes.EXIT_CONFIG:
-            log.error("%s could not start; see its message above", name)
-        self._plan.exited(name, self._clock.now(), random.random(), clean=status == 0)
+        self._plan.exited(name, self._clock.now(), random.random(), status=status)
         if name != BROKER:
             self._send(link, ActorExited(name, process.pid, reason))
 

@@ -64,11 +64,22 @@ class Actor:
         self.leave()
 
     def load(self, variants: list[str]) -> None:
-        """Make variants resident; each is warmed up with a real image. Raises DifsError."""
+        """Make variants resident; each is warmed up with a real image.
+
+        One that does not load is left out. Raises DifsError when none does.
+        """
+        problem = None
         for variant in variants:
-            self._residents[variant] = self._engine.load(variant)
+            try:
+                self._residents[variant] = self._engine.load(variant)
+            except DifsError as error:
+                log.error("%s does not load: %s", variant, error)
+                problem = error
+            else:
+                log.info("%s is loaded and warm", variant)
             self.progress += 1
-            log.info("%s is loaded and warm", variant)
+        if problem is not None and not self._residents:
+            raise problem
 
     def announce(self) -> None:
         """Tell the broker that this actor is ready."""

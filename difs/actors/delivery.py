@@ -25,6 +25,7 @@ def deliver(writer: SegmentWriter, execute: Execute, image: int, pixels: NDArray
             variant=execute.variant,
             plan_json=execute.metadata,
         )
-    data = pictures.encode(pixels, execute.format, facts)
     height, width, channels = pixels.shape
+    flat = np.ascontiguousarray(pixels).data.cast("B")
+    data = pictures.encode(flat, (height, width), execute.format, facts)
     return writer.write(slot, memoryview(data), (height, width, channels))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 from difs.errors import InvalidRequest, LeaseLost, RemoteProtocolError
 from difs.messages import Generate, Image, Plan, Timings
 from difs.messages import Result as ResultMessage
-from difs.shm.layout import HEADER_BYTES
 from difs.shm.reader import SegmentReader, matches
 
 if TYPE_CHECKING:
@@ -25,21 +24,25 @@ class _Pixels:
     """What a leased array rests on: while any view of it lives, the slot stays ours."""
 
     def __init__(self, reader: SegmentReader, image: Image, give_back: Callable[[], None]) -> None:
-        import numpy as np  # noqa: PLC0415 -- `import difs` must stay light
-
         assert isinstance(image.offset, int)
         assert isinstance(image.generation, int)
-        data = reader.image(image.offset, image.nbytes, image.generation)
-        flat = np.frombuffer(data, np.uint8)
-        self._keeps_mapping = flat
-        self.__array_interface__ = {
-            "version": 3,
-            "typestr": "|u1",
-            "shape": (image.nbytes,),
-            "data": (flat.ctypes.data, True),
-        }
+        self._reader, self._offset, self._generation = reader, image.offset, image.generation
+        self.data = reader.image(image.offset, image.nbytes, image.generation)
         self.finalizer = weakref.finalize(self, give_back)
         self.finalizer.atexit = False
+
+    def check(self) -> None:
+        """Raise LeaseLost unless the slot still holds this image."""
+        self._reader.check(self._offset, self._generation)
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """Let numpy make views that keep this object alive (numpy's array interface, version 3)."""
+        import numpy as np  # noqa: PLC0415 -- `import difs` must stay light
+
+        address = np.frombuffer(self.data, np.uint8).ctypes.data
+        shape = (self.data.nbytes,)
+        return {"version": 3, "typestr": "|u1", "shape": shape, "data": (address, True)}
 
 
 class Result:
@@ -118,42 +121,36 @@ class Result:
     def _array(self, i: int) -> "NDArray[np.uint8]":
         import numpy as np  # noqa: PLC0415
 
-        image = self._message.images[i]
-        source = self._living(i)
+        image, source = self._message.images[i], self._living(i)
+        if image.format != "raw":
+            from difs import pictures  # noqa: PLC0415
+
+            return pictures.decode(self._view(i))
         flat: NDArray[np.uint8] = (
             np.asarray(source) if isinstance(source, _Pixels) else np.frombuffer(source, np.uint8)
         )
-        if image.format == "raw":
-            return flat.reshape(image.height, image.width, image.channels)
-        from difs import pictures  # noqa: PLC0415
-
-        return pictures.decode(flat.data)
+        return flat.reshape(image.height, image.width, image.channels)
 
     def _living(self, i: int) -> _Pixels | bytes:
-        source, image = self._sources[i], self._message.images[i]
+        source = self._sources[i]
         if source is None:
             raise LeaseLost("this result was released; copy images that are to stay")
         if isinstance(source, _Pixels):
-            assert isinstance(image.segment, str)
-            assert isinstance(image.offset, int)
-            assert isinstance(image.generation, int)
-            self._reader(image.segment).check(image.offset, image.generation)
+            source.check()
         return source
+
+    def _view(self, i: int) -> memoryview:
+        source = self._living(i)
+        return source.data if isinstance(source, _Pixels) else memoryview(source)
 
     def data(self, i: int = 0) -> bytes:
         """Return a copy of image `i` as it was delivered: raw pixels or an image file."""
-        source, image = self._living(i), self._message.images[i]
-        if isinstance(source, bytes):
-            return source
-        assert isinstance(image.segment, str)
-        assert isinstance(image.offset, int)
-        reader = self._reader(image.segment)
-        return bytes(reader.bytes_at(image.offset + HEADER_BYTES, image.nbytes))
+        return bytes(self._view(i))
 
     def verify(self) -> None:
         """Compare every image with its CRC-32; raises RemoteProtocolError."""
         for i, image in enumerate(self._message.images):
-            if not matches(memoryview(self.data(i)), image.crc32):
+            if not matches(self._view(i), image.crc32):
                 raise RemoteProtocolError(f"image {i} is not what its actor sealed")
 
     def pil(self) -> "list[PilImage]":
@@ -187,7 +184,9 @@ class Result:
             return self.data(i)
         from difs import pictures  # noqa: PLC0415
 
-        return pictures.encode(self._array(i), form, self._facts(image.seed) if metadata else None)
+        pixels = self._view(i) if image.format == "raw" else self._array(i).tobytes()
+        facts = self._facts(image.seed) if metadata else None
+        return pictures.encode(pixels, (image.height, image.width), form, facts)
 
     def _facts(self, seed: int) -> Any:
         from difs import pictures  # noqa: PLC0415

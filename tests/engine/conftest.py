@@ -29,7 +29,7 @@ class Bench:
         self.reader = SegmentReader(home)
         found = repository.scan(MODEL_REPO)
         self.engine = TorchEngine(
-            "cpu-0", found, self.writer, MonotonicClock(), threads=2, warm_up_steps=2
+            "cpu-0", found, self.writer, MonotonicClock(), threads=1, warm_up_steps=2
         )
         self.resident = self.engine.load("emoji-base")
         self.attempts = 0

@@ -331,6 +331,9 @@ class Ledger:
             return
         for actor in self.actors.values():
             assert self.now - actor.heard_at <= self.silence_s, "a silent actor was not given up"
+            is_loading = any(isinstance(message, LoadVariant) for message in actor.owed)
+            is_stalled = actor.orders and self.now - actor.progressed_at > self.stall_s
+            assert is_loading or not is_stalled, "an actor that hangs was not given up"
         fleet = builders.told(effects, Fleet)[-1]
         ready = {device for device, actor in self.actors.items() if not actor.is_leaving}
         assert set(fleet.ready) >= ready

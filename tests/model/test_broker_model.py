@@ -75,6 +75,7 @@ IDS = ("a", "b", "c", "d", "e", "f", "g")
 SLOTS = ((16 * builders.KIB, 3), (64 * builders.KIB, 1))
 LEASE_S, SILENCE_S, STALL_S = 12.0, 3.0, 5.0
 LONGEST_S = 40.0
+MAX_OUTSTANDING, MAX_QUEUED = 4, 6
 
 WISHES: tuple[dict[str, Any], ...] = (
     {},
@@ -126,8 +127,8 @@ class BrokerMachine(RuleBasedStateMachine):
             policy=policy,
             variants=VARIANTS,
             max_attempts=max_attempts,
-            max_outstanding=4,
-            max_queued=6,
+            max_outstanding=MAX_OUTSTANDING,
+            max_queued=MAX_QUEUED,
             max_clients=2,
             lease=LEASE_S,
             actor_silence=SILENCE_S,
@@ -223,6 +224,8 @@ class BrokerMachine(RuleBasedStateMachine):
         known = self.ledger.open.get(message.request_id)
         if known is not None and known.message == message:
             known.owner = route
+        owned = sum(entry.owner == route for entry in self.ledger.open.values())
+        queued = sum(entry.running is None for entry in self.ledger.open.values())
         effects = self.ask(route, message, message)
         is_taken = bool(builders.told(effects, Accepted, route))
         assert is_taken != bool(self.ledger.refusals), "accepted or refused, one of both"
@@ -232,6 +235,9 @@ class BrokerMachine(RuleBasedStateMachine):
             assert is_taken, "a repeated request shares the open one"
         elif self.ledger.is_draining:
             assert self.ledger.refusals[0].code == "draining"
+        elif is_taken:
+            assert owned < MAX_OUTSTANDING, "a client has more open than it may"
+            assert queued < MAX_QUEUED, "the queue is longer than it may be"
 
     @rule(burst=st.lists(any_request, min_size=2, max_size=5))
     def submit_many(self, burst: list[tuple[bytes, Generate]]) -> None:

@@ -233,10 +233,11 @@ def assert_one_line(text: str) -> None:
 class Raw:
     """A DEALER and nothing more: a client of another make, or none at all."""
 
-    def __init__(self, address: str) -> None:
-        """Connect."""
+    def __init__(self, address: str, *, high_water: int = 1000) -> None:
+        """Connect; at most `high_water` messages are taken before they are read."""
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
+        self.socket.rcvhwm = high_water
         self.socket.linger = 0
         self.socket.connect(address)
 
