@@ -8,11 +8,13 @@ Exit codes (sysexits.h where there is one):
     69  no service, no ready device, or no capacity now: try again later
     70  an error of the service
     73  another service runs in this run directory
+    74  a file cannot be written
     75  the request was accepted and ended without a picture (expired, cancelled, infeasible)
     78  the configuration is wrong or does not fit the machine
     130 interrupted
 """
 
+import errno
 import json
 import os
 import sys
@@ -44,8 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="DIFS: pictures from stated goals, on this machine.",
     epilog="Exit codes: 0 done; 1 the service ended by itself; 2 bad arguments; 64 bad request;"
-    " 69 nobody can serve it now; 70 error of the service; 73 already running; 75 accepted, but no"
-    " picture (expired, cancelled, infeasible); 78 configuration; 130 interrupted.",
+    " 69 nobody can serve it now; 70 error of the service; 73 already running; 74 cannot write;"
+    " 75 accepted, but no picture (expired, cancelled, infeasible); 78 configuration; 130 interrupted.",
 )
 
 RunDirOption = Annotated[
@@ -107,6 +109,11 @@ def _readable(command: Callable[P, None]) -> Callable[P, None]:
             if _debug["on"]:
                 raise
             fail(error, bool(kwargs.get("as_json")))
+        except OSError as error:
+            if _debug["on"]:
+                raise
+            print(f"difs: {error.strerror}: {error.filename}", file=sys.stderr)
+            raise typer.Exit(os.EX_IOERR) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
 
@@ -278,6 +285,7 @@ def generate(
     from difs import terminal
 
     wishes = _wishes(dict(locals()))
+    _check_target(out)
     with _client(run_dir, terminal.Notes(quiet=as_json)) as client:
         result = terminal.generate(client, prompt, wishes, show=not as_json)
         with result:
@@ -294,6 +302,19 @@ def generate(
         print(msgspec.json.encode(facts).decode())
     else:
         terminal.show_result(facts)
+
+
+def _check_target(out: Path | None) -> None:
+    """Refuse a place that cannot be written before anything is painted; raises OSError."""
+    from difs.client.result import form_of
+
+    folder = out or Path("out")
+    if folder.suffix:
+        form_of(folder)
+        folder = folder.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def _target(out: Path | None, prompt: str, seeds: list[int]) -> Path:

@@ -37,7 +37,7 @@ class DifsError(Exception):
     """Base of all errors that DIFS raises on purpose."""
 
     code: ClassVar[str] = "internal"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
     http_status: ClassVar[int] = 500
 
     def __init__(

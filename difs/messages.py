@@ -53,7 +53,7 @@ Unit = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
 class Bad(ValueError):
-    """A value that a field's type allows and the protocol does not; the text starts with the field."""
+    """A value that a field's type allows and the protocol does not; the text begins with its name."""
 
 
 def _finite(name: str, value: float | None) -> None:
@@ -89,9 +89,9 @@ class Requirements(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         """Refuse numbers that are not finite."""
-        _finite("requirements.latency_s", self.latency_s)
+        _finite("latency_s", self.latency_s)
         if isinstance(self.quality, float):
-            _finite("requirements.quality", self.quality)
+            _finite("quality", self.quality)
 
 
 class Adapter(Struct, frozen=True, omit_defaults=True):
@@ -102,7 +102,7 @@ class Adapter(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         """Refuse a weight that is not finite."""
-        _finite("overrides.adapters.weight", self.weight)
+        _finite("weight", self.weight)
 
 
 class Overrides(Struct, frozen=True, omit_defaults=True):
@@ -117,7 +117,7 @@ class Overrides(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         """Refuse a guidance scale that is not finite."""
-        _finite("overrides.guidance_scale", self.guidance_scale)
+        _finite("guidance_scale", self.guidance_scale)
 
 
 class Delivery(Struct, frozen=True, omit_defaults=True):

@@ -144,7 +144,8 @@ def _refusal(text: str) -> DifsError:
     if not path and problem.startswith("Expected `object`"):
         return RemoteProtocolError(f"not a msgpack map: {problem}", field="frame 1")
     named = _NAMED.match(problem)
-    field = named["field"] if named else path or _missing_field(problem)
+    own = named["field"] if named else _missing_field(problem)
+    field = ".".join(filter(None, (path, own)))
     bound = _BOUND.search(problem)
     limit = bound["limit"] if bound else None
     if named and (tail := re.search(r"the limit is (\S+)$", problem)):
@@ -152,7 +153,9 @@ def _refusal(text: str) -> DifsError:
     if limit is None and (allowed := _ALLOWED.get(field)):
         limit = "one of " + ", ".join(allowed)
         problem = f"{problem}, it must be {limit}"
-    words = problem if named else f"{field}: {problem}" if field else problem
+    if named:
+        problem = named["problem"]
+    words = f"{field}: {problem}" if field else problem
     return InvalidRequest(words, field=field or None, limit=limit)
 
 

@@ -297,7 +297,9 @@ def result(request_id: str = "r1", leases: Sequence[int] = (), **changes: Any) -
 # ---- what policies see --------------------------------------------------------------------------
 
 
-def device_view(device: str = "cpu-0", backlog_s: float = 0.0, names: Iterable[str] = ("tiny",)) -> DeviceView:
+def device_view(
+    device: str = "cpu-0", backlog_s: float = 0.0, names: Iterable[str] = ("tiny",)
+) -> DeviceView:
     """Return a ready device with `names` resident."""
     return DeviceView(device, {name: resident(name) for name in names}, backlog_s, 0, 2)
 

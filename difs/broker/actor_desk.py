@@ -195,12 +195,11 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
             dispatch.fail(books, request, _broken(request), now)
         return
     dispatch.learn(attempt, message.encode_s, message.steps_s, message.decode_s)
-    if request.deadline < now:
-        dispatch.expire(books, request, now)
-        books.free_slots(attempt)
-        books.end(attempt, Cause.ENDED)
-        return
     books.end(attempt, Cause.ENDED)
+    if request.deadline < now:
+        books.free_slots(attempt)
+        dispatch.expire(books, request, now)
+        return
     images, payloads = _hand_over(books, attempt, message, plan, now)
     timings = Timings(
         queue_s=attempt.started_at - request.arrived_at,

@@ -87,7 +87,8 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
             request = books.open(message, client, now)
             dispatch.place(books, request, decision)
             dispatch.dispatch(books, now)  # first: the device's way is longer than the client's
-            dispatch.announce(books, request)
+            if request.is_open:
+                dispatch.announce(books, request)
             return
     books.counts["rejected"] += 1
     tell(books, route, refused)

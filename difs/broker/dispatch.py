@@ -1,12 +1,14 @@
 """From the queue to the actors and back: planning, dispatch, and the ends of requests."""
 
+import traceback
+
 import msgspec
 
 from difs import profiles
 from difs.actor_messages import Abort, Execute, KillActor, LoadVariant, Slot
 from difs.broker import admission
 from difs.broker.books import Books
-from difs.broker.effects import TellActor, TellClient, TellSupervisor
+from difs.broker.effects import Complain, TellActor, TellClient, TellSupervisor
 from difs.broker.records import (
     Actor,
     Attempt,
@@ -16,7 +18,7 @@ from difs.broker.records import (
     RequestState,
 )
 from difs.messages import MAX_SEED, Accepted, Error, Generate
-from difs.policy.base import Admit, Decision, DeviceView, Reject, View
+from difs.policy.base import Admit, Decision, DeviceView, Reject, View, Wait
 from difs.samplers import evaluations
 
 # ---- planning -----------------------------------------------------------------------------------
@@ -36,7 +38,22 @@ def decide(books: Books, message: Generate, now: float) -> Decision:
         decisions=books.decisions,
     )
     books.decisions += 1
-    return books.policy.decide(view, message)
+    try:
+        decision = books.policy.decide(view, message)
+    except Exception:  # a policy may be another's code: its bug costs one request, not the broker
+        books.effects.append(Complain(f"the policy failed:\n{traceback.format_exc()}"))
+        return Reject("internal", f"the policy {books.policy.name} failed")
+    return _sound(books, decision)
+
+
+def _sound(books: Books, decision: Decision) -> Decision:
+    """Return a decision that can be carried out; another's policy may answer anything."""
+    if isinstance(decision, Admit) and decision.plan.device in books.by_device:
+        return decision
+    if isinstance(decision, (Reject, Wait)):
+        return decision
+    books.effects.append(Complain(f"the policy {books.policy.name} decided {decision!r}"))
+    return Reject("internal", f"the policy {books.policy.name} failed")
 
 
 def refusal_of(books: Books, message: Generate, decision: Decision) -> Error | None:

@@ -37,8 +37,14 @@ class TellSupervisor(Struct, frozen=True):
     message: SupervisorMessage
 
 
+class Complain(Struct, frozen=True):
+    """Write into the log what went wrong; the broker goes on."""
+
+    words: str
+
+
 class Exit(Struct, frozen=True):
     """Leave the loop: everything is drained."""
 
 
-Effect = TellClient | TellActor | TellSupervisor | Exit
+Effect = TellClient | TellActor | TellSupervisor | Complain | Exit

@@ -9,7 +9,7 @@ import zmq
 
 from difs import sockets, wire
 from difs.actor_messages import KillActor, Leaving, Ready
-from difs.broker.effects import Effect, Exit, TellActor, TellClient, TellSupervisor
+from difs.broker.effects import Complain, Effect, Exit, TellActor, TellClient, TellSupervisor
 from difs.broker.events import (
     ActorSaid,
     ActorUnreachable,
@@ -136,6 +136,8 @@ class BrokerLoop:
             if isinstance(effect.message, KillActor):
                 log.warning("%s: %s", effect.message.device, effect.message.reason)
             self._tell_backend(effect.route, wire.encode(effect.message))
+        elif type(effect) is Complain:
+            log.error("%s", effect.words)
         elif type(effect) is Exit:
             self._running = False
 

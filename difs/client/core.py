@@ -267,10 +267,12 @@ def _silent() -> BrokerLost:
 
 def to_exception(message: Error) -> DifsError:
     """Return the exception that an `error` message stands for."""
-    return BY_CODE.get(message.code, InternalError)(
+    error = BY_CODE.get(message.code, InternalError)(
         message.message,
         field=message.field,
         limit=message.limit,
         retry_after_s=message.retry_after_s,
         request_id=message.request_id,
     )
+    error.retryable = message.retryable  # a newer broker may have codes that we do not know
+    return error

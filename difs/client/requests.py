@@ -11,6 +11,7 @@ from difs.errors import InvalidRequest
 from difs.messages import (
     MAX_HEADER_BYTES,
     MAX_PROMPT_BYTES,
+    MAX_SEED,
     PROTOCOL,
     Format,
     Generate,
@@ -61,6 +62,10 @@ def build(prompt: str, wishes: Wishes, *, progress: bool) -> Generate:
     """Return the message; raises InvalidRequest (a bad value) or TypeError (an unknown argument)."""
     given: dict[str, Any] = {k: v for k, v in wishes.items() if v is not None}
     given.pop("retries", None)
+    for name, value in given.items():
+        if isinstance(value, int) and not -(2**63) <= value <= MAX_SEED:
+            words = f"{name}: {value} is beyond 64 bits"
+            raise InvalidRequest(words, field=name, limit=f"<= {MAX_SEED}")
     tree: dict[str, Any] = {
         "type": "generate",
         "request_id": given.pop("request_id", None) or secrets.token_hex(12),

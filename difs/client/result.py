@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
+def form_of(path: Path) -> str:
+    """Return the file format that a path's suffix means; raises InvalidRequest for an unknown one."""
+    form = SUFFIXES.get(path.suffix.lower())
+    if form is None:
+        raise InvalidRequest(f"cannot save as {path.suffix!r}; use {', '.join(SUFFIXES)}")
+    return form
+
+
 class _Pixels:
     """What a leased array rests on: while any view of it lives, the slot stays ours."""
 
@@ -165,9 +173,7 @@ class Result:
         Several images get their seeds into their names; missing folders are made.
         """
         target = Path(path)
-        form = SUFFIXES.get(target.suffix.lower())
-        if form is None:
-            raise InvalidRequest(f"cannot save as {target.suffix!r}; use {', '.join(SUFFIXES)}")
+        form = form_of(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         written = []
         for i, image in enumerate(self._message.images):

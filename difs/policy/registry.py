@@ -23,6 +23,7 @@ def load(name: str, options: Options | None = None) -> Policy:
         raise ConfigError(f"policy.name: no policy {name!r}{nearest}; installed: {names()}")
     try:
         policy: Policy = found.load()(options or Options())
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ConfigError(f"policy.name: {name!r} does not load: {error}") from error
+    except Exception as error:  # it is another's code
+        words = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"policy.name: {name!r} does not load: {words}") from error
     return policy

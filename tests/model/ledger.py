@@ -224,7 +224,9 @@ class Ledger:
             self.taken[device].add(slot.index)
             self.leases[image.lease] = Lease(route, device, slot.index, self.now + self.lease_s)
         inline = [payload.offset for payload in effect.payloads]
-        wanted = [] if message.images[0].lease else [s.offset + layout.HEADER_BYTES for s in execute.slots]
+        wanted = (
+            [] if message.images[0].lease else [s.offset + layout.HEADER_BYTES for s in execute.slots]
+        )
         assert inline == wanted, "an image travels in a frame or lies in a slot"
 
     def _error(self, route: bytes, message: Error) -> None:
@@ -302,7 +304,9 @@ class Ledger:
         for slot in execute.slots:
             assert slot.index not in taken, "a slot was leased twice"
             assert slot.nbytes >= nbytes, "the image does not fit its slot"
-            assert slot.generation > self._generations.get(device, builders.EPOCH << 32), "an old generation"
+            assert slot.generation > self._generations.get(device, builders.EPOCH << 32), (
+                "an old generation"
+            )
             self._generations[device] = slot.generation
             taken.add(slot.index)
 
@@ -338,6 +342,8 @@ class Ledger:
         ready = {device for device, actor in self.actors.items() if not actor.is_leaving}
         assert set(fleet.ready) >= ready
         if not self.is_draining:
-            beaten = [e.route for e in effects if isinstance(e, TellClient) and isinstance(e.message, Beat)]
+            beaten = [
+                e.route for e in effects if isinstance(e, TellClient) and isinstance(e.message, Beat)
+            ]
             awaited = {e.owner for e in self.open.values()} | {h.owner for h in self.leases.values()}
             assert sorted(beaten) == sorted(awaited), "a sign of life to each that waits, to no other"

@@ -106,6 +106,8 @@ RESIDENTS = {
 }
 
 any_request = st.integers(0, len(MENU) - 1).map(lambda number: MENU[number])
+any_question = st.sampled_from([Ping(), Ping(), Status(), Variants(), MENU[0][1], None])
+any_loss = st.sampled_from(["exited", "unreachable", "leaving", "stale exit", "stale exit"])
 any_client = st.sampled_from(CLIENTS)
 any_pick = st.integers(0, 5)
 
@@ -288,7 +290,8 @@ class BrokerMachine(RuleBasedStateMachine):
         self.ask(route, Release((lease, 3, lease)))
 
     @rule(
-        route=any_client, question=st.sampled_from([Ping(), Ping(), Status(), Variants(), MENU[0][1], None])
+        route=any_client,
+        question=st.sampled_from([Ping(), Ping(), Status(), Variants(), MENU[0][1], None]),
     )
     def inquire(self, route: bytes, question: Ping | Status | Variants | Generate | None) -> None:
         """A client asks questions, or talks nonsense: nothing changes but the life of its leases."""
@@ -380,16 +383,23 @@ class BrokerMachine(RuleBasedStateMachine):
         """A known actor announces itself again: nothing changes."""
         actor = self.actor(pick)
         effects = self.tell(actor, actor.ready, is_news=False)
-        assert len(effects) == len(builders.told(effects, Welcome)) + len(builders.told(effects, Fleet)) == 2
+        assert (
+            len(effects) == len(builders.told(effects, Welcome)) + len(builders.told(effects, Fleet)) == 2
+        )
 
     @precondition(lambda self: self.ledger.actors)
-    @rule(pick=any_pick, way=st.sampled_from(["exited", "unreachable", "leaving", "stale exit", "stale exit"]))
+    @rule(
+        pick=any_pick,
+        way=any_loss,
+    )
     def lose(self, pick: int, way: str) -> None:
         """An actor is gone, or an earlier process of its device is."""
         actor = self.actor(pick)
         device, pid = actor.ready.device, actor.ready.pid
         if way == "stale exit":
-            assert not self.happen(ActorSaid(builders.SUPERVISOR, ActorExited(device, pid + 1000, "gone")))
+            assert not self.happen(
+                ActorSaid(builders.SUPERVISOR, ActorExited(device, pid + 1000, "gone"))
+            )
             return
         self.ledger.lose(device)
         if way == "exited":

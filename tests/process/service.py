@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from difs import Client
 from difs.actors.simulated import pattern
+from difs.client.requests import Wishes
 from difs.messages import PROTOCOL, StatusReport
 from difs.private import PrivateService
 from difs.rundir import RunDir
@@ -49,9 +50,14 @@ def picture(prompt: str, seed: int, side: int = 64) -> NDArray[np.uint8]:
     return pattern(prompt, seed, side, side)
 
 
+def big(**wishes: Unpack[Wishes]) -> Wishes:
+    """Return wishes for a picture of a size at which a step takes its scripted time."""
+    return {"width": SIDE, "height": SIDE, **wishes}
+
+
 def script(faults: Sequence[str] = (), step_s: float = 0.05) -> str:
     """Return the option that scripts the simulated engine; faults are TOML inline tables."""
-    return f"actors.script=\"step_s = {step_s}\\nfaults = [{', '.join(faults)}]\""
+    return f'actors.script="step_s = {step_s}\\nfaults = [{", ".join(faults)}]"'
 
 
 def settings(*pairs: str) -> list[str]:

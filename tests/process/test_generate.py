@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import aclosing
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 import pytest
@@ -18,12 +18,14 @@ from difs import AsyncClient, Client, Result
 from difs.client.requests import Wishes
 from difs.errors import Cancelled, DifsError, IdConflict, LeaseLost, UnknownName
 from difs.messages import MAX_SEED, Accepted, Progress
-from tests.process.service import SIDE, Calls, Service, picture, script, settings, until
+from tests.process.service import Calls, Service, big, picture, script, settings, until
 
 pytestmark = pytest.mark.process
 
-SLOW: Wishes = {"width": SIDE, "height": SIDE, "steps": 40}
-"""Takes two seconds."""
+
+def slow(**wishes: Unpack[Wishes]) -> Wishes:
+    """Return wishes for a picture that takes two seconds."""
+    return big(steps=40, **wishes)  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,9 @@ def test_files_are_the_same_bytes_inline_and_by_shared_memory(
 def test_an_inline_result_keeps_no_slot(client: Client, service: Service) -> None:
     result = client.generate("inline", seed=1, n=4, delivery="inline")
     assert service.slots_used() == 0
-    assert [np.array_equal(p, picture("inline", 1 + i)) for i, p in enumerate(result.images)] == [True] * 4
+    assert [np.array_equal(p, picture("inline", 1 + i)) for i, p in enumerate(result.images)] == [
+        True
+    ] * 4
 
 
 @pytest.mark.parametrize("delivery", ["shm", "inline"])
@@ -196,6 +200,27 @@ def test_status_counts_what_was_done(client: Client, service: Service) -> None:
     assert result.attempts == 1
 
 
+def test_a_variant_is_evicted_and_loaded_again(client: Client) -> None:
+    def residents() -> tuple[str, ...]:
+        [info] = [v for v in client.variants() if v.name == "emoji-base"]
+        return info.resident_on
+
+    assert "evicted" in client.evict("emoji-base", "simulated-0")
+    assert residents() == ("simulated-1",)
+    with client.generate("elsewhere") as result:
+        assert result.plan.device == "simulated-1"
+    client.load("emoji-base", "simulated-0")
+    until(lambda: residents() == ("simulated-0", "simulated-1"), 5, "the variant's return")
+    client.evict("emoji-base")
+    assert residents() == ()
+    with client.generate("loaded at need", seed=3) as result:
+        assert np.array_equal(result.images[0], picture("loaded at need", 3))
+    client.load("emoji-base")
+    until(lambda: residents() == ("simulated-0", "simulated-1"), 5, "the variant's return")
+    with pytest.raises(UnknownName):
+        client.load("no-such")
+
+
 def test_ping_says_ready(client: Client) -> None:
     pong = client.ping()
     assert pong.ready
@@ -240,7 +265,7 @@ def test_the_slot_comes_back_on_release(client: Client, service: Service) -> Non
     until(lambda: service.slots_used() == 0, 3, "the slots' return")
     result.release()  # again does no harm
     with pytest.raises(LeaseLost):
-        result.images
+        _ = result.images
     with pytest.raises(LeaseLost):
         result.data()
 
@@ -320,10 +345,7 @@ def test_one_client_used_from_eight_threads(client: Client, calls: Calls) -> Non
 
 
 def test_both_devices_work_at_once(client: Client, calls: Calls) -> None:
-    jobs = [
-        calls.submit(client.generate, "spread", seed=i, steps=10, width=SIDE, height=SIDE)
-        for i in range(4)
-    ]
+    jobs = [calls.submit(client.generate, "spread", **big(seed=i, steps=10)) for i in range(4)]
     results = [job.result(20) for job in jobs]
     assert {result.plan.device for result in results} == {"simulated-0", "simulated-1"}
 
@@ -346,7 +368,7 @@ def test_cancelling_a_task_cancels_the_request(service: Service) -> None:
 
     async def give_up() -> None:
         async with AsyncClient(service.address) as client:
-            task = asyncio.create_task(client.generate("cancelled", **SLOW))
+            task = asyncio.create_task(client.generate("cancelled", **slow()))
             await asyncio.to_thread(wait_for_running, service)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -363,7 +385,7 @@ def test_a_timeout_around_generate_cancels_the_request(service: Service) -> None
         async with AsyncClient(service.address) as client:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.4):
-                    await client.generate("too slow", **SLOW)
+                    await client.generate("too slow", **slow())
             await asyncio.to_thread(wait_for_cancel, service, before)
 
     asyncio.run(give_up())
@@ -374,7 +396,7 @@ def test_leaving_an_async_stream_early_cancels_the_request(service: Service) -> 
 
     async def give_up() -> None:
         async with AsyncClient(service.address) as client:
-            async with aclosing(client.stream("left", **SLOW)) as events:
+            async with aclosing(client.stream("left", **slow())) as events:
                 async for event in events:
                     if isinstance(event, Progress):
                         break
@@ -385,7 +407,7 @@ def test_leaving_an_async_stream_early_cancels_the_request(service: Service) -> 
 
 def test_leaving_a_stream_early_cancels_the_request(client: Client, service: Service) -> None:
     before = service.count("cancelled")
-    for event in client.stream("left", **SLOW):
+    for event in client.stream("left", **slow()):
         if isinstance(event, Progress):
             break
     gc.collect()
@@ -397,7 +419,7 @@ def test_queued_requests_are_cancelled_too(service: Service) -> None:
 
     async def give_up() -> None:
         async with AsyncClient(service.address) as client:
-            tasks = [asyncio.create_task(client.generate(f"q{i}", **SLOW)) for i in range(10)]
+            tasks = [asyncio.create_task(client.generate(f"q{i}", **slow())) for i in range(10)]
             await asyncio.to_thread(until, lambda: service.status().queued == 6, 5, "a queue")
             for task in tasks:
                 task.cancel()
@@ -412,7 +434,7 @@ def test_closing_an_async_client_ends_its_open_calls(service: Service) -> None:
 
     async def close() -> None:
         client = AsyncClient(service.address)
-        task = asyncio.create_task(client.generate("open", **SLOW))
+        task = asyncio.create_task(client.generate("open", **slow()))
         await asyncio.to_thread(wait_for_running, service)
         await client.aclose()
         done, _ = await asyncio.wait([task], timeout=5)
@@ -430,7 +452,7 @@ def test_closing_an_async_client_ends_its_open_calls(service: Service) -> None:
 def test_closing_a_client_ends_the_calls_of_other_threads(service: Service, calls: Calls) -> None:
     before = service.count("cancelled")
     client = Client(service.address)
-    job = calls.submit(client.generate, "open", **SLOW)
+    job = calls.submit(client.generate, "open", **slow())
     wait_for_running(service)
     client.close()
     wait_for_cancel(service, before)
@@ -441,21 +463,19 @@ def test_closing_a_client_ends_the_calls_of_other_threads(service: Service, call
 # ---- ids ------------------------------------------------------------------------------------------
 
 
-def test_an_open_id_with_other_content_is_refused(
-    client: Client, service: Service, calls: Calls
-) -> None:
+def test_an_open_id_with_other_content_is_refused(client: Client, service: Service, calls: Calls) -> None:
     with Client(service.address) as other:
-        job = calls.submit(client.generate, "one thing", request_id="mine", **SLOW)
+        job = calls.submit(client.generate, "one thing", **slow(request_id="mine"))
         wait_for_running(service)
         with pytest.raises(IdConflict):
-            other.generate("another thing", request_id="mine", **SLOW)
+            other.generate("another thing", **slow(request_id="mine"))
         job.result(20).release()
 
 
 def test_a_deadline_ends_the_work_within_a_step(client: Client, service: Service) -> None:
     started = time.monotonic()
     with pytest.raises(DifsError) as caught:
-        client.generate("late", timeout_s=0.5, retries=0, n=8, **SLOW)
+        client.generate("late", **slow(timeout_s=0.5, retries=0, n=8))
     assert caught.value.code in ("expired", "infeasible")
     assert time.monotonic() - started < 3
     until(service.is_idle, 3, "an end of the work")

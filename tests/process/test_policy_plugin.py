@@ -1,6 +1,5 @@
 """A policy from an installed package: an entry point is all that it takes."""
 
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 
 from difs.errors import InternalError, Overloaded, RequestError
-from tests.process.conftest import Start
 from tests.process.service import Service, assert_one_line, difs, picture, script, settings, until
 
 pytestmark = pytest.mark.process
@@ -64,19 +62,28 @@ def install(site: Path, name: str, module: str, points: dict[str, str]) -> None:
     (info / "entry_points.txt").write_text("\n".join(["[difs.policies]", *lines, ""]))
 
 
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder of installed packages that every process of the service sees."""
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have packages installed that every process of a service sees."""
+    folder = tmp_path_factory.mktemp("site")
     points = {"mine": "my_policies:Mine", "broken": "my_policies:Broken", "gone": "my_policies:Gone"}
-    install(tmp_path, "my_policies", textwrap.dedent(MODULE), points)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return tmp_path
+    install(folder, "my_policies", MODULE, points)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        yield
+
+
+@pytest.fixture(scope="module")
+def running(site: None) -> Iterator[Service]:
+    choice = ["--policy", "mine", *settings("policy.variant='emoji-base'", "broker.validate=true")]
+    with Service(["--device", "simulated:2", *choice, *settings(script())]) as service:
+        yield service
 
 
 @pytest.fixture
-def service(site: Path, start: Start) -> Iterator[Service]:
-    choice = ["--policy", "mine", *settings("policy.variant='emoji-base'", "broker.validate=true")]
-    yield start("--device", "simulated:2", *choice, *settings(script()))
+def service(running: Service) -> Service:
+    until(running.is_idle, 20, "an idle service before the test")
+    return running
 
 
 def test_a_policy_of_an_installed_package_decides(service: Service) -> None:
@@ -114,7 +121,7 @@ def test_its_bugs_cost_one_request_and_not_the_broker(service: Service, prompt: 
     ("name", "words"), [("broken", "not today"), ("gone", "Gone"), ("main", "the nearest is mine")]
 )
 def test_a_policy_that_does_not_load_is_told_at_the_start(
-    site: Path, tmp_path: Path, name: str, words: str
+    site: None, tmp_path: Path, name: str, words: str
 ) -> None:
     ended = difs("serve", "--run-dir", str(tmp_path / "run"), "--device", "simulated:1", "--policy", name)
     assert ended.returncode == 78, ended.stderr

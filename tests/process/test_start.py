@@ -22,7 +22,6 @@ from tests.process.service import (
     end_all,
     picture,
     processes_of,
-    script,
     segments_of,
     settings,
     sockets_in,
@@ -189,12 +188,17 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, words: s
         assert "shm.dir" in line, "all problems at once"
 
 
-def test_a_script_that_is_wrong_is_refused_and_not_restarted_for_ever(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("actors.script='step_s = -1'", "step_s"), ("actors.preload=['no-such']", "no-such")],
+)
+def test_what_only_an_actor_can_refuse_ends_the_service_at_once(
+    tmp_path: Path, setting: str, words: str
+) -> None:
     home = tmp_path / "run"
-    wrong = settings("actors.script='step_s = -1'", "supervisor.max_restarts=0")
-    ended = difs("serve", "--run-dir", str(home), *ONE, *wrong)
-    assert ended.returncode in (1, 78)
-    assert "step_s" in ended.stderr
+    ended = difs("serve", "--run-dir", str(home), *ONE, "--set", setting, timeout_s=10)
+    assert ended.returncode == 78, ended.stderr
+    assert words in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not processes_of(home)
 
