@@ -178,6 +178,10 @@ class Evicted(Struct, frozen=True, tag="evicted"):
     variant: str
 
 
+class Retiring(Struct, frozen=True, tag="retiring"):
+    """The actor was asked to leave: it finishes what it has and wants nothing new."""
+
+
 class Leaving(Struct, frozen=True, tag="leaving"):
     """The actor exits on purpose, nothing left undone."""
 
@@ -229,6 +233,7 @@ FromActor = (
     | Loaded
     | LoadFailed
     | Evicted
+    | Retiring
     | Leaving
     | Supervise
     | ActorExited

@@ -20,6 +20,7 @@ from difs.actor_messages import (
     LoadVariant,
     Ready,
     Resident,
+    Retiring,
     Stop,
     ToActor,
     Welcome,
@@ -53,6 +54,7 @@ class Actor:
         self._epoch: int | None = None
         self._heard_at = clock.now()
         self._is_draining = False
+        self._has_retired = False
         self.progress = 0
         """Units of work done; read by the heartbeat's thread."""
 
@@ -99,6 +101,9 @@ class Actor:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._asked_to_stop)
         while self._engine.is_busy or not self._is_draining:
+            if self._is_draining and not self._has_retired:
+                self._has_retired = True
+                self._link.send(Retiring())
             for message in self._link.receive(0.0 if self._engine.is_busy else IDLE_WAIT_S):
                 self._heard_at = self._clock.now()
                 self._obey(message)

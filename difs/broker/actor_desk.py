@@ -19,6 +19,7 @@ from difs.actor_messages import (
     LoadFailed,
     Pulse,
     Ready,
+    Retiring,
     Stepped,
     Supervise,
     Welcome,
@@ -26,7 +27,7 @@ from difs.actor_messages import (
 from difs.broker import admission, client_desk, dispatch
 from difs.broker.books import Books
 from difs.broker.effects import Payload, TellActor, TellClient, TellSupervisor
-from difs.broker.records import Actor, Attempt, AttemptState, Cause, Request
+from difs.broker.records import Actor, ActorState, Attempt, AttemptState, Cause, Request
 from difs.errors import BY_CODE
 from difs.messages import MAX_SEED, Error, Image, Plan, Progress, Result, Timings
 from difs.shm.layout import HEADER_BYTES
@@ -50,7 +51,7 @@ def _ready(books: Books, route: bytes, message: Ready, now: float) -> None:
     if old is None:
         old = books.by_device.get(message.device)
         if old is not None:
-            dispatch.lose_actor(books, old, "another incarnation took over", now, kill=False)
+            dispatch.lose_actor(books, old, "another incarnation took over", now)
         actor = Actor(
             route=route,
             device=message.device,
@@ -81,10 +82,19 @@ def _pulse(books: Books, route: bytes, message: Pulse, now: float) -> None:
                 actor.progress, actor.progressed_at = message.progress, now
 
 
+def _retiring(books: Books, route: bytes, message: Retiring, now: float) -> None:
+    actor = books.actors.get(route)
+    if actor is not None and actor.state is ActorState.READY:
+        books.change_actor(actor, Cause.DRAINED)
+        for request in books.queued_on(actor):
+            dispatch.replan(books, request, now)
+        tell_fleet(books)
+
+
 def _leaving(books: Books, route: bytes, message: Leaving, now: float) -> None:
     actor = books.actors.get(route)
     if actor is not None:
-        dispatch.lose_actor(books, actor, "it left", now, kill=False)
+        dispatch.lose_actor(books, actor, "it left", now, died=False)
         tell_fleet(books)
 
 
@@ -308,7 +318,7 @@ def _supervise(books: Books, route: bytes, message: Supervise, now: float) -> No
 def _exited(books: Books, route: bytes, message: ActorExited, now: float) -> None:
     actor = books.by_device.get(message.device)
     if actor is not None and actor.pid == message.pid:
-        dispatch.lose_actor(books, actor, message.reason, now, kill=False)
+        dispatch.lose_actor(books, actor, message.reason, now)
         tell_fleet(books)
 
 
@@ -319,6 +329,7 @@ def _drain_all(books: Books, route: bytes, message: DrainAll, now: float) -> Non
 _HANDLERS: dict[type, Callable[[Books, bytes, Any, float], None]] = {
     Ready: _ready,
     Pulse: _pulse,
+    Retiring: _retiring,
     Leaving: _leaving,
     Stepped: _stepped,
     Finished: _finished,

@@ -204,10 +204,13 @@ def _end(books: Books, request: Request, cause: Cause, error: Error, now: float)
 # ---- loss ---------------------------------------------------------------------------------------
 
 
-def lose_actor(books: Books, actor: Actor, reason: str, now: float, *, kill: bool) -> None:
+def lose_actor(
+    books: Books, actor: Actor, reason: str, now: float, *, kill: bool = False, died: bool = True
+) -> None:
     """Take an incarnation off the books; its requests are dispatched again or fail.
 
-    `kill`: ask the supervisor to end the process first, so that it can write no more.
+    `kill`: ask the supervisor to end the process, so that it can write no more. `died`: it did not
+    leave on purpose, so what it had may be the cause.
     """
     books.change_actor(actor, Cause.LOST)
     books.counts["actors_lost"] += 1
@@ -221,12 +224,12 @@ def lose_actor(books: Books, actor: Actor, reason: str, now: float, *, kill: boo
         request = attempt.request
         if not request.is_open:
             continue
-        if request.attempts >= books.rules.max_attempts:
+        request.deaths += died
+        if request.deaths >= books.rules.max_attempts:
             fail(books, request, _exhausted(request, reason), now)
         else:
             books.move(request, Cause.REQUEUED, now, reason)
             request.actor = None
-            request.is_suspect = True
             orphans.append(request)
     for request in sorted(orphans, key=lambda r: r.rank):
         replan(books, request, now)
@@ -235,7 +238,7 @@ def lose_actor(books: Books, actor: Actor, reason: str, now: float, *, kill: boo
 def _exhausted(request: Request, reason: str) -> Error:
     return admission.refusal(
         "actor_lost",
-        f"{request.attempts} attempts ended with the loss of their actor; the last: {reason}",
+        f"{request.deaths} attempts ended with the loss of their actor; the last: {reason}",
         request_id=request.message.request_id,
     )
 

@@ -126,8 +126,8 @@ class Request:
     """Whose queue it stands in, or who runs it; None while it waits for any device."""
     attempt: "Attempt | None" = None
     attempts: int = 0
-    is_suspect: bool = False
-    """It was on an actor that died: until it is cleared, it runs alone."""
+    deaths: int = 0
+    """Attempts that ended with the death of their actor."""
     story: list[tuple[float, str, str]] = field(default_factory=list)
 
     @property
@@ -135,6 +135,11 @@ class Request:
         """Return its place in a queue, least first: by priority, then by arrival."""
         needs = self.message.requirements
         return (1 if needs.best_effort else -needs.priority, self.seq)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it was on an actor that died: until it is cleared, it runs alone."""
+        return self.deaths > 0
 
     @property
     def is_open(self) -> bool:
