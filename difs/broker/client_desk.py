@@ -244,7 +244,7 @@ def _evict(books: Books, route: bytes, message: Evict, now: float) -> None:
     for actor in targets:
         users = [a for a in actor.attempts.values() if _variant_of(a.request) == message.variant]
         users_queued = [r for r in books.queued_on(actor) if _variant_of(r) == message.variant]
-        if users or users_queued:
+        if users or users_queued or message.variant in actor.loading:
             words = f"{message.variant} is busy on {actor.device}"
             tell(books, route, admission.refusal("overloaded", words, retry_after_s=1.0))
             return

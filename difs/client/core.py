@@ -118,8 +118,7 @@ class ClientCore:
 
     def cancel(self, request_id: str) -> list[Effect]:
         """Give a call up; nothing more is delivered for it."""
-        call = self._calls.pop(request_id, None)
-        return [Send(Cancel(request_id))] if call and call.stage is _Stage.OPEN else []
+        return [Send(Cancel(request_id))] if self._calls.pop(request_id, None) else []
 
     def ask(self, message: ClientMessage, now: float) -> tuple[int, list[Effect]]:
         """Ask a question; returns the ticket that its Reply will name."""
@@ -195,7 +194,8 @@ class ClientCore:
         rest_s = min(RETRY_CAP_S, RETRY_BASE_S * 2**call.tries) * (0.5 + 0.5 * jitter)
         rest_s = max(rest_s, error.retry_after_s or 0.0)
         may = error.retryable and call.retries_left > 0 and now + rest_s < call.give_up_at - GRACE_S
-        if not may or call.message.requirements.on_infeasible == "reject":
+        wants_to_know = call.message.requirements.on_infeasible == "reject"
+        if not may or (wants_to_know and error.code == "overloaded"):
             del self._calls[request_id]
             return [Deliver(request_id, error)]
         call.stage, call.retry_at = _Stage.RESTING, now + rest_s

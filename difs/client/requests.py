@@ -47,7 +47,10 @@ class Wishes(TypedDict, total=False):
     metadata: bool
     request_id: str
     retries: int
-    """How often a retryable error is tried again, with the same id (default 3)."""
+    """How often a retryable error is tried again, with the same id (default 3).
+
+    With `on_infeasible="reject"` a refusal for lack of time is told at once.
+    """
 
 
 _PLACES: dict[str, tuple[str, ...]] = {
