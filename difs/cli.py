@@ -180,7 +180,7 @@ def _parse_setting(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: must be section.key=value")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), value.strip()
 
 

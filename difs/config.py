@@ -117,7 +117,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
             tree = tomllib.loads(path.read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, endless digits
             raise ConfigError(f"{path} is not TOML: {error}") from None
     for dotted, value in (overrides or {}).items():
         section, _, key = dotted.partition(".")

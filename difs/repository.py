@@ -144,7 +144,7 @@ def scan(root: Path) -> Repository:
             problems.append(f"{manifest.parent.name}: {error}")
         except OSError as error:
             problems.append(f"{manifest.parent.name}: {MANIFEST}: {error.strerror}")
-    return Repository(MappingProxyType(variants), tuple(problems))
+    return Repository(MappingProxyType(dict(sorted(variants.items()))), tuple(problems))
 
 
 def read_variant(manifest: Path, root: Path) -> Variant:
@@ -170,10 +170,10 @@ def _parse(path: Path) -> Manifest:
         raise RepositoryError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
     try:
         parsed = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Manifest)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RepositoryError(f"{MANIFEST} is not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise RepositoryError(f"{MANIFEST}: {error}") from None
+    except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, endless digits
+        raise RepositoryError(f"{MANIFEST} is not TOML: {error}") from None
     steps = parsed.steps
     if not steps.min <= steps.default <= steps.max:
         raise RepositoryError(f"steps: min <= default <= max does not hold: {steps}")

@@ -57,7 +57,7 @@ def parse_script(text: str) -> Script:
     """Read a script from TOML text; raises ConfigError."""
     try:
         return msgspec.convert(tomllib.loads(text), Script)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError) as error:  # bad TOML or bad values
         raise ConfigError(f"actors.script: {error}") from None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from difs.actor_messages import EvictVariant, LoadVariant, Stop
-from difs.broker import admission, dispatch
+from difs.broker import admission, dispatch, planning
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient
 from difs.broker.records import Actor, Cause, Client, Request, RequestState
@@ -81,11 +81,11 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
     client = books.client(route)
     refused = admission.check_capacity(books, client, message)
     if refused is None:
-        decision = dispatch.decide(books, message, now)
-        refused = dispatch.refusal_of(books, message, decision)
+        decision = planning.decide(books, message, now)
+        refused = planning.refusal_of(books, message, decision)
         if refused is None:
             request = books.open(message, client, now)
-            dispatch.place(books, request, decision)
+            planning.place(books, request, decision)
             dispatch.dispatch(books, now)  # first: the device's way is longer than the client's
             if request.is_open:
                 dispatch.announce(books, request)
@@ -111,10 +111,11 @@ def _join(books: Books, route: bytes, known: Request, message: Generate) -> None
 
 def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     asked = message.request
-    decision = dispatch.decide(books, asked, now)
-    books.decisions -= 1  # an explanation changes nothing, the policy's turn neither
+    turn = books.decisions
+    decision = planning.decide(books, asked, now)
+    books.decisions = turn  # an explanation changes nothing, the policy's turn neither
     asker = books.clients.get(route) or Client(route)
-    refused = admission.check_capacity(books, asker, asked) or dispatch.refusal_of(books, asked, decision)
+    refused = admission.check_capacity(books, asker, asked) or planning.refusal_of(books, asked, decision)
     plan = decision.plan if refused is None and isinstance(decision, Admit) else None
     tell(books, route, Explanation(asked.request_id, plan, refused))
 

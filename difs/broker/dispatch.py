@@ -1,14 +1,12 @@
-"""From the queue to the actors and back: planning, dispatch, and the ends of requests."""
-
-import traceback
+"""From the queue to the actors and back: dispatch, losses, and the ends of requests."""
 
 import msgspec
 
 from difs import profiles
 from difs.actor_messages import Abort, Execute, KillActor, LoadVariant, Slot
-from difs.broker import admission
+from difs.broker import admission, planning
 from difs.broker.books import Books
-from difs.broker.effects import Complain, TellActor, TellClient, TellSupervisor
+from difs.broker.effects import TellActor, TellClient, TellSupervisor
 from difs.broker.records import (
     Actor,
     Attempt,
@@ -17,61 +15,11 @@ from difs.broker.records import (
     Request,
     RequestState,
 )
-from difs.messages import MAX_SEED, Accepted, Error, Generate
-from difs.policy.base import Admit, Decision, DeviceView, Reject, View, Wait
+from difs.messages import MAX_SEED, Accepted, Error
+from difs.policy.base import Reject
 from difs.samplers import evaluations
 
-# ---- planning -----------------------------------------------------------------------------------
-
-
-def decide(books: Books, message: Generate, now: float) -> Decision:
-    """Ask the policy where and how to serve `message`."""
-    view = View(
-        now=now,
-        devices=tuple(
-            [
-                DeviceView(a.device, a.residents, a.backlog_s, a.queued, a.free_credits)
-                for a in books.ready
-            ]
-        ),
-        variants=books.variants,
-        decisions=books.decisions,
-    )
-    books.decisions += 1
-    try:
-        decision = books.policy.decide(view, message)
-    except Exception:  # a policy may be another's code: its bug costs one request, not the broker
-        books.effects.append(Complain(f"the policy failed:\n{traceback.format_exc()}"))
-        return Reject("internal", f"the policy {books.policy.name} failed")
-    return _sound(books, decision)
-
-
-def _sound(books: Books, decision: Decision) -> Decision:
-    """Return a decision that can be carried out; another's policy may answer anything."""
-    if isinstance(decision, Admit) and decision.plan.device in books.by_device:
-        return decision
-    if isinstance(decision, (Reject, Wait)):
-        return decision
-    books.effects.append(Complain(f"the policy {books.policy.name} decided {decision!r}"))
-    return Reject("internal", f"the policy {books.policy.name} failed")
-
-
-def refusal_of(books: Books, message: Generate, decision: Decision) -> Error | None:
-    """Return the refusal that a decision means for `message`, by the policy or at the door."""
-    if isinstance(decision, Admit):
-        return admission.check_plan(books, message, decision.plan)
-    if isinstance(decision, Reject):
-        return admission.from_reject(decision, message.request_id)
-    return None
-
-
-def place(books: Books, request: Request, decision: Decision) -> None:
-    """Put a queued request into the queue of its plan's device; without a plan it goes on waiting."""
-    if isinstance(decision, Admit):
-        request.plan = decision.plan
-        predicted = decision.plan.prediction
-        request.work_s = predicted.total_s - predicted.queue_s
-        books.assign(request, books.by_device[decision.plan.device])
+# ---- planning again ----------------------------------------------------------------------------
 
 
 def replan(books: Books, request: Request, now: float) -> None:
@@ -79,14 +27,14 @@ def replan(books: Books, request: Request, now: float) -> None:
     books.unassign(request)
     request.plan = None
     books.waiting[request.message.request_id] = request
-    decision = decide(books, request.message, now)
+    decision = planning.decide(books, request.message, now)
     if isinstance(decision, Reject) and decision.code == "unavailable":
         return  # it was accepted: it waits for a device until its deadline
-    refused = refusal_of(books, request.message, decision)
+    refused = planning.refusal_of(books, request.message, decision)
     if refused is not None:
         fail(books, request, refused, now)
         return
-    place(books, request, decision)
+    planning.place(books, request, decision)
     if request.plan is not None:
         announce(books, request)
 
@@ -120,7 +68,7 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> bool:
     message, plan = request.message, request.plan
     slots = books.pools[actor.device].lease(message.n, admission.slot_bytes(message, plan))
     if slots is None:
-        return False
+        return _move_to_room(books, request, now)
     if plan.variant not in actor.residents and plan.variant not in actor.loading:
         actor.loading.add(plan.variant)
         books.effects.append(TellActor(actor.route, LoadVariant(plan.variant)))
@@ -130,6 +78,16 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> bool:
     if request.attempts > 1:
         announce(books, request)
     return True
+
+
+def _move_to_room(books: Books, request: Request, now: float) -> bool:
+    """Move a request whose device has no free slots to one that has; False when there is none."""
+    message, plan, before = request.message, request.plan, request.actor
+    assert plan is not None
+    if not planning.with_room(books, message.n, admission.slot_bytes(message, plan)):
+        return False
+    replan(books, request, now)
+    return request.actor is not before
 
 
 def _execute(attempt: Attempt, slots: tuple[Slot, ...]) -> Execute:

@@ -20,7 +20,8 @@ def fitting_variants(view: View, request: Generate) -> list[VariantInfo] | Rejec
             family = f" of family {pins.family!r}" if found is not None else ""
             return _unknown("variant", f"{pins.variant!r}{family}", list(view.variants))
         return [found]
-    chosen = [v for v in view.variants.values() if pins.family in (None, v.family)]
+    by_name = sorted(view.variants.values(), key=lambda v: v.name)
+    chosen = [v for v in by_name if pins.family in (None, v.family)]
     if not chosen and pins.family is not None:
         return _unknown("family", repr(pins.family), sorted({v.family for v in view.variants.values()}))
     if not chosen:

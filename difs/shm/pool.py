@@ -48,13 +48,17 @@ class SlotPool:
             return nbytes <= self._classes[-1]
         return sum(k for c, k in self._capacity.items() if c >= nbytes) >= n
 
+    def can_lease(self, n: int, nbytes: int) -> bool:
+        """Whether `lease` would find slots now."""
+        return sum([len(self._free[c]) for c in self._classes if c >= nbytes]) >= n
+
     def lease(self, n: int, nbytes: int) -> tuple[Slot, ...] | None:
         """Lease `n` slots of at least `nbytes`, the smallest that do; None when there are not enough."""
-        fitting = [self._free[c] for c in self._classes if c >= nbytes]
-        if sum(map(len, fitting)) < n:
+        if not self.can_lease(n, nbytes):
             return None
         taken: list[Slot] = []
-        for free in fitting:
+        for capacity in self._classes:
+            free = self._free[capacity] if capacity >= nbytes else ()
             while free and len(taken) < n:
                 taken.append(self._take(free.pop()))
         return tuple(taken)

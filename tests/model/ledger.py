@@ -39,8 +39,8 @@ class Entry:
     seeds: tuple[int, ...] = ()
     running: "Order | None" = None
     is_told: bool = False
-    is_suspect: bool = False
-    """It was at work on an actor that was lost."""
+    deaths: int = 0
+    """So often it was at work on an actor that died."""
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -105,6 +105,7 @@ class Ledger:
         self.refusals: list[Error] = []
         self.results = 0
         self._reporting: Order | None = None
+        self._strays: set[int] = set()
         self._attempts: set[int] = set()
         self._generations: dict[str, int] = {}
         self._seq = 0
@@ -116,21 +117,36 @@ class Ledger:
         return [order for actor in self.actors.values() for order in actor.orders.values()]
 
     def join(self, actor: FakeActor) -> None:
-        """Enter an actor that announces itself; it takes over from an earlier one of its device."""
+        """Enter an actor that is new to the broker; it takes over from an earlier one of its device."""
         device = actor.ready.device
         if device in self.actors:
             self.lose(device)
         self.actors[device] = actor
         actor.has = {found.variant for found in actor.ready.residents}
+        self.announce(actor.ready)
 
-    def lose(self, device: str) -> None:
-        """Enter that an actor is gone, with all it had."""
+    def announce(self, ready: Ready) -> None:
+        """Enter that an actor names what it holds: what the broker does not want must be aborted."""
+        wanted = {order.execute.attempt for order in self.orders()}
+        self._strays = set(ready.attempts) - wanted
+
+    def lose(self, device: str, *, died: bool = True) -> None:
+        """Enter that an actor is gone, with all it had; `died`: not on purpose."""
         actor = self.actors.pop(device)
         self.lost.append(actor)
         for order in list(actor.orders.values()):
             self.forget(order)
             if order.is_wanted:
-                self.open[order.execute.request_id].is_suspect = True
+                self.open[order.execute.request_id].deaths += died
+        self.empty_queue(device)
+
+    def retire(self, device: str) -> None:
+        """Enter that an actor wants nothing new."""
+        self.actors[device].is_leaving = True
+        self.empty_queue(device)
+
+    def empty_queue(self, device: str) -> None:
+        """Enter that what is queued for a device stands there no longer."""
         for entry in self.open.values():
             if entry.device == device and entry.running is None:
                 entry.device = None
@@ -180,6 +196,7 @@ class Ledger:
                     assert self.is_draining, "nobody asked the broker to exit"
                     assert not self.open, "the broker exits with open requests"
                     assert not self.actors, "the broker exits before its actors"
+        assert not self._strays, "an actor goes on with what nobody wants"
         assert self._reporting is None, "a finished request must get its result at once"
         assert all(entry.is_told for entry in self.open.values()), "at work, but never accepted"
 
@@ -254,6 +271,8 @@ class Ledger:
         match message:
             case Execute():
                 self._execute(actor, message)
+            case Abort(attempt) if attempt in self._strays:
+                self._strays.remove(attempt)
             case Abort(attempt):
                 order = actor.orders[attempt]
                 assert order.is_wanted, "aborted twice"
@@ -273,6 +292,7 @@ class Ledger:
     def _execute(self, actor: FakeActor, execute: Execute) -> None:
         device = actor.ready.device
         entry = self.open.get(execute.request_id) or self._enter(execute.request_id)
+        assert not self._strays, "dispatched before old work was aborted: it may still write"
         assert not actor.is_leaving, "dispatched to an actor that leaves"
         assert len(actor.orders) < actor.ready.credits, "dispatched beyond the credits"
         assert entry.running is None, "dispatched twice"
@@ -282,18 +302,18 @@ class Ledger:
         for other in self.open.values():
             is_before = other.device == device and other.running is None and other.rank < entry.rank
             assert not is_before, "dispatched before a request of higher rank"
-        is_alone = not entry.is_suspect and not any(o.is_suspect for o in actor.orders.values())
-        assert is_alone or not actor.orders, "what was on an actor that died must run alone"
+        is_suspect = entry.deaths or any(order.is_suspect for order in actor.orders.values())
+        assert not (is_suspect and actor.orders), "what was on an actor that died must run alone"
         self._attempts.add(execute.attempt)
         entry.executes += 1
-        assert entry.executes <= self.max_attempts, "dispatched too often"
+        assert entry.deaths < self.max_attempts, "dispatched though it killed too often"
         assert entry.seeds in ((), execute.seeds), "another attempt would paint another picture"
         entry.seeds = execute.seeds
         self._take_slots(device, execute, entry.message)
         entry.device = device
         if not actor.orders:
             actor.progressed_at = self.now
-        entry.running = Order(execute, actor, is_suspect=entry.is_suspect)
+        entry.running = Order(execute, actor, is_suspect=entry.deaths > 0)
         actor.orders[execute.attempt] = entry.running
 
     def _take_slots(self, device: str, execute: Execute, asked: Generate) -> None:

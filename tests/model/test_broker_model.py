@@ -19,8 +19,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from difs.actor_messages import (
+    Abort,
     ActorExited,
     DrainAll,
     Ended,
@@ -33,6 +35,8 @@ from difs.actor_messages import (
     LoadFailed,
     LoadVariant,
     Pulse,
+    Ready,
+    Retiring,
     Sealed,
     Supervise,
     Welcome,
@@ -107,7 +111,7 @@ RESIDENTS = {
 
 any_request = st.integers(0, len(MENU) - 1).map(lambda number: MENU[number])
 any_question = st.sampled_from([Ping(), Ping(), Status(), Variants(), MENU[0][1], None])
-any_loss = st.sampled_from(["exited", "unreachable", "leaving", "stale exit", "stale exit"])
+any_loss = st.sampled_from(["exited", "unreachable", "leaving", "retiring", "stale exit"])
 any_client = st.sampled_from(CLIENTS)
 any_pick = st.integers(0, 5)
 
@@ -372,28 +376,30 @@ class BrokerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ledger.lost)
     @rule(pick=any_pick)
     def actor_comes_back(self, pick: int) -> None:
-        """An actor that was given up announces itself again, unless its device has another."""
+        """An actor that was given up, with its work, announces itself: unless its device has another."""
         actor = self.ledger.lost[-1 - pick % len(self.ledger.lost)]
         if actor.ready.device not in self.ledger.actors:
-            self.announce(actor)
+            self.announce(FakeActor(actor.route, self.naming_its_work(actor), 0.0, 0.0))
+
+    def naming_its_work(self, actor: FakeActor) -> Ready:
+        """Return an actor's announcement, with what it works on and has worked on."""
+        old = [execute.attempt for route, execute in self.ledger.old if route == actor.route]
+        return replace(actor.ready, attempts=(*actor.orders, *old[-2:]))
 
     @precondition(lambda self: self.ledger.actors)
     @rule(pick=any_pick)
     def actor_repeats_itself(self, pick: int) -> None:
-        """A known actor announces itself again: nothing changes."""
+        """A known actor announces itself again: nothing changes but that old work is aborted."""
         actor = self.actor(pick)
-        effects = self.tell(actor, actor.ready, is_news=False)
-        assert (
-            len(effects) == len(builders.told(effects, Welcome)) + len(builders.told(effects, Fleet)) == 2
-        )
+        message = self.naming_its_work(actor)
+        self.ledger.announce(message)
+        said = builders.told(self.tell(actor, message, is_news=False), object)
+        assert [type(m) for m in said] == [Welcome, *[Abort] * (len(said) - 2), Fleet]
 
     @precondition(lambda self: self.ledger.actors)
-    @rule(
-        pick=any_pick,
-        way=any_loss,
-    )
+    @rule(pick=any_pick, way=any_loss)
     def lose(self, pick: int, way: str) -> None:
-        """An actor is gone, or an earlier process of its device is."""
+        """An actor is gone, or wants to go, or an earlier process of its device is gone."""
         actor = self.actor(pick)
         device, pid = actor.ready.device, actor.ready.pid
         if way == "stale exit":
@@ -401,7 +407,11 @@ class BrokerMachine(RuleBasedStateMachine):
                 ActorSaid(builders.SUPERVISOR, ActorExited(device, pid + 1000, "gone"))
             )
             return
-        self.ledger.lose(device)
+        if way == "retiring":
+            self.ledger.retire(device)
+            self.happen(ActorSaid(actor.route, Retiring()))
+            return
+        self.ledger.lose(device, died=way != "leaving")
         if way == "exited":
             self.happen(ActorSaid(builders.SUPERVISOR, ActorExited(device, pid, "signal 9")))
         elif way == "leaving":
@@ -474,10 +484,12 @@ class BrokerMachine(RuleBasedStateMachine):
     def report_late(self, pick: int, kind: str) -> None:
         """An actor reports on an attempt that is over, or on another actor's: nothing changes."""
         route, execute = self.ledger.old[-1 - pick % len(self.ledger.old)]
-        message: FromActor = {
+        reports: dict[str, FromActor] = {
             "step": builders.stepped(execute),
             "finish": builders.finished(execute),
-        }.get(kind, builders.ended(execute, "engine_failed"))
+            "end": builders.ended(execute, "engine_failed"),
+        }
+        message = reports.get(kind, reports["end"])
         if kind == "another's" and self.ledger.orders():
             message = builders.finished(self.order(pick).execute)
             route = b"a stranger"
@@ -552,7 +564,7 @@ class BrokerMachine(RuleBasedStateMachine):
             for lease, held in list(self.ledger.leases.items()):
                 self.ledger.give_back(lease)
                 self.ask(held.owner, Release((lease,)))
-        if self.ledger.actors:
+        if any(not actor.is_leaving for actor in self.ledger.actors.values()):
             assert not self.ledger.open, "a healthy actor leaves a request in the queue"
 
 

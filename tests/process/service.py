@@ -171,9 +171,9 @@ class Service(PrivateService):
         if self._client is not None:
             self._client.close()
             self._client = None
-        if self.home.log.exists():
-            print(self.log_text())  # noqa: T201 -- pytest shows it beside a failure
+        log = self.log_text() if self.home.log.exists() else ""
         status = super().stop()
+        print(log)  # noqa: T201 -- pytest shows it beside a failure
         try:
             assert not processes_of(self.home.path)
         finally:

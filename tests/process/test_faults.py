@@ -4,19 +4,32 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
+from typing import Literal
 
 import numpy as np
 import psutil
 import pytest
 
 from difs import AsyncClient, Client, Result
-from difs.errors import ActorLost, BrokerLost, DifsError, Draining, EngineFailed, LeaseLost, OutOfMemory
+from difs.client.requests import Wishes
+from difs.errors import (
+    ActorLost,
+    BrokerLost,
+    DifsError,
+    Draining,
+    EngineFailed,
+    Expired,
+    LeaseLost,
+    OutOfMemory,
+)
 from tests.process.conftest import Start
 from tests.process.service import (
     SIDE,
@@ -41,6 +54,7 @@ RESTLESS = settings(
 )
 DEATHS = ("segfault", "abort", "exit", "kill")
 TWO = ("--device", "simulated:2")
+MODES: tuple[Literal["shm", "inline"], ...] = ("shm", "inline")
 
 
 def fault(kind: str, *, phase: str = "step", step: int = 1) -> str:
@@ -152,6 +166,29 @@ def test_an_actor_asked_to_end_finishes_its_work_first(
     until(lambda: service.children().get(victim, pid) != pid, 5, "a new actor")
 
 
+def test_an_actor_asked_to_end_leaves_under_load_too(
+    service: Service, client: Client, calls: Calls
+) -> None:
+    enough = Event()
+
+    def go_on() -> int:
+        done = 0
+        while not enough.is_set():
+            client.generate("more and more", **big(steps=2)).release()
+            done += 1
+        return done
+
+    jobs = [calls.submit(go_on) for _ in range(8)]
+    try:
+        victim = device_at_work(service)
+        pid = service.children()[victim]
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: service.children().get(victim, pid) != pid, 5, "a new actor")
+    finally:
+        enough.set()
+    assert all(job.result(20) for job in jobs)
+
+
 @pytest.mark.parametrize("kind", [*DEATHS, "hang", "stop"])
 def test_poison_ends_and_the_others_are_answered(
     service: Service, client: Client, calls: Calls, kind: str
@@ -185,6 +222,17 @@ def test_poison_takes_no_innocent_along(start: Start, calls: Calls) -> None:
     with pytest.raises(ActorLost):
         poison.result(30)
     assert is_right(mate.result(30), "mate", 2), "what waited behind the poison is innocent"
+
+
+def test_a_deadline_is_kept_although_the_actor_hangs(service: Service, client: Client) -> None:
+    asked_at = time.monotonic()
+    with pytest.raises(Expired):
+        client.generate("hang", timeout_s=1, retries=0)
+    assert 0.9 < time.monotonic() - asked_at < 2.5
+    assert service.slots_used() == 1, "the actor may still write into it"
+    lost = service.count("actors_lost")
+    until(lambda: service.count("actors_lost") == lost + 1, 5, "an end of the actor's patience")
+    until(lambda: service.slots_used() == 0, 2, "its slot")
 
 
 @pytest.mark.parametrize(
@@ -252,6 +300,54 @@ def test_an_actor_that_always_breaks_ends_the_service(start: Start, calls: Calls
     until(lambda: not processes_of(service.home.path), 2, "an end of the broker")
 
 
+def test_a_storm_of_faults_loses_nothing_and_mixes_nothing_up(start: Start) -> None:
+    """Every call ends once, with its own picture; in the end all slots are free."""
+    service = start(
+        "--device",
+        "simulated:3",
+        *settings(
+            script(), "broker.validate=true", "broker.actor_silence='2s'", "broker.max_attempts=10"
+        ),
+        *RESTLESS,
+    )
+    chance = random.Random(5)
+    stop_at = time.monotonic() + 4
+
+    async def ask(client: AsyncClient, number: int) -> int:
+        right = 0
+        while time.monotonic() < stop_at:
+            prompt, side = f"storm {number}", chance.choice([64, 64, 64, SIDE])
+            wishes: Wishes = {"width": side, "height": side, "steps": 4, "seed": right}
+            wishes |= {"n": chance.choice([1, 2]), "delivery": chance.choice(MODES)}
+            result = await client.generate(prompt, **wishes)
+            with result:
+                for image, seed in zip(result.images, result.seeds, strict=True):
+                    assert np.array_equal(image, picture(prompt, seed, side))
+            right += 1
+        return right
+
+    async def strike() -> None:
+        while time.monotonic() < stop_at - 1:
+            await asyncio.sleep(chance.expovariate(2))
+            children = await asyncio.to_thread(service.children)
+            victims = [pid for name, pid in children.items() if name != "broker"]
+            if victims:
+                kind = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP])
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(victims), kind)
+
+    async def storm() -> list[int | None]:
+        async with AsyncClient(service.address) as one, AsyncClient(service.address) as other:
+            asking = [ask((one, other)[i % 2], i) for i in range(24)]
+            return await asyncio.wait_for(asyncio.gather(strike(), *asking), 60)
+
+    assert sum(done or 0 for done in asyncio.run(storm())) > 24
+    until(lambda: service.is_idle(3), 20, "all devices, all slots")
+    report = service.status()
+    assert report.counts["actors_lost"] > 0
+    assert report.counts["accepted"] == report.counts["finished"]
+
+
 # ---- clients --------------------------------------------------------------------------------------
 
 GREEDY = """
@@ -305,15 +401,15 @@ def test_a_killed_broker_loses_no_call(start: Start) -> None:
         async with AsyncClient(service.address) as client:
 
             async def one(seed: int) -> bool:
-                result = await client.generate("lasting", **big(seed=seed, steps=8))
+                result = await client.generate("lasting", **big(seed=seed, steps=6))
                 return is_right(result, "lasting", seed)
 
-            tasks = [asyncio.create_task(one(seed)) for seed in range(14)]
+            tasks = [asyncio.create_task(one(seed)) for seed in range(12)]
             await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
             os.kill(service.children()["broker"], signal.SIGKILL)
             return await asyncio.wait_for(asyncio.gather(*tasks), 40)
 
-    assert asyncio.run(load()) == [True] * 14
+    assert asyncio.run(load()) == [True] * 12
     until(service.is_idle, 10, "a new broker with all devices and slots")
     assert service.status().epoch != old
 
@@ -448,7 +544,7 @@ def test_a_second_sigterm_ends_at_once(start: Start, calls: Calls) -> None:
     service = start(*TWO, *settings(script()))
     pid = service.pid
     with Client(service.address) as client:
-        job = calls.submit(client.generate, "long", **big(steps=150, retries=0))
+        job = calls.submit(client.generate, "long", **big(steps=150))
         until(lambda: service.status().running == 1, 5, "work")
         os.kill(pid, signal.SIGTERM)
         until(lambda: service.status().draining, 3, "the drain")
@@ -457,8 +553,7 @@ def test_a_second_sigterm_ends_at_once(start: Start, calls: Calls) -> None:
         assert service.end(10) == 1, "not as asked: work was dropped"
         assert time.monotonic() - asked_at < 2
         assert_nothing_left(service, pid)
-        with pytest.raises(BrokerLost):
-            job.result(15)
+    assert isinstance(job.exception(5), DifsError)
 
 
 def test_a_drain_by_message_stops_the_service(start: Start, calls: Calls) -> None:

@@ -18,7 +18,7 @@ from difs import AsyncClient, Client, Result
 from difs.client.requests import Wishes
 from difs.errors import Cancelled, DifsError, IdConflict, LeaseLost, UnknownName
 from difs.messages import MAX_SEED, Accepted, Progress
-from tests.process.service import Calls, Service, big, picture, script, settings, until
+from tests.process.service import SIDE, Calls, Service, big, picture, script, settings, until
 
 pytestmark = pytest.mark.process
 
@@ -310,8 +310,9 @@ def test_one_image_of_many_keeps_its_own_slot_only(client: Client, service: Serv
 
 def test_a_closed_client_gives_everything_back(service: Service) -> None:
     with Client(service.address) as client:
-        held = [client.generate("held", seed=i) for i in range(5)]
-        assert service.slots_used() == 5
+        held = [client.generate("held", n=8, seed=i) for i in range(5)]
+        held += [client.generate("held", width=SIDE, height=SIDE, steps=1) for _ in range(3)]
+        assert service.slots_used() == 43
     until(lambda: service.slots_used() == 0, 3, "the slots' return")
     del held
 

@@ -1,6 +1,7 @@
 """Starting a service: what is refused in words, and what is private."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -301,6 +302,7 @@ def test_a_private_service_ends_with_its_owner() -> None:
         finally:
             owner.kill()
             end_all(Path(where))
+            shutil.rmtree(where)
     with Service(ONE):  # the next service of anybody removes what a dead one left
         assert not segments_of(int(pid))
 

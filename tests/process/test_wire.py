@@ -479,6 +479,16 @@ def test_a_full_pool_queues_and_goes_on_when_slots_are_released(small: Service, 
         second.release()
 
 
+def test_a_device_with_full_slots_does_not_hold_up_the_other(service: Service) -> None:
+    with Client(service.address) as client:
+        held = [client.generate("held", n=8) for _ in range(6)]  # 48 of 49 slots, if on one device
+        held += [client.generate("more", n=8, timeout_s=5, retries=0) for _ in range(6)]
+        assert service.slots_used() == 96
+        assert {result.plan.device for result in held} == {"simulated-0", "simulated-1"}
+        for result in held:
+            result.release()
+
+
 def test_more_images_than_slots_are_refused_at_once(small: Service) -> None:
     with pytest.raises(InvalidRequest, match="shared memory") as caught:
         small.client.generate("three", n=3)

@@ -29,6 +29,7 @@ from difs.actor_messages import (
     LoadVariant,
     Pulse,
     Ready,
+    Retiring,
     Sealed,
     Slot,
     Stepped,
@@ -377,9 +378,9 @@ def test_clients_cannot_speak_as_actors_nor_actors_as_clients() -> None:
     for message in FROM_ACTOR:
         with pytest.raises(Unsupported):
             wire.decode_from_client(wire.encode(message))
-    for message in FROM_CLIENT:
+    for asked in FROM_CLIENT:
         with pytest.raises(Unsupported):
-            wire.decode_from_actor(wire.encode(message))
+            wire.decode_from_actor(wire.encode(asked))
 
 
 def test_unknown_fields_are_ignored_at_any_depth() -> None:
@@ -542,7 +543,7 @@ FROM_BROKER: list[BrokerMessage] = [
     Done("draining"),
 ]
 FROM_ACTOR: list[FromActor] = [
-    builders.ready(),
+    builders.ready(attempts=(1, 2**63)),
     Pulse("cpu-0.first", 5, builders.reading()),
     Stepped(2**63 + 1, 0, 1, 20),
     Finished(1, (Sealed(0, 12, 2**32 - 1),), 0.1, 0.2, 0.3, 0.4, "bitwise", ("note",)),
@@ -550,6 +551,7 @@ FROM_ACTOR: list[FromActor] = [
     Loaded(builders.resident()),
     LoadFailed("tiny", "words"),
     Evicted("tiny"),
+    Retiring(),
     Leaving(),
     Supervise(1),
     ActorExited("cpu-0", 100, "signal 9"),

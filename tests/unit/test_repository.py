@@ -1,0 +1,293 @@
+"""difs.repository: only what a manifest names and a digest pins becomes a variant."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from difs import repository
+from difs.errors import RepositoryError, UnknownName
+
+MODEL_REPO = Path(__file__).parents[2] / "model_repo"
+WEIGHTS = b"not really weights"
+SHA = "sha256:" + hashlib.sha256(WEIGHTS).hexdigest()
+
+GOOD: dict[str, str] = {
+    "name": '"tiny"',
+    "task": '"text-to-image"',
+    "family": '"sd15"',
+    "path": '"."',
+    "precision": '"fp16"',
+    "sampler": '"ddim"',
+    "guidance_scale": "2.5",
+    "native_sizes": "[[64, 96], [128, 128]]",
+    "licence": '"Apache-2.0"',
+    "steps": "{ min = 4, default = 20, max = 50 }",
+    "digests": f'{{ "unet/model.safetensors" = "{SHA}" }}',
+}
+
+
+def add(root: Path, folder: str = "tiny", /, **changes: Any) -> Path:
+    """Write a variant of `GOOD` with changed values (TOML; None leaves a key out); return its folder."""
+    home = root / folder
+    (home / "unet").mkdir(parents=True)
+    (home / "unet" / "model.safetensors").write_bytes(WEIGHTS)
+    (home / "model_index.json").write_text("{}")
+    values = GOOD | changes
+    lines = [f"{key} = {value}" for key, value in values.items() if value is not None]
+    (home / "variant.toml").write_text("\n".join(lines))
+    return home
+
+
+def problem(root: Path) -> str:
+    """Return the one problem of a repository without a good variant."""
+    found = repository.scan(root)
+    assert not found.variants
+    (only,) = found.problems
+    return only
+
+
+# ---- good ---------------------------------------------------------------------------------------
+
+
+def test_a_good_manifest_becomes_a_variant(tmp_path: Path) -> None:
+    home = add(tmp_path, description='"small"')
+    found = repository.scan(tmp_path)
+    assert found.problems == ()
+    variant = found.variant("tiny")
+    assert (variant.name, variant.folder, variant.weight_bytes) == ("tiny", home, len(WEIGHTS))
+    info = variant.info()
+    assert (info.steps_min, info.steps_default, info.steps_max) == (4, 20, 50)
+    assert (info.native_sizes, info.guidance_scale) == (((64, 96), (128, 128)), 2.5)
+    assert (info.bytes, info.description, info.resident_on) == (len(WEIGHTS), "small", ())
+    variant.verify()
+
+
+def test_what_a_client_sees_of_a_variant_holds_no_path(tmp_path: Path) -> None:
+    add(tmp_path)
+    assert str(tmp_path) not in repr(repository.scan(tmp_path).variant("tiny").info())
+
+
+def test_the_weights_may_lie_in_another_folder_of_the_repository(tmp_path: Path) -> None:
+    home = add(tmp_path, "weights")
+    (home / "variant.toml").rename(tmp_path / "moved.toml")
+    (tmp_path / "tiny").mkdir()
+    text = (tmp_path / "moved.toml").read_text().replace('path = "."', 'path = "../weights"')
+    (tmp_path / "tiny" / "variant.toml").write_text(text)
+    assert repository.scan(tmp_path).variant("tiny").folder == home
+
+
+def test_the_shipped_variants_have_no_problem_and_are_unchanged() -> None:
+    found = repository.scan(MODEL_REPO)
+    assert found.problems == ()
+    assert "emoji-base" in found.variants
+    for variant in found.variants.values():
+        variant.verify()
+        assert variant.weight_bytes > 1_000_000
+
+
+def test_a_folder_without_a_manifest_is_no_variant(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    assert repository.scan(tmp_path) == repository.Repository({})
+
+
+def test_an_unknown_name_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    add(tmp_path)
+    with pytest.raises(UnknownName, match="registered: tiny"):
+        repository.scan(tmp_path).variant("../tiny")
+
+
+# ---- bad manifests ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("name", '"Tiny"', "name"),
+        ("name", '"../tiny"', "name"),
+        ("name", '""', "name"),
+        ("name", '"' + "a" * 65 + '"', "name"),
+        ("name", None, "name"),
+        ("family", '"a/b"', "family"),
+        ("task", '"image-to-image"', "task"),
+        ("precision", '"int4"', "precision"),
+        ("sampler", '"unheard-of"', "sampler 'unheard-of'"),
+        ("sampler", '"Euler a"', "sampler 'Euler a'"),
+        ("guidance_scale", "51", "guidance_scale"),
+        ("guidance_scale", "nan", "guidance_scale"),
+        ("native_sizes", "[]", "native_sizes"),
+        ("native_sizes", "[[60, 64]]", "native_sizes"),
+        ("native_sizes", "[[64, 64, 64]]", "native_sizes"),
+        ("licence", '""', "licence"),
+        ("steps", "{ min = 0, default = 20, max = 50 }", "steps"),
+        ("steps", "{ min = 4, default = 20, max = 151 }", "steps"),
+        ("steps", "{ min = 21, default = 20, max = 50 }", "min <= default <= max"),
+        ("steps", "{ min = 4, default = 20, max = 19 }", "min <= default <= max"),
+        ("steps", "{ min = 4, default = 20, max = 50, more = 1 }", "more"),
+        ("surprise", "1", "surprise"),
+        ("digests", '{ "unet/model.safetensors" = "md5:00" }', "digests"),
+    ],
+)
+def test_a_bad_value_is_a_problem_that_names_its_key(
+    key: str, value: str | None, words: str, tmp_path: Path
+) -> None:
+    add(tmp_path, **{key: value})
+    assert problem(tmp_path).startswith("tiny: ")
+    assert words in problem(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"name = ", b"\xff\xfe\x00", b"a = " + b"[" * 10_000])
+def test_a_manifest_that_is_not_toml_is_a_problem(data: bytes, tmp_path: Path) -> None:
+    (add(tmp_path) / "variant.toml").write_bytes(data)
+    assert "is not TOML" in problem(tmp_path)
+
+
+def test_a_huge_manifest_is_a_problem_and_is_not_read(tmp_path: Path) -> None:
+    manifest = add(tmp_path) / "variant.toml"
+    text = manifest.read_bytes()
+    manifest.write_bytes(text + b"\n" + b"#" * (repository.MAX_MANIFEST_BYTES - len(text) - 1))
+    assert repository.scan(tmp_path).problems == ()
+    manifest.write_bytes(manifest.read_bytes() + b"#")
+    assert "larger than" in problem(tmp_path)
+
+
+def test_a_manifest_that_is_a_folder_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "tiny" / "variant.toml").mkdir(parents=True)
+    assert problem(tmp_path).startswith("tiny: ")
+
+
+def test_a_bad_variant_does_not_hide_the_good_ones(tmp_path: Path) -> None:
+    add(tmp_path, "a-bad", name='"BAD"')
+    add(tmp_path, "b-good")
+    found = repository.scan(tmp_path)
+    assert set(found.variants) == {"tiny"}
+    assert len(found.problems) == 1
+
+
+def test_a_name_that_is_taken_is_a_problem(tmp_path: Path) -> None:
+    first = add(tmp_path, "a")
+    add(tmp_path, "b")
+    found = repository.scan(tmp_path)
+    assert found.variant("tiny").folder == first
+    assert "b: the name 'tiny' is taken already" in found.problems
+
+
+# ---- paths --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["../../outside", "{outside}", "../..", "missing", "a\\u0000b"])
+def test_a_path_that_leads_out_or_nowhere_is_a_problem(where: str, tmp_path: Path) -> None:
+    root, outside = tmp_path / "repo", add(tmp_path, "outside")
+    add(root, path=f'"{where.format(outside=outside)}"')
+    assert problem(root).startswith("tiny: ")
+
+
+@pytest.mark.parametrize("what", ["weights", "folder", "manifest", "any file"])
+def test_a_link_that_leads_out_is_a_problem(what: str, tmp_path: Path) -> None:
+    root, outside = tmp_path / "repo", add(tmp_path, "outside")
+    home = add(root)
+    link, target = {
+        "weights": (home / "unet" / "model.safetensors", outside / "unet" / "model.safetensors"),
+        "folder": (home / "unet", outside / "unet"),
+        "manifest": (home / "variant.toml", outside / "variant.toml"),
+        "any file": (home / "model_index.json", outside / "model_index.json"),
+    }[what]
+    shutil.rmtree(link) if link.is_dir() else link.unlink()
+    link.symlink_to(target)
+    assert "leads out" in problem(root)
+
+
+def test_a_variant_folder_that_is_a_link_out_is_a_problem(tmp_path: Path) -> None:
+    root, outside = tmp_path / "repo", add(tmp_path, "outside")
+    root.mkdir()
+    (root / "tiny").symlink_to(outside)
+    assert "leads out" in problem(root)
+
+
+def test_a_link_in_a_circle_is_a_problem(tmp_path: Path) -> None:
+    home = add(tmp_path)
+    (home / "round").symlink_to(home / "round")
+    assert problem(tmp_path).startswith("tiny: ")
+
+
+def test_a_link_within_the_variant_is_no_problem(tmp_path: Path) -> None:
+    home = add(tmp_path)
+    (home / "copy.json").symlink_to(home / "model_index.json")
+    assert repository.scan(tmp_path).problems == ()
+
+
+def test_a_folder_that_is_no_diffusers_model_is_a_problem(tmp_path: Path) -> None:
+    (add(tmp_path) / "model_index.json").unlink()
+    assert "model_index.json" in problem(tmp_path)
+
+
+def test_a_repository_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError):
+        repository.scan(tmp_path / "missing")
+
+
+# ---- weights ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".CKPT"])
+def test_pickled_weights_are_refused(suffix: str, tmp_path: Path) -> None:
+    (add(tmp_path) / "unet" / f"model{suffix}").write_bytes(b"")
+    assert "never opened" in problem(tmp_path)
+
+
+def test_weights_that_no_digest_pins_are_a_problem(tmp_path: Path) -> None:
+    (add(tmp_path) / "vae.safetensors").write_bytes(b"")
+    assert "not listed: vae.safetensors" in problem(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vae.safetensors", "../other/unet/model.safetensors", "/etc/passwd"])
+def test_a_digest_of_a_file_that_is_not_there_is_a_problem(name: str, tmp_path: Path) -> None:
+    add(tmp_path, "other")
+    add(tmp_path, digests=f'{{ "unet/model.safetensors" = "{SHA}", "{name}" = "{SHA}" }}')
+    (found,) = repository.scan(tmp_path).problems
+    assert f"missing: {name}" in found
+
+
+def test_changed_weights_are_noticed(tmp_path: Path) -> None:
+    home = add(tmp_path)
+    variant = repository.scan(tmp_path).variant("tiny")
+    (home / "unet" / "model.safetensors").write_bytes(WEIGHTS[::-1])
+    with pytest.raises(RepositoryError, match=r"tiny: unet/model.safetensors has changed"):
+        variant.verify()
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_weights_that_cannot_be_read_are_an_error(as_folder: bool, tmp_path: Path) -> None:
+    weights = add(tmp_path) / "unet" / "model.safetensors"
+    variant = repository.scan(tmp_path).variant("tiny")
+    weights.unlink()
+    if as_folder:
+        weights.mkdir()
+    with pytest.raises(RepositoryError, match=r"unet/model.safetensors cannot be read"):
+        variant.verify()
+
+
+# ---- where it is --------------------------------------------------------------------------------
+
+
+def test_the_repository_is_looked_for_here_and_then_beside_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert repository.locate("model_repo") == MODEL_REPO
+    (tmp_path / "model_repo").mkdir()
+    assert repository.locate("model_repo") == tmp_path / "model_repo"
+    assert repository.locate(str(tmp_path)) == tmp_path
+    with pytest.raises(RepositoryError, match="missing is not a folder"):
+        repository.locate("missing")
+
+
+def test_a_repository_cannot_be_changed(tmp_path: Path) -> None:
+    add(tmp_path)
+    found: Any = repository.scan(tmp_path)
+    with pytest.raises(TypeError):
+        found.variants["other"] = found.variants["tiny"]
+    assert os.listdir(tmp_path) == ["tiny"]
