@@ -17,9 +17,9 @@ class SegmentReader:
     def __init__(self, path: Path) -> None:
         """Map the segment at `path`; raises RemoteProtocolError when it is none."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError as error:
-            raise RemoteProtocolError(f"cannot open the image segment: {error.strerror}") from None
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+            raise RemoteProtocolError(f"cannot open the image segment: {error}") from None
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode) or os.pread(fd, 8, 0) != layout.SEGMENT_MAGIC:

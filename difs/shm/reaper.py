@@ -42,7 +42,7 @@ def reap(shm_dir: Path) -> list[Path]:
     for home in owners_root(shm_dir).iterdir():
         pid, _, _ = home.name.partition(".")
         tag = home.name.rpartition(".")[0]
-        if home.is_symlink() or not pid.isdigit() or process_tag(int(pid)) == tag:
+        if home.is_symlink() or not pid.isdecimal() or process_tag(int(pid)) == tag:
             continue
         shutil.rmtree(home, ignore_errors=True)
         removed.append(home)

@@ -37,9 +37,13 @@ def create(home: Path, plan: layout.Layout) -> Path:
     try:
         os.posix_fallocate(fd, 0, plan.total_bytes)
         os.pwrite(fd, layout.SEGMENT_MAGIC, 0)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         path.unlink()
-        if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+        if isinstance(error, OSError) and error.errno not in (
+            errno.ENOSPC,
+            errno.ENOMEM,
+            errno.EFBIG,
+        ):
             raise
         free = os.statvfs(home).f_bavail * os.statvfs(home).f_frsize
         raise ConfigError(
