@@ -1,6 +1,7 @@
 """difs.client.core: which answer belongs to which call, retries, signs of life."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -91,7 +92,11 @@ def silence(core: ClientCore, start: float, end: float) -> list[Effect]:
 
 def test_what_the_broker_says_of_a_call_reaches_its_caller_in_order() -> None:
     core = called()
-    news = [Accepted("r1", EPOCH, 0), Progress("r1", 0, 1, 20), result("r1")]
+    news: list[Accepted | Progress | Result] = [
+        Accepted("r1", EPOCH, 0),
+        Progress("r1", 0, 1, 20),
+        result("r1"),
+    ]
     assert [core.received(message, 1.0, 0.0) for message in news] == [[Deliver("r1", m)] for m in news]
 
 
@@ -331,7 +336,7 @@ def test_leases_are_kept_alive_by_pings_until_released() -> None:
     core.received(result("r1", leases=(8, 9), lease_s=30.0), 1.0, 0.0)
     pings = [now for now in range(1, 61) if Ping() in sent(core.tick(float(now), 0.0))]
     assert len(pings) == 6
-    assert max(b - a for a, b in zip(pings, pings[1:], strict=False)) <= 15
+    assert max(b - a for a, b in pairwise(pings)) <= 15
     assert core.release([8]) == [Send(Release((8,)))]
     assert core.next_wake(61.0) is not None
     assert core.release([9, 8, 77]) == [Send(Release((9,)))], "each once, and only what is held"
