@@ -72,11 +72,11 @@ def encode(pixels: bytes | memoryview, size: tuple[int, int], form: str, facts: 
             info.add_itxt("difs", facts.plan_json)
         image.save(file, "png", pnginfo=info, compress_level=4)
         return file.getvalue()
+    quality = JPEG_QUALITY if form == "jpeg" else WEBP_QUALITY
     exif = PilImage.Exif()
     if facts is not None:
         exif.get_ifd(IFD.Exif)[Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
-    quality = JPEG_QUALITY if form == "jpeg" else WEBP_QUALITY
-    image.save(file, form, quality=quality, exif=exif)
+    image.save(file, form, quality=quality, **({"exif": exif} if facts is not None else {}))
     return file.getvalue()
 
 

@@ -5,6 +5,7 @@ No torch: the supervisor looks for devices before any actor has loaded it.
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from difs.messages import Reading
 
 Kind = Literal["cuda", "cpu", "simulated"]
 
+_DEVICE = re.compile(r"(auto|cpu)|(?:(cuda):([0-9]{1,2}))|(?:(simulated)(?::([0-9]{1,2}))?)")
+
 
 def discover(wanted: tuple[str, ...]) -> list[str]:
     """Return device names: `auto` is every GPU that NVML sees, else `cpu-0`; `simulated:3` is three.
@@ -23,19 +26,19 @@ def discover(wanted: tuple[str, ...]) -> list[str]:
     """
     found: list[str] = []
     for name in wanted:
-        kind, _, count = name.partition(":")
-        if name == "auto":
-            found += [f"cuda-{i}" for i in range(_gpu_count())] or ["cpu-0"]
-        elif kind == "simulated" and (count.isdigit() or not count):
-            found += [f"simulated-{i}" for i in range(int(count or 1))]
-        elif name == "cpu":
-            found.append("cpu-0")
-        elif kind == "cuda" and count.isdigit():
-            found.append(f"cuda-{count}")
-        else:
+        match = _DEVICE.fullmatch(name)
+        if match is None:
             raise ConfigError(
                 f"actors.devices: {name!r} is none of auto, cpu, cuda:<index>, simulated:<count>"
             )
+        kind = match[1] or match[2] or match[4]
+        number = match[3] or match[5]
+        if kind == "auto":
+            found += [f"cuda-{i}" for i in range(_gpu_count())] or ["cpu-0"]
+        elif kind == "simulated":
+            found += [f"simulated-{i}" for i in range(int(number or 1))]
+        else:
+            found.append(f"{kind}-{int(number or 0)}")
     if len(set(found)) != len(found) or not found:
         raise ConfigError(f"actors.devices: each device once, and at least one: {found}")
     return found

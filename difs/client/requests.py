@@ -56,7 +56,7 @@ class Wishes(TypedDict, total=False):
 _PLACES: dict[str, tuple[str, ...]] = {
     "requirements": ("latency_s", "quality", "priority", "best_effort", "on_infeasible"),
     "overrides": ("variant", "family", "steps", "guidance_scale", "sampler"),
-    "delivery": ("format", "metadata", "progress"),
+    "delivery": ("format", "metadata"),
     "": ("width", "height", "n", "seed", "negative_prompt", "timeout_s"),
 }
 
@@ -71,7 +71,7 @@ def build(prompt: str, wishes: Wishes, *, progress: bool) -> Generate:
             raise InvalidRequest(words, field=name, limit=f"<= {MAX_SEED}")
     tree: dict[str, Any] = {
         "type": "generate",
-        "request_id": given.pop("request_id", None) or secrets.token_hex(12),
+        "request_id": given.pop("request_id", secrets.token_hex(12)),
         "prompt": prompt,
         "requirements": {},
         "overrides": {},
@@ -89,11 +89,10 @@ def build(prompt: str, wishes: Wishes, *, progress: bool) -> Generate:
     except (TypeError, OverflowError, msgspec.EncodeError, UnicodeEncodeError) as error:
         raise InvalidRequest(f"cannot be sent: {error}") from None
     if len(header) > MAX_HEADER_BYTES:
-        raise InvalidRequest(
-            f"prompt: the request has {len(header)} bytes",
-            field="prompt",
-            limit=f"<= {MAX_PROMPT_BYTES} bytes",
-        )
+        sizes = {"prompt": len(prompt)} | {name: len(str(value)) for name, value in wishes.items()}
+        field = max(sizes, key=lambda name: sizes[name])
+        words = f"{field}: too long, the request has {len(header)} bytes"
+        raise InvalidRequest(words, field=field, limit=f"<= {MAX_PROMPT_BYTES} bytes")
     return cast(Generate, wire.decode_from_client([PROTOCOL, header]))
 
 

@@ -223,7 +223,17 @@ def test_an_override_below_something_else_than_a_table_is_refused(tmp_path: Path
         config.load(file, {"policy.name": "static"})
 
 
-@pytest.mark.parametrize("data", [b"a = ", b"[a", b"\xff\xfe", b"a = " + b"[" * 10_000, b"a = 1\na = 2"])
+NOT_TOML = {
+    "no value": b"a = ",
+    "open table": b"[a",
+    "not UTF-8": b"\xff\xfe",
+    "deep": b"a = " + b"[" * 10_000,
+    "twice": b"a = 1\na = 2",
+    "5000 digits": b"a = " + b"9" * 5000,
+}
+
+
+@pytest.mark.parametrize("data", NOT_TOML.values(), ids=NOT_TOML)
 def test_a_file_that_is_not_toml_is_refused_and_named(data: bytes, tmp_path: Path) -> None:
     file = tmp_path / "difs.toml"
     file.write_bytes(data)

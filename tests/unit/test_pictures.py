@@ -1,9 +1,9 @@
 """difs.pictures: files that other tools can read, that say how they came to be, and nothing else."""
 
 import io
+import json
 import os
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,6 @@ def test_a_png_carries_the_parameters_and_our_plan_and_goal() -> None:
 
 
 def test_our_key_is_json_of_the_plan_and_the_goal() -> None:
-    import json
-
     tree = json.loads(opened(encode("png", facts())).info["difs"])
     assert set(tree) == {"plan", "goal"}
     assert (tree["plan"]["steps"], tree["goal"]) == (20, {"latency_s": 2.0})
@@ -109,13 +107,11 @@ def test_jpeg_and_webp_carry_the_parameters_as_a_comment(form: str) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_without_facts_nothing_tells_how_a_picture_came_to_be(form: str) -> None:
     data = encode(form, None)
-    image = opened(data)
-    exif = image.getexif()
-    assert (dict(exif), dict(exif.get_ifd(IFD.Exif))) == ({}, {})
-    assert set(image.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density", "exif"} | {
-        *("loop", "background", "timestamp", "duration")  # what Pillow says of each WebP
+    assert set(opened(data).info) <= {
+        *("jfif", "jfif_version", "jfif_unit", "jfif_density"),
+        *("loop", "background", "timestamp", "duration"),  # what Pillow says of each WebP
     }
-    assert not re.search(rb"tEXt|zTXt|iTXt|eXIf|UNICODE|difs", data)
+    assert not re.search(rb"tEXt|zTXt|iTXt|eXIf|EXIF|Exif|UNICODE", data)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -128,10 +124,9 @@ def test_a_file_is_of_its_format_and_size(form: str) -> None:
 @pytest.mark.parametrize("known", [facts(), None], ids=["facts", "none"])
 def test_no_file_tells_of_the_machine_that_made_it(form: str, known: pictures.Facts | None) -> None:
     data = encode(form, known)
-    text = data.decode("latin-1") + data[1:].decode("utf-16-be", "ignore")
-    text += data.decode("utf-16-be", "ignore")
-    for secret in (str(Path.cwd()), str(Path.home()), str(Path(__file__).parent), socket.gethostname()):
-        assert secret not in text
+    for secret in (Path.cwd(), Path.home(), Path(__file__).parent):
+        assert str(secret).encode() not in data
+        assert str(secret).encode("utf-16-be") not in data
     said = " ".join(str(value) for value in opened(data).info.values() if isinstance(value, str))
     if known is not None and form != "png":
         said += user_comment(data)[8:].decode("utf-16-be")

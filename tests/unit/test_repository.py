@@ -139,7 +139,15 @@ def test_a_bad_value_is_a_problem_that_names_its_key(
     assert words in problem(tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"name = ", b"\xff\xfe\x00", b"a = " + b"[" * 10_000])
+NOT_TOML = {
+    "no value": b"name = ",
+    "not UTF-8": b"\xff\xfe\x00",
+    "deep": b"a = " + b"[" * 10_000,
+    "5000 digits": b"a = " + b"9" * 5000,
+}
+
+
+@pytest.mark.parametrize("data", NOT_TOML.values(), ids=NOT_TOML)
 def test_a_manifest_that_is_not_toml_is_a_problem(data: bytes, tmp_path: Path) -> None:
     (add(tmp_path) / "variant.toml").write_bytes(data)
     assert "is not TOML" in problem(tmp_path)

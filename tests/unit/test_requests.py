@@ -1,136 +1,241 @@
-"""difs.client.requests: arguments become a valid message, or an error before anything is sent."""
+"""difs.client.requests: each wish lands in its place, or is refused by name before anything is sent."""
 
-from typing import Any, cast
+from collections import UserDict
+from typing import Any, get_type_hints
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from difs.client.requests import Wishes, build
 from difs.errors import InvalidRequest
-from difs.messages import Adapter, Delivery, Generate, Overrides, Requirements
+from difs.messages import (
+    MAX_PROMPT_BYTES,
+    Adapter,
+    Delivery,
+    Generate,
+    Overrides,
+    Requirements,
+)
+
+EVERY_WISH: Wishes = {
+    "latency_s": 2.5,
+    "quality": "high",
+    "width": 128,
+    "height": 64,
+    "n": 3,
+    "seed": 2**64 - 1,
+    "negative_prompt": "grey",
+    "variant": "tiny",
+    "family": "sd15",
+    "steps": 7,
+    "guidance_scale": 3.5,
+    "sampler": "Euler a",
+    "adapters": [("style", 0.5)],
+    "priority": 8,
+    "best_effort": True,
+    "on_infeasible": "reject",
+    "timeout_s": 9.0,
+    "delivery": "inline",
+    "format": "webp",
+    "metadata": False,
+    "request_id": "mine",
+    "retries": 2,
+}
 
 
-def made(prompt: Any = "red apple", *, progress: bool = False, **wishes: Any) -> Generate:
-    """Return what `build` makes of any arguments."""
-    return build(prompt, cast(Wishes, wishes), progress=progress)
+def refusal(prompt: Any = "red apple", **wishes: Any) -> InvalidRequest:
+    """Return the error that a request is refused with."""
+    with pytest.raises(InvalidRequest) as caught:
+        build(prompt, Wishes(**wishes), progress=False)
+    return caught.value
 
 
-def test_a_prompt_alone_is_enough() -> None:
-    message = made()
-    assert message.prompt == "red apple"
-    assert message.delivery == Delivery(mode="shm", format="raw")
-    assert (message.requirements, message.overrides) == (Requirements(), Overrides())
-    assert (message.width, message.height, message.seed, message.n) == (None, None, None, 1)
-
-
-def test_every_request_gets_an_id_of_its_own() -> None:
-    ids = {made().request_id for _ in range(100)}
-    assert len(ids) == 100
-    assert made(request_id="mine").request_id == "mine"
-
-
-def test_every_argument_finds_its_place() -> None:
-    message = made(
-        progress=True,
-        latency_s=1.5,
-        quality="high",
-        width=64,
-        height=128,
-        n=3,
-        seed=2**64 - 1,
-        negative_prompt="worm",
-        variant="tiny",
-        family="sd15",
-        steps=7,
-        guidance_scale=0,
-        sampler="Euler a",
-        adapters=[("a", 0.5), ("b", 1)],
-        priority=9,
-        best_effort=True,
-        on_infeasible="reject",
-        timeout_s=5,
-        delivery="inline",
-        format="webp",
-        metadata=False,
-        request_id="r1",
-        retries=5,
-    )
-    assert message == Generate(
-        request_id="r1",
+def test_every_wish_lands_in_its_place() -> None:
+    assert set(EVERY_WISH) == set(get_type_hints(Wishes))
+    assert build("red apple", EVERY_WISH, progress=True) == Generate(
+        request_id="mine",
         prompt="red apple",
-        negative_prompt="worm",
-        width=64,
-        height=128,
+        negative_prompt="grey",
+        width=128,
+        height=64,
         n=3,
         seed=2**64 - 1,
-        timeout_s=5.0,
-        requirements=Requirements(1.5, "high", 9, "reject", best_effort=True),
-        overrides=Overrides("tiny", "sd15", 7, 0.0, "Euler a", (Adapter("a", 0.5), Adapter("b", 1.0))),
-        delivery=Delivery("inline", "webp", progress=True, metadata=False),
+        timeout_s=9.0,
+        requirements=Requirements(
+            latency_s=2.5, quality="high", priority=8, on_infeasible="reject", best_effort=True
+        ),
+        overrides=Overrides(
+            variant="tiny",
+            family="sd15",
+            steps=7,
+            guidance_scale=3.5,
+            sampler="Euler a",
+            adapters=(Adapter("style", 0.5),),
+        ),
+        delivery=Delivery(mode="inline", format="webp", progress=True, metadata=False),
     )
 
 
-def test_every_argument_that_is_offered_is_taken() -> None:
-    for name in Wishes.__annotations__:
-        given: dict[str, Any] = {name: None}
-        made(**given)
-
-
-def test_none_means_not_given() -> None:
-    assert made(seed=None, variant=None, quality=None, adapters=None, request_id="r") == made(
-        request_id="r"
+def test_without_wishes_raw_pixels_in_shared_memory_are_asked_for() -> None:
+    asked = build("red apple", {}, progress=False)
+    assert asked == Generate(
+        request_id=asked.request_id,
+        prompt="red apple",
+        delivery=Delivery(mode="shm", format="raw", progress=False, metadata=True),
     )
 
 
-def test_adapters_may_be_a_mapping() -> None:
-    assert made(adapters={"a": 0.5}).overrides.adapters == (Adapter("a", 0.5),)
+def test_wishes_are_left_as_they_were() -> None:
+    wishes = EVERY_WISH.copy()
+    build("red apple", wishes, progress=False)
+    assert wishes == EVERY_WISH
+
+
+@pytest.mark.parametrize("name", EVERY_WISH)
+def test_none_is_no_wish(name: str) -> None:
+    wishes: Any = {name: None}
+    asked = build("x", wishes, progress=False)
+    assert asked == build("x", {"request_id": asked.request_id}, progress=False)
+
+
+@pytest.mark.parametrize("name", ["no_such", "mode", "progress", "prompt", "task", "requirements"])
+def test_an_unknown_argument_is_a_type_error_that_names_it(name: str) -> None:
+    wishes: Any = {name: 1, "steps": 5}
+    with pytest.raises(TypeError, match=rf"no argument {name}$"):
+        build("x", wishes, progress=False)
 
 
 @pytest.mark.parametrize(
-    ("wishes", "field"),
+    ("name", "value", "field"),
     [
-        ({"n": 9}, "n"),
-        ({"n": True}, "n"),
-        ({"n": "3"}, "n"),
-        ({"width": 64}, "height"),
-        ({"width": 64.0, "height": 64}, "width"),
-        ({"seed": -1}, "seed"),
-        ({"seed": 2**64}, "seed"),
-        ({"seed": -(2**80)}, "seed"),
-        ({"steps": 151}, "overrides.steps"),
-        ({"guidance_scale": float("nan")}, "overrides.guidance_scale"),
-        ({"latency_s": 0}, "requirements.latency_s"),
-        ({"latency_s": "1s"}, "requirements.latency_s"),
-        ({"quality": "superb"}, "requirements.quality"),
-        ({"timeout_s": float("inf")}, "timeout_s"),
-        ({"variant": "../x"}, "overrides.variant"),
-        ({"delivery": "post"}, "delivery.mode"),
-        ({"format": "gif"}, "delivery.format"),
-        ({"request_id": "a b"}, "request_id"),
-        ({"adapters": ["a"]}, "adapters"),
-        ({"adapters": 5}, "adapters"),
-        ({"adapters": [("a", 9.0)]}, "overrides.adapters[0].weight"),
-        ({"negative_prompt": "\0"}, "negative_prompt"),
+        ("latency_s", 0, "requirements.latency_s"),
+        ("latency_s", float("nan"), "requirements.latency_s"),
+        ("latency_s", "fast", "requirements.latency_s"),
+        ("quality", 1.5, "requirements.quality"),
+        ("quality", "superb", "requirements.quality"),
+        ("priority", 10, "requirements.priority"),
+        ("best_effort", 1, "requirements.best_effort"),
+        ("on_infeasible", "cry", "requirements.on_infeasible"),
+        ("variant", "../x", "overrides.variant"),
+        ("family", "A", "overrides.family"),
+        ("steps", 0, "overrides.steps"),
+        ("steps", 151, "overrides.steps"),
+        ("steps", 5.5, "overrides.steps"),
+        ("steps", True, "overrides.steps"),
+        ("steps", -(2**63), "overrides.steps"),
+        ("steps", -(2**63) - 1, "steps"),
+        ("guidance_scale", float("inf"), "overrides.guidance_scale"),
+        ("guidance_scale", 51, "overrides.guidance_scale"),
+        ("sampler", "", "overrides.sampler"),
+        ("adapters", [("x", 5.0)], "overrides.adapters"),
+        ("adapters", [(f"a{i}", 1.0) for i in range(9)], "overrides.adapters"),
+        ("adapters", ["x"], "adapters"),
+        ("adapters", "style", "adapters"),
+        ("adapters", 5, "adapters"),
+        ("adapters", [("x", 1.0, 2.0)], "adapters"),
+        ("delivery", "mail", "delivery.mode"),
+        ("format", "gif", "delivery.format"),
+        ("metadata", "yes", "delivery.metadata"),
+        ("width", 64, "height"),
+        ("height", 64, "width"),
+        ("n", 0, "n"),
+        ("n", 9, "n"),
+        ("n", 10**30, "n"),
+        ("seed", -1, "seed"),
+        ("seed", 2**64, "seed"),
+        ("seed", -(2**64), "seed"),
+        ("seed", 1.5, "seed"),
+        ("negative_prompt", "a\0b", "negative_prompt"),
+        ("negative_prompt", 5, "negative_prompt"),
+        ("negative_prompt", "x" * (MAX_PROMPT_BYTES + 1), "negative_prompt"),
+        ("negative_prompt", "x" * 1_000_000, "negative_prompt"),
+        ("timeout_s", 0, "timeout_s"),
+        ("timeout_s", float("inf"), "timeout_s"),
+        ("request_id", "a b", "request_id"),
+        ("request_id", "x" * 65, "request_id"),
+        ("request_id", "", "request_id"),
     ],
+    ids=lambda value: str(value)[:24],
 )
-def test_a_bad_value_is_refused_and_its_field_named(wishes: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        made(**wishes)
-    assert caught.value.field == field
+def test_a_bad_value_is_refused_by_its_name(name: str, value: Any, field: str) -> None:
+    found = refusal(**{name: value}).field or ""
+    assert found == field or found.startswith((f"{field}[", f"{field}."))
 
 
-@pytest.mark.parametrize(("char", "count"), [("x", 4097), ("x", 70_000), ("x", 10**7), ("\u20ac", 1366)])
-def test_a_prompt_that_is_too_long_is_refused_as_such(char: str, count: int) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        made(char * count)
-    assert caught.value.field == "prompt"
+@pytest.mark.parametrize("side", [63, 65, 4096, 0, -64, 64.5, "64"])
+def test_a_size_that_cannot_be_painted_is_refused(side: Any) -> None:
+    assert refusal(width=side, height=64).field == "width"
+    assert refusal(width=64, height=side).field == "height"
 
 
-@pytest.mark.parametrize("prompt", ["\ud800", b"bytes", None, 5, object()])
-def test_a_prompt_that_is_no_text_is_refused(prompt: Any) -> None:
-    with pytest.raises(InvalidRequest):
-        made(prompt)
+@pytest.mark.parametrize("prompt", ["a\0b", 5, None, b"bytes", ["x"], "x" * (MAX_PROMPT_BYTES + 1)])
+def test_a_bad_prompt_is_refused_by_its_name(prompt: Any) -> None:
+    assert refusal(prompt).field == "prompt"
 
 
-def test_an_unknown_argument_is_a_type_error_as_of_any_function() -> None:
-    with pytest.raises(TypeError, match="no argument guidance, size"):
-        made(size=5, guidance=3)
+@pytest.mark.parametrize("size", [70_000, 10_000_000])
+def test_a_giant_prompt_is_refused_before_anything_is_sent(size: int) -> None:
+    error = refusal("é" * size)
+    assert (error.field, error.limit) == ("prompt", f"<= {MAX_PROMPT_BYTES} bytes")
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, "\ud800", (x for x in "abc")])
+def test_what_cannot_be_sent_is_refused_and_not_raised_raw(value: Any) -> None:
+    refusal(value)
+    refusal(variant=value)
+
+
+def test_the_longest_prompts_are_taken() -> None:
+    text = "é" * (MAX_PROMPT_BYTES // 2)
+    asked = build(text, {"negative_prompt": text}, progress=False)
+    assert (asked.prompt, asked.negative_prompt) == (text, text)
+
+
+@pytest.mark.parametrize(
+    "given_as",
+    [
+        [("a", 0.5), ("b", -4.0)],
+        (("a", 0.5), ("b", -4.0)),
+        {"a": 0.5, "b": -4.0},
+        UserDict({"a": 0.5, "b": -4.0}),
+        {"a": 0.5, "b": -4}.items(),
+    ],
+    ids=["list", "tuple", "dict", "mapping", "items"],
+)
+def test_adapters_are_pairs_or_a_mapping(given_as: Any) -> None:
+    asked = build("x", {"adapters": given_as}, progress=False)
+    assert asked.overrides.adapters == (Adapter("a", 0.5), Adapter("b", -4.0))
+
+
+@pytest.mark.parametrize("given_as", [[], (), {}])
+def test_no_adapters_are_no_adapters(given_as: Any) -> None:
+    assert build("x", {"adapters": given_as}, progress=False).overrides == Overrides()
+
+
+def test_ids_are_made_anew_for_each_request() -> None:
+    ids = {build("x", {}, progress=False).request_id for _ in range(200)}
+    assert len(ids) == 200
+    assert all(build("x", {"request_id": own}, progress=False).request_id == own for own in ids)
+
+
+@settings(max_examples=100)
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(EVERY_WISH)),
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.floats(),
+            st.text(max_size=5),
+            st.binary(max_size=5),
+            st.lists(st.integers(), max_size=2),
+        ),
+    )
+)
+def test_whatever_is_wished_is_a_valid_message_or_a_typed_refusal(wishes: Any) -> None:
+    try:
+        assert isinstance(build("x", wishes, progress=False), Generate)
+    except InvalidRequest as error:
+        assert error.message

@@ -1,4 +1,4 @@
-"""difs.rundir: one service a directory, and the directory is its user's alone."""
+"""difs.rundir: a private place, for one service at a time, that a child can read what it needs from."""
 
 import os
 import stat
@@ -11,117 +11,151 @@ from difs.errors import ConfigError, Unavailable
 from difs.rundir import MAX_SOCKET_PATH, AlreadyRunning, RunDir
 
 
-def made(tmp_path: Path) -> RunDir:
-    """Return a run directory that exists."""
-    home = RunDir(tmp_path / "a" / "run")
+@pytest.fixture
+def home(tmp_path: Path) -> RunDir:
+    """Return a run directory that was made."""
+    home = RunDir(tmp_path / "run")
     home.make()
     return home
 
 
-def test_the_directory_is_made_private_with_its_parents(tmp_path: Path) -> None:
-    home = made(tmp_path)
+def test_the_directory_is_made_for_its_user_alone(tmp_path: Path) -> None:
+    home = RunDir(tmp_path / "not" / "yet" / "there")
+    home.make()
     assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
     home.make()
+    assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
 
 
-def test_the_sockets_lie_in_the_directory(tmp_path: Path) -> None:
-    home = RunDir(tmp_path)
-    assert home.clients == f"ipc://{tmp_path}/clients.sock"
-    assert home.actors == f"ipc://{tmp_path}/actors.sock"
-    assert list(tmp_path.iterdir()) == [], "naming touches nothing"
-
-
-@pytest.mark.parametrize("kind", ["open to others", "link", "file", "below a file"])
-def test_a_directory_that_is_not_ours_alone_is_refused(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    match kind:
-        case "open to others":
-            path.mkdir()
-            path.chmod(0o750)
-        case "link":
-            (tmp_path / "elsewhere").mkdir(mode=0o700)
-            path.symlink_to(tmp_path / "elsewhere")
-        case "file":
-            path.write_text("")
-        case _:
-            path.write_text("")
-            path = path / "deeper"
-    with pytest.raises(ConfigError, match=r"service\.run_dir"):
-        RunDir(path).make()
-
-
-def test_a_path_too_long_for_a_socket_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    room = MAX_SOCKET_PATH - len(os.fsencode(tmp_path)) - len("//clients.sock")
-    fits, long = tmp_path / ("x" * room), tmp_path / ("y" * (room + 1))
-    RunDir(fits).make()
-    with pytest.raises(ConfigError, match="shorter"):
-        RunDir(long).make()
-    assert not long.exists()
-
-
-def test_a_directory_is_taken_by_one_at_a_time(tmp_path: Path) -> None:
-    home = made(tmp_path)
+def test_naming_a_directory_touches_nothing(tmp_path: Path) -> None:
+    home = RunDir(tmp_path / "run")
     assert not home.is_running()
-    lock = home.take()
-    assert home.is_running()
-    with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"):
-        RunDir(home.path).take()
-    os.close(lock)
+    home.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o777])
+def test_a_directory_that_others_may_enter_is_refused(home: RunDir, mode: int) -> None:
+    home.path.chmod(mode)
+    with pytest.raises(ConfigError, match=r"service\.run_dir: .* with mode 0700"):
+        home.make()
+    assert stat.S_IMODE(home.path.stat().st_mode) == mode
+
+
+def test_a_link_to_a_private_directory_is_refused(home: RunDir, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(home.path)
+    with pytest.raises(ConfigError, match=r"service\.run_dir"):
+        RunDir(link).make()
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match=r"service\.run_dir: cannot make"):
+            RunDir(path).make()
+
+
+def test_the_directory_of_another_user_is_refused(home: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    another = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: another)
+    with pytest.raises(ConfigError, match="a folder of yours"):
+        home.make()
+
+
+def test_a_path_that_no_socket_can_have_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    room = MAX_SOCKET_PATH - len(os.fsencode(tmp_path / "clients.sock")) - 1
+    if room < 1:
+        pytest.skip("the temporary folder's own path is too long")
+    RunDir(tmp_path / ("x" * room)).make()
+    longer = RunDir(tmp_path / ("y" * (room + 1)))
+    with pytest.raises(ConfigError, match=r"108 bytes .* 107 are possible; choose a shorter"):
+        longer.make()
+    assert not longer.path.exists()
+
+
+def test_a_socket_path_is_measured_in_bytes(tmp_path: Path) -> None:
+    room = MAX_SOCKET_PATH - len(os.fsencode(tmp_path / "clients.sock")) - 1
+    with pytest.raises(ConfigError, match="bytes in a socket's path"):
+        RunDir(tmp_path / ("é" * (room // 2 + 1))).make()
+
+
+def test_sockets_lie_in_the_directory_and_differ(home: RunDir) -> None:
+    assert home.clients.startswith(f"ipc://{home.path}/")
+    assert home.actors.startswith(f"ipc://{home.path}/")
+    assert home.clients != home.actors
+
+
+# ---- the lock -----------------------------------------------------------------------------------
+
+
+def test_a_second_service_is_refused_and_told_who_holds_the_directory(home: RunDir) -> None:
+    fd = home.take()
+    try:
+        with pytest.raises(AlreadyRunning) as caught:
+            RunDir(home.path).take()
+        assert f"process {os.getpid()}" in caught.value.message
+        assert home.is_running()
+    finally:
+        os.close(fd)
+
+
+def test_the_next_service_may_take_what_the_last_left(home: RunDir) -> None:
+    home.lock.write_text("99999999999999")
+    os.close(home.take())
+    assert not home.is_running()
+    fd = home.take()
+    try:
+        assert home.lock.read_text() == str(os.getpid())
+    finally:
+        os.close(fd)
+
+
+def test_looking_does_not_take(home: RunDir) -> None:
+    assert not home.is_running()
+    assert not home.lock.exists()
+    os.close(home.take())
     assert not home.is_running()
     os.close(home.take())
 
 
-def test_a_lock_that_somebody_left_is_no_lock(tmp_path: Path) -> None:
-    home = made(tmp_path)
-    home.lock.write_text("12345678")
-    assert not home.is_running()
-    lock = home.take()
-    assert home.lock.read_text() == str(os.getpid())
-    os.close(lock)
+def test_the_lock_is_not_inherited_and_is_private(home: RunDir) -> None:
+    fd = home.take()
+    try:
+        assert not os.get_inheritable(fd)
+        assert stat.S_IMODE(home.lock.stat().st_mode) == 0o600
+    finally:
+        os.close(fd)
 
 
-def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
-    home = made(tmp_path)
-    (tmp_path / "victim").write_text("precious")
-    home.lock.symlink_to(tmp_path / "victim")
-    with pytest.raises(OSError, match="symbolic"):
-        home.take()
-    assert not home.is_running()
-    assert (tmp_path / "victim").read_text() == "precious"
+# ---- facts --------------------------------------------------------------------------------------
 
 
-def test_the_lock_is_not_inherited_by_children(tmp_path: Path) -> None:
-    lock = made(tmp_path).take()
-    assert not os.get_inheritable(lock)
-    os.close(lock)
+def test_a_child_reads_the_facts_that_were_written(home: RunDir) -> None:
+    settings = config.Config(policy=config.PolicyChoice(name="round_robin"))
+    home.write_facts(settings, {"cpu-0": "/shm/a", "cpu-1": "/shm/b"})
+    assert home.read_facts() == (settings, {"cpu-0": Path("/shm/a"), "cpu-1": Path("/shm/b")})
 
 
-def test_facts_come_back_as_they_were_written(tmp_path: Path) -> None:
-    home = made(tmp_path)
-    settings = config.parse({"policy": {"name": "round_robin"}, "broker": {"lease": "5s"}})
-    home.write_facts(settings, {"cpu-0": "/dev/shm/x", "cpu-1": "/dev/shm/y"})
-    found, segments = home.read_facts()
-    assert found == settings
-    assert segments == {"cpu-0": Path("/dev/shm/x"), "cpu-1": Path("/dev/shm/y")}
-
-
-@pytest.mark.parametrize("data", [None, b"", b"{", b"[]", b'{"broker": {"max_queued": 0}}'])
-def test_without_readable_facts_no_service_runs(data: bytes | None, tmp_path: Path) -> None:
-    home = made(tmp_path)
-    home.write_facts(config.Config(), {})
-    if data is None:
-        home.config.unlink()
-    else:
-        home.config.write_bytes(data)
-    with pytest.raises(Unavailable, match="no service runs"):
+def test_without_facts_no_service_runs(home: RunDir) -> None:
+    with pytest.raises(Unavailable, match="no service runs in"):
         home.read_facts()
 
 
-def test_what_a_stopped_service_leaves_is_cleared_but_lock_and_log(tmp_path: Path) -> None:
-    home = made(tmp_path)
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"cpu-0": 5}', b"\xff"])
+def test_broken_facts_are_no_service(home: RunDir, data: bytes) -> None:
     home.write_facts(config.Config(), {})
-    for name in ("clients.sock", "actors.sock", "lock", "difs.log"):
-        (home.path / name).write_text("")
+    home.segments.write_bytes(data)
+    with pytest.raises(Unavailable, match="no service runs in"):
+        home.read_facts()
+
+
+def test_what_a_stopped_service_leaves_is_cleared_but_its_lock_and_log_stay(home: RunDir) -> None:
+    os.close(home.take())
+    home.log.touch()
+    home.write_facts(config.Config(), {})
+    for name in ("clients.sock", "actors.sock"):
+        (home.path / name).touch()
     home.clear()
-    assert {path.name for path in home.path.iterdir()} == {"lock", "difs.log"}
+    assert sorted(path.name for path in home.path.iterdir()) == ["difs.log", "lock"]
     home.clear()

@@ -1,42 +1,58 @@
-"""difs.samplers: every tool's name for a sampler leads to ours."""
+"""difs.samplers: every name that other tools have for a sampler means ours."""
 
 import pytest
 
-from difs import samplers
+from difs.samplers import SAMPLERS, canonical, evaluations
+
+A1111 = {
+    "DDIM": "ddim",
+    "Euler": "euler",
+    "Euler a": "euler_a",
+    "Heun": "heun",
+    "DPM++ 2M": "dpmpp_2m",
+    "DPM++ 2M Karras": "dpmpp_2m_karras",
+    "UniPC": "unipc",
+    "LCM": "lcm",
+    "PLMS": "pndm",
+}
+COMFYUI = {
+    "ddim": "ddim",
+    "euler": "euler",
+    "euler_ancestral": "euler_a",
+    "heun": "heun",
+    "dpmpp_2m": "dpmpp_2m",
+    "uni_pc": "unipc",
+    "lcm": "lcm",
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "found"),
-    [
-        ("euler", "euler"),
-        ("Euler a", "euler_a"),
-        ("euler_ancestral", "euler_a"),
-        ("DPM++ 2M", "dpmpp_2m"),
-        ("DPM++ 2M Karras", "dpmpp_2m_karras"),
-        ("UniPC", "unipc"),
-        (" uni_pc ", "unipc"),
-        ("PLMS", "pndm"),
-        ("", None),
-        ("unheard-of", None),
-    ],
-)
-def test_a_sampler_is_known_by_any_of_its_names(name: str, found: str | None) -> None:
-    assert samplers.canonical(name) == found
+@pytest.mark.parametrize(("theirs", "ours"), [*A1111.items(), *COMFYUI.items()])
+def test_the_names_of_other_tools_are_understood_in_any_case(theirs: str, ours: str) -> None:
+    for name in (theirs, theirs.upper(), theirs.lower(), theirs.title(), f"  {theirs} \t"):
+        assert canonical(name) == ours
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_our_own_names_mean_themselves(name: str) -> None:
-    assert samplers.canonical(name) == name == samplers.canonical(name.upper())
+def test_each_sampler_has_its_own_name() -> None:
+    assert {canonical(name) for name in SAMPLERS} == set(SAMPLERS)
+    assert all(canonical(name) == name for name in SAMPLERS)
+
+
+def test_no_two_samplers_look_alike_in_a_files_metadata() -> None:
+    assert len({(s.label, s.schedule) for s in SAMPLERS.values()}) == len(SAMPLERS)
 
 
 def test_no_name_means_two_samplers() -> None:
-    names = [alias for name, sampler in samplers.SAMPLERS.items() for alias in (name, *sampler.aliases)]
+    names = [n.lower() for s in SAMPLERS.values() for n in s.aliases] + list(SAMPLERS)
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize(
-    ("name", "steps", "evaluations"),
-    [("euler", 20, 20), ("heun", 20, 39), ("heun", 1, 1), ("pndm", 20, 21), ("pndm", 1, 1)],
-)
-def test_evaluations_are_those_of_diffusers(name: str, steps: int, evaluations: int) -> None:
-    assert samplers.evaluations(name, steps) == evaluations
+@pytest.mark.parametrize("name", ["", " ", "eule", "euler  a", "dpm++", "../ddim", "ddim\0", "x" * 9999])
+def test_an_unknown_name_means_nothing(name: str) -> None:
+    assert canonical(name) is None
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20, 150])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_evaluates_at_least_once_a_step(name: str, steps: int) -> None:
+    extra = {"heun": steps - 1, "pndm": int(steps > 1)}.get(name, 0)
+    assert evaluations(name, steps) == steps + extra

@@ -20,7 +20,7 @@ from difs.shm.segment import SegmentWriter
 from tests import builders
 
 KIB = 1024
-PLAN = layout.plan([(64 * KIB, 4), (1024 * KIB, 1)])
+PLAN = layout.plan([(64 * KIB, 4), (1024 * KIB, 2)])
 MANIFEST = Manifest(
     name="tiny",
     task="text-to-image",

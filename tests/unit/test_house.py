@@ -1,0 +1,108 @@
+"""House rules that no other test can see: what an import costs, and what the code never calls."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import difs
+
+ROOT = Path(difs.__file__).parent
+HEAVY = ("accelerate", "diffusers", "numpy", "peft", "torch", "transformers")
+FAST_S = 0.2
+FORBIDDEN_MODULES = {"cloudpickle", "dill", "marshal", "multiprocessing", "pickle", "shelve"}
+FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__", "torch.load", "os.system", "os.popen"}
+
+PROBE = """
+import json, sys, time
+before = time.perf_counter()
+{statement}
+seconds = time.perf_counter() - before
+loaded = sorted({{name.partition(".")[0] for name in sys.modules}})
+print(json.dumps({{"seconds": seconds, "loaded": loaded}}))
+"""
+
+
+@cache
+def imported(statement: str) -> tuple[float, frozenset[str]]:
+    """Run an import in three fresh processes; return the least time and the modules it loads."""
+    command = [sys.executable, "-c", PROBE.format(statement=statement)]
+    found = [json.loads(subprocess.check_output(command, cwd=ROOT.parent)) for _ in range(3)]
+    return min(run["seconds"] for run in found), frozenset(found[0]["loaded"])
+
+
+@pytest.mark.parametrize(
+    "statement", ["import difs", "from difs import Client, AsyncClient, DifsError", "import difs.cli"]
+)
+def test_neither_difs_nor_its_client_nor_its_command_line_loads_anything_heavy(statement: str) -> None:
+    _, loaded = imported(statement)
+    assert loaded.isdisjoint(HEAVY)
+    assert "difs" in loaded
+
+
+@pytest.mark.parametrize("statement", ["import difs"])
+def test_import_difs_is_light(statement: str) -> None:
+    seconds, loaded = imported(statement)
+    assert seconds < FAST_S
+    assert loaded.isdisjoint({"asyncio", "msgspec", "zmq"}), "the public names load on first use"
+
+
+def test_the_public_names_are_there_and_no_others() -> None:
+    assert [getattr(difs, name) for name in difs.__all__]
+    with pytest.raises(AttributeError, match="no attribute 'surprise'"):
+        difs.surprise  # noqa: B018
+
+
+# ---- what the code never does -------------------------------------------------------------------
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def modules_of(tree: ast.Module) -> Iterator[str]:
+    """Yield the top-level names of all modules that a file imports, also within functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module.partition(".")[0]
+
+
+def names_of(tree: ast.Module) -> Iterator[str]:
+    """Yield the dotted names that a file uses, called or not."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            yield ast.unparse(node)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_file_can_run_what_it_reads(path: Path) -> None:
+    assert FORBIDDEN_MODULES.isdisjoint(modules_of(tree_of(path)))
+    assert FORBIDDEN_NAMES.isdisjoint(names_of(tree_of(path)))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_every_module_says_what_lives_in_it(path: Path) -> None:
+    assert ast.get_docstring(tree_of(path))
+
+
+def test_these_rules_find_what_they_look_for() -> None:
+    bad = ast.parse(
+        "def f():\n    import pickle as p\n    from multiprocessing import x\n    torch.load(eval('1'))"
+    )
+    assert set(modules_of(bad)) >= {"pickle", "multiprocessing"}
+    assert set(names_of(bad)) >= {"torch.load", "eval"}
+    assert len(FILES) > 30
