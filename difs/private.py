@@ -18,9 +18,26 @@ from typing import Self
 
 from difs.errors import Unavailable
 from difs.rundir import RunDir
+from difs.shm import reaper
 
 POLL_S = 0.02
 STOP_S = 40.0
+
+
+PREFIX = f"difs-{os.getuid()}-private-"
+
+
+def _folder() -> Path:
+    return Path(tempfile.gettempdir())
+
+
+def _reap() -> None:
+    """Remove the run directories of private services whose owner was killed."""
+    for left in _folder().glob(f"{PREFIX}*"):
+        tag = left.name.removeprefix(PREFIX).rpartition(".")[0]
+        pid = tag.partition(".")[0]
+        if pid.isdecimal() and reaper.process_tag(int(pid)) != tag:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 class PrivateService:
@@ -30,7 +47,8 @@ class PrivateService:
         """`options` are those of `difs serve`; `wait_s` bounds the wait for readiness."""
         self._options = list(options)
         self._wait_s = wait_s
-        self.home = RunDir(Path(tempfile.gettempdir()) / f"difs-{secrets.token_hex(6)}")
+        tag = reaper.process_tag(os.getpid())
+        self.home = RunDir(_folder() / f"{PREFIX}{tag}.{secrets.token_hex(6)}")
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -40,6 +58,7 @@ class PrivateService:
 
     def start(self) -> None:
         """Start and wait until every device is ready; raises Unavailable with the log's end."""
+        _reap()
         self.home.make()
         command = [
             *(sys.executable, "-m", "difs", "serve"),

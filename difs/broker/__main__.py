@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import secrets
 import signal
 import sys
@@ -25,6 +26,7 @@ def main(run_dir: str, parent_pid: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     processes.die_with_parent(int(parent_pid))
     processes.set_name("difs-broker")
+    os.umask(0o077)  # for the sockets; the run directory is private already
     home = RunDir(Path(run_dir))
     settings, segments = home.read_facts()
     processes.log_to_stderr("broker", settings.service.log_level)

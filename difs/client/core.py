@@ -32,7 +32,7 @@ from difs.messages import (
     Variants,
 )
 
-SILENCE_S = 5.0
+SILENCE_S = 3.0
 """A broker that owes us an answer and says nothing for so long is taken for lost."""
 GRACE_S = 2.0
 """Beyond `timeout_s`, the client itself ends the call."""

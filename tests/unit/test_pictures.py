@@ -161,7 +161,9 @@ def test_decoding_gives_rgb_bytes_of_any_picture() -> None:
     file = io.BytesIO()
     PilImage.new("LA", (5, 7), (9, 255)).save(file, "png")
     found = pictures.decode(memoryview(file.getvalue()))
-    assert (found.shape, found.dtype, set(found.flat)) == ((7, 5, 3), np.uint8, {9})
+    assert found.shape == (7, 5, 3)
+    assert found.dtype == np.uint8
+    assert bytes(found.flatten()) == b"\x09" * 105
 
 
 def test_pixels_may_come_as_a_view() -> None:

@@ -1,7 +1,7 @@
 """difs.client.requests: each wish lands in its place, or is refused by name before anything is sent."""
 
 from collections import UserDict
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -47,7 +47,7 @@ EVERY_WISH: Wishes = {
 def refusal(prompt: Any = "red apple", **wishes: Any) -> InvalidRequest:
     """Return the error that a request is refused with."""
     with pytest.raises(InvalidRequest) as caught:
-        build(prompt, Wishes(**wishes), progress=False)
+        build(prompt, cast(Wishes, wishes), progress=False)
     return caught.value
 
 

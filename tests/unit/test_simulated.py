@@ -1,4 +1,4 @@
-"""difs.actors.simulated: the same messages and slots as the real engine, with scripted times and faults."""
+"""difs.actors.simulated: the real engine's messages and slots, with scripted times and faults."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,8 +44,12 @@ class Studio:
         self.clock = ManualClock()
         variants = {"tiny": Variant(MANIFEST, path.parent, 1000)}
         repository = Repository(MappingProxyType(variants))
-        self.engine = SimulatedEngine(script, repository, writer, self.clock, self.clock.advance)
+        self.engine = SimulatedEngine(script, repository, writer, self.clock, self.sleep)
         self.generation = 0
+
+    def sleep(self, seconds: float) -> None:
+        """Let the time pass at once."""
+        self.clock.advance(seconds)
 
     def order(self, attempt: int = 1, **changes: Any) -> Execute:
         """Return an order with a slot for each of its seeds."""
@@ -61,7 +65,7 @@ class Studio:
         """Submit orders and work until nothing is left; returns the reports."""
         for order in orders:
             self.engine.submit(order)
-        reports = []
+        reports: list[Report] = []
         for _ in range(10_000):
             if not self.engine.is_busy:
                 return reports
@@ -128,7 +132,8 @@ def test_another_prompt_or_seed_is_another_picture(other: tuple[str, int]) -> No
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (80, 64), (2048, 64), (1, 1)])
 def test_a_picture_has_the_size_that_was_asked_for(height: int, width: int) -> None:
     picture = pattern("x", 1, height, width)
-    assert (picture.shape, picture.dtype) == ((height, width, 3), np.uint8)
+    assert picture.shape == (height, width, 3)
+    assert picture.dtype == np.uint8
 
 
 def test_what_is_reported_of_a_picture_is_what_lies_in_its_slot(studio: Studio) -> None:

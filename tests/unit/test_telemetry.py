@@ -46,8 +46,11 @@ def test_devices_are_found_as_they_are_wanted(
 
 @pytest.mark.parametrize(
     "name",
-    ["", "gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "cuda:1.5", "cpu:1", "cpu:0", "AUTO", "auto:1"]
-    + ["simulated:x", "simulated:-1", "simulated:²", "cuda:²", "cuda-0", "cuda:0:1", " cpu", "\0"],
+    [
+        *("", "gpu", "cpu:0", "cpu:1", " cpu", "AUTO", "auto:1", "\0"),
+        *("cuda", "cuda:", "cuda:x", "cuda:-1", "cuda:1.5", "cuda:²", "cuda-0", "cuda:0:1"),
+        *("simulated:x", "simulated:-1", "simulated:²"),
+    ],
 )
 def test_what_names_no_device_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     machine(monkeypatch, 0)
