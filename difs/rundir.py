@@ -6,6 +6,7 @@ The only door to the paths in it.
 import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 
 import msgspec
@@ -17,8 +18,23 @@ MAX_SOCKET_PATH = 107
 """Bytes of a Unix socket's path (unix(7): sun_path is 108 with its final NUL)."""
 
 
+LOCK_TRIES, LOCK_REST_S = 5, 0.01
+
+
 class AlreadyRunning(ConfigError):
     """Another service holds the lock of this run directory."""
+
+
+def _locked(fd: int) -> bool:
+    """Take the exclusive lock; one that `is_running` holds for a moment is waited for."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(LOCK_REST_S)
+        else:
+            return True
+    return False
 
 
 class RunDir:
@@ -62,16 +78,17 @@ class RunDir:
 
     def take(self) -> int:
         """Lock the directory for this process's life; raises AlreadyRunning. Returns the lock's fd."""
-        fd = os.open(self.lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            fd = os.open(self.lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise ConfigError(f"service.run_dir: cannot lock {self.lock}: {error.strerror}") from None
+        if not _locked(fd):
             holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
             os.close(fd)
             raise AlreadyRunning(
                 f"DIFS is running already in {self.path} (process {holder or 'unknown'});"
                 " stop it, or choose another --run-dir"
-            ) from None
+            )
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
         return fd
