@@ -14,6 +14,7 @@ from difs.wire import Frame
 
 DONTWAIT = int(zmq.DONTWAIT)
 _MORE = int(zmq.SNDMORE)
+_send: Any = zmq.backend.Socket.send
 
 COPY_BELOW_BYTES = 64 * 1024
 """Larger frames are handed to libzmq without a copy; their buffer must not change afterwards."""
@@ -22,9 +23,9 @@ COPY_BELOW_BYTES = 64 * 1024
 def send(socket: "zmq.Socket[Any]", frames: Sequence[Frame], flags: int = 0) -> None:
     """Send a message; with DONTWAIT, raises zmq.Again when there is no room for it."""
     for frame in frames[:-1]:
-        socket.send(frame, flags | _MORE)
+        _send(socket, frame, flags | _MORE)
     last = frames[-1]
-    socket.send(last, flags, copy=len(last) < COPY_BELOW_BYTES)
+    _send(socket, last, flags, len(last) < COPY_BELOW_BYTES)
 
 
 def receive(socket: "zmq.Socket[Any]", flags: int = 0) -> list[bytes]:

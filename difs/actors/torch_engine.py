@@ -137,7 +137,9 @@ class TorchEngine(Engine[TorchJob]):
             job.notes = _notes(conditioning)
             return None
         if job.work is None:
-            job.work = recipe.begin(job.execute, job.seed, job.conditioning)
+            work, seconds = self._timed(recipe.begin, job.execute, job.seed, job.conditioning)
+            job.work = work
+            job.steps_s += seconds
         work = job.work
         if not work.is_done:
             job.steps_s += self._timed(recipe.step, work)[1]

@@ -208,6 +208,8 @@ class Books:
         """Enter a dispatch of `request` to `actor`."""
         heapq.heappop(actor.queue)
         attempt = Attempt(self.next_number(), request, actor, slots, now, step_s)
+        attempt.is_alone = request.is_suspect
+        actor.suspects += attempt.is_alone
         request.attempts += 1
         request.attempt = attempt
         if not actor.attempts:
@@ -223,6 +225,7 @@ class Books:
         actor = attempt.actor
         del self.attempts[attempt.number], actor.attempts[attempt.number]
         actor.done_s -= attempt.done_s
+        actor.suspects -= attempt.is_alone
         if attempt.request.attempt is attempt:
             attempt.request.attempt = None
 
@@ -337,6 +340,10 @@ def _actor_contradictions(books: Books, actor: Actor) -> Iterator[str]:
         yield f"{actor.device} has {len(actor.attempts)} attempts and {actor.credits} credits"
     if actor.state is ActorState.LOST or (actor in books.ready) != (actor.state is ActorState.READY):
         yield f"{actor.device} is {actor.state} but listed"
+    if actor.suspects != sum(a.is_alone for a in actor.attempts.values()) or (
+        actor.suspects and len(actor.attempts) > 1
+    ):
+        yield f"{actor.device} counts {actor.suspects} suspects among {len(actor.attempts)} attempts"
     in_queue = {r.seq for _, r in actor.queue if _stands_in(r, actor)}
     if len(in_queue) != actor.queued:
         yield f"{actor.device} counts {actor.queued} queued, {len(in_queue)} are"

@@ -63,7 +63,7 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> bool:
     if request.deadline <= now:
         expire(books, request, now)
         return True
-    if actor.attempts and (request.is_suspect or actor.has_suspect):
+    if actor.attempts and (actor.suspects or request.is_suspect):
         return False
     message, plan = request.message, request.plan
     slots = books.pools[actor.device].lease(message.n, admission.slot_bytes(message, plan))

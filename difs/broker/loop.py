@@ -23,7 +23,7 @@ from difs.broker.outbox import Outbox
 from difs.broker.state import BrokerState
 from difs.clock import Clock
 from difs.errors import DifsError
-from difs.messages import MAX_HEADER_BYTES, Beat, Progress
+from difs.messages import MAX_HEADER_BYTES, Accepted, Beat, Progress
 from difs.shm.reader import SegmentReader
 from difs.sockets import DONTWAIT
 
@@ -34,6 +34,8 @@ MAX_FRAME_BYTES = 16 * MAX_HEADER_BYTES
 BURST = 64
 """Messages taken from one socket before the other has its turn."""
 SEND_HIGH_WATER = 256
+ACCEPTED_DELAY_S = 0.001
+"""How long an `accepted` may wait for company; a woken client would compete with the actor."""
 LINGER_MS = 500
 
 
@@ -59,6 +61,8 @@ class BrokerLoop:
         self._backend = self._bind(actors, -1)
         self._outbox = Outbox(patience_s)
         self._pending: deque[Event] = deque()
+        self._later: list[TellClient] = []
+        self._later_due = math.inf
         self._running = True
 
     def _bind(self, address: str, max_frame_bytes: int) -> "zmq.Socket[bytes]":
@@ -77,15 +81,20 @@ class BrokerLoop:
         poller.register(self._backend, zmq.POLLIN)
         try:
             while self._running:
-                wait_s = max(0.0, self._state.next_wake() - self._clock.now())
+                due = min(self._state.next_wake(), self._later_due)
+                wait_s = max(0.0, due - self._clock.now())
                 ready = dict(poller.poll(math.ceil(wait_s * 1000)))
                 if self._backend in ready:
                     self._take_from_actors()
                 if self._frontend in ready:
                     self._take_from_clients()
-                if self._clock.now() >= self._state.next_wake():
+                now = self._clock.now()
+                if now >= self._later_due:
+                    self._tell_later()
+                if now >= self._state.next_wake():
                     self._flush()
                     self._happen(Ticked())
+            self._tell_later()
         finally:
             self._context.destroy(linger=LINGER_MS)
 
@@ -129,7 +138,11 @@ class BrokerLoop:
 
     def _perform(self, effect: Effect) -> None:
         if type(effect) is TellClient:
-            self._tell_client(effect)
+            if type(effect.message) is Accepted:
+                self._postpone(effect)
+            else:
+                self._tell_later()
+                self._tell_client(effect)
         elif type(effect) is TellActor:
             self._tell_backend(effect.route, wire.encode(effect.message))
         elif type(effect) is TellSupervisor:
@@ -140,6 +153,19 @@ class BrokerLoop:
             log.error("%s", effect.words)
         elif type(effect) is Exit:
             self._running = False
+
+    def _postpone(self, effect: TellClient) -> None:
+        """Let the actor's start overtake an `accepted`: it is news, and nobody computes with it."""
+        if not self._later:
+            self._later_due = self._clock.now() + ACCEPTED_DELAY_S
+        self._later.append(effect)
+
+    def _tell_later(self) -> None:
+        """Send what was postponed; always before anything newer to a client."""
+        if self._later:
+            later, self._later, self._later_due = self._later, [], math.inf
+            for effect in later:
+                self._tell_client(effect)
 
     def _tell_client(self, effect: TellClient) -> None:
         payloads: list[wire.Frame] = [

@@ -157,6 +157,8 @@ class Attempt:
     slots: tuple[Slot, ...]
     started_at: float
     step_s: float
+    is_alone: bool = False
+    """Its request was suspect when it was dispatched."""
     state: AttemptState = AttemptState.RUNNING
     done_s: float = 0.0
 
@@ -178,6 +180,8 @@ class Actor:
     queue: list[tuple[tuple[int, int], Request]] = field(default_factory=list)
     """A heap by rank; entries whose request has moved on are skipped."""
     queued: int = 0
+    suspects: int = 0
+    """How many of its attempts must run alone: 0 or 1."""
     assigned_s: float = 0.0
     done_s: float = 0.0
     progress: int = 0
@@ -188,11 +192,6 @@ class Actor:
     def backlog_s(self) -> float:
         """Return the predicted seconds until all of its assigned work is done."""
         return max(0.0, self.assigned_s - self.done_s)
-
-    @property
-    def has_suspect(self) -> bool:
-        """Whether a request that must run alone is at work here."""
-        return any(attempt.request.is_suspect for attempt in self.attempts.values())
 
     @property
     def free_credits(self) -> int:
