@@ -15,6 +15,7 @@ for _name, _count in _EXAMPLES.items():
         deadline=None,
         derandomize=False,
         print_blob=True,
+        report_multiple_bugs=False,
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -198,7 +198,8 @@ class Books:
 
     def queued_on(self, actor: Actor) -> list[Request]:
         """Return the requests of an actor's queue, in order."""
-        return [r for _, r in sorted(actor.queue) if _stands_in(r, actor)]
+        unique = {r.seq: r for _, r in actor.queue if _stands_in(r, actor)}
+        return sorted(unique.values(), key=lambda r: r.rank)
 
     # ---- attempts ---------------------------------------------------------------------------
 

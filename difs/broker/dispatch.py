@@ -1,5 +1,7 @@
 """From the queue to the actors and back: dispatch, losses, and the ends of requests."""
 
+from enum import Enum
+
 import msgspec
 
 from difs import profiles
@@ -15,8 +17,8 @@ from difs.broker.records import (
     Request,
     RequestState,
 )
-from difs.messages import MAX_SEED, Accepted, Error
-from difs.policy.base import Reject
+from difs.messages import MAX_SEED, Accepted, Error, Plan
+from difs.policy.base import Admit, Reject
 from difs.samplers import evaluations
 
 # ---- planning again ----------------------------------------------------------------------------
@@ -50,25 +52,39 @@ def announce(books: Books, request: Request) -> None:
 
 def dispatch(books: Books, now: float) -> None:
     """Hand queued work to every actor that has a free credit and free slots."""
-    for actor in books.ready:
-        while actor.queued and len(actor.attempts) < actor.credits and _dispatch_head(books, actor, now):
-            pass
+    moved = True
+    while moved:  # a request that moved may now stand with an actor that was looked at before
+        moved = False
+        for actor in books.ready:
+            while actor.queued and len(actor.attempts) < actor.credits:
+                outcome = _dispatch_head(books, actor, now)
+                moved = moved or outcome is _Outcome.MOVED
+                if outcome is _Outcome.STUCK:
+                    break
 
 
-def _dispatch_head(books: Books, actor: Actor, now: float) -> bool:
-    """Dispatch the first request of an actor's queue; False when it must go on waiting."""
+class _Outcome(Enum):
+    """What became of the first request of a queue."""
+
+    GONE = "gone"
+    MOVED = "moved"
+    STUCK = "stuck"
+
+
+def _dispatch_head(books: Books, actor: Actor, now: float) -> _Outcome:
+    """Dispatch the first request of an actor's queue, if it need not go on waiting."""
     request = books.head(actor)
     if request is None or request.plan is None:
-        return False
+        return _Outcome.STUCK
     if request.deadline <= now:
         expire(books, request, now)
-        return True
+        return _Outcome.GONE
     if actor.attempts and (actor.suspects or request.is_suspect):
-        return False
+        return _Outcome.STUCK
     message, plan = request.message, request.plan
     slots = books.pools[actor.device].lease(message.n, admission.slot_bytes(message, plan))
     if slots is None:
-        return _move_to_room(books, request, now)
+        return _move_to_room(books, request, plan, now)
     if plan.variant not in actor.residents and plan.variant not in actor.loading:
         actor.loading.add(plan.variant)
         books.effects.append(TellActor(actor.route, LoadVariant(plan.variant)))
@@ -77,17 +93,26 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> bool:
     books.effects.append(TellActor(actor.route, _execute(attempt, slots)))
     if request.attempts > 1:
         announce(books, request)
-    return True
+    return _Outcome.GONE
 
 
-def _move_to_room(books: Books, request: Request, now: float) -> bool:
-    """Move a request whose device has no free slots to one that has; False when there is none."""
-    message, plan, before = request.message, request.plan, request.actor
-    assert plan is not None
-    if not planning.with_room(books, message.n, admission.slot_bytes(message, plan)):
-        return False
-    replan(books, request, now)
-    return request.actor is not before
+MOVE_REST_S = 0.5
+"""A request that no other device would take asks them again after so long."""
+
+
+def _move_to_room(books: Books, request: Request, plan: Plan, now: float) -> _Outcome:
+    """Move a request whose device has no free slots to one that has, if the policy admits it there."""
+    message = request.message
+    roomy = planning.with_room(books, message.n, admission.slot_bytes(message, plan))
+    if not roomy or now < request.stays_until:
+        return _Outcome.STUCK
+    decision = planning.decide_among(books, message, now, roomy)
+    if not isinstance(decision, Admit) or planning.refusal_of(books, message, decision):
+        request.stays_until = now + MOVE_REST_S
+        return _Outcome.STUCK
+    planning.place(books, request, decision)
+    announce(books, request)
+    return _Outcome.MOVED
 
 
 def _execute(attempt: Attempt, slots: tuple[Slot, ...]) -> Execute:

@@ -16,12 +16,12 @@ def decide(books: Books, message: Generate, now: float) -> Decision:
 
     A device whose slots are all in others' hands is passed over while another has room.
     """
-    decision = _ask(books, message, now, books.ready)
+    decision = decide_among(books, message, now, books.ready)
     if isinstance(decision, Admit):
         nbytes = admission.slot_bytes(message, decision.plan)
         if not books.pools[decision.plan.device].can_lease(message.n, nbytes):
             roomy = with_room(books, message.n, nbytes)
-            instead = _ask(books, message, now, roomy) if roomy else decision
+            instead = decide_among(books, message, now, roomy) if roomy else decision
             return instead if isinstance(instead, Admit) else decision
     return decision
 
@@ -31,7 +31,8 @@ def with_room(books: Books, n: int, nbytes: int) -> list[Actor]:
     return [a for a in books.ready if books.pools[a.device].can_lease(n, nbytes)]
 
 
-def _ask(books: Books, message: Generate, now: float, actors: Sequence[Actor]) -> Decision:
+def decide_among(books: Books, message: Generate, now: float, actors: Sequence[Actor]) -> Decision:
+    """Ask the policy to serve `message` with one of `actors`."""
     view = View(
         now=now,
         devices=tuple(

@@ -126,6 +126,8 @@ class Request:
     """Whose queue it stands in, or who runs it; None while it waits for any device."""
     attempt: "Attempt | None" = None
     attempts: int = 0
+    stays_until: float = 0.0
+    """Until then it waits for slots of its own device only."""
     deaths: int = 0
     """Attempts that ended with the death of their actor."""
     story: list[tuple[float, str, str]] = field(default_factory=list)

@@ -38,7 +38,8 @@ class Entry:
     executes: int = 0
     seeds: tuple[int, ...] = ()
     running: "Order | None" = None
-    is_told: bool = False
+    told: tuple[object, ...] | None = None
+    """Attempt and operating point as its client knows them; empty when they no longer hold."""
     deaths: int = 0
     """So often it was at work on an actor that died."""
 
@@ -149,7 +150,7 @@ class Ledger:
         """Enter that what is queued for a device stands there no longer."""
         for entry in self.open.values():
             if entry.device == device and entry.running is None:
-                entry.device = None
+                entry.device, entry.told = None, ()
 
     def forget(self, order: Order) -> None:
         """Enter that an order is over and its slots are free; reports of it are late from now on."""
@@ -159,7 +160,7 @@ class Ledger:
         self.taken[actor.ready.device] -= {slot.index for slot in execute.slots}
         if order.is_wanted:
             entry = self.open[execute.request_id]
-            entry.running, entry.device = None, None
+            entry.running, entry.device, entry.told = None, None, ()
 
     def report(self, order: Order) -> None:
         """Enter that an actor reports an order done as asked: a result may follow."""
@@ -198,14 +199,18 @@ class Ledger:
                     assert not self.actors, "the broker exits before its actors"
         assert not self._strays, "an actor goes on with what nobody wants"
         assert self._reporting is None, "a finished request must get its result at once"
-        assert all(entry.is_told for entry in self.open.values()), "at work, but never accepted"
+        assert all(entry.told is not None for entry in self.open.values()), "at work, but never accepted"
 
     def _accepted(self, route: bytes, message: Accepted) -> None:
         entry = self.open.get(message.request_id) or self._enter(message.request_id)
-        entry.is_told = True
         assert entry.owner == route, "a plan goes to whom it belongs"
+        plan = message.plan
+        facts = (message.attempt, plan and (plan.device, plan.variant, plan.steps))
+        is_answer = self.asking is not None and self.asking[1] == entry.message
+        assert is_answer or facts != entry.told, "told again what its client knows"
+        entry.told = facts
         assert message.attempt == entry.executes
-        entry.device = message.plan.device if message.plan is not None else None
+        entry.device = plan.device if plan is not None else None
 
     def _enter(self, name: str) -> Entry:
         """Enter the request that is being asked: it must be the one called `name`."""

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from difs.actor_messages import (
     Abort,
@@ -29,16 +31,20 @@ from difs.actor_messages import (
     Stop,
     Welcome,
 )
-from difs.broker.effects import Effect, Exit, Payload, TellActor, TellClient
+from difs.broker.books import Books
+from difs.broker.effects import Complain, Effect, Exit, Payload, TellActor, TellClient
 from difs.broker.events import ActorUnreachable, ClientLost, ClientMisspoke
 from difs.broker.records import (
     ACTOR_TABLE,
     ATTEMPT_TABLE,
     REQUEST_TABLE,
+    Actor,
     ActorState,
+    Attempt,
     AttemptState,
     Cause,
     InvalidTransition,
+    Request,
     RequestState,
 )
 from difs.errors import InternalError, InvalidRequest
@@ -65,7 +71,7 @@ from difs.messages import (
     VariantList,
     Variants,
 )
-from difs.policy.base import Decision, View, Wait
+from difs.policy.base import Admit, Decision, Reject, View, Wait
 from difs.shm.layout import HEADER_BYTES
 from tests import builders
 from tests.builders import (
@@ -201,6 +207,8 @@ def test_the_story_of_a_request_is_kept_after_its_end() -> None:
     house = served()
     house.tell(finished(only(house.ask("a"), Execute)))
     assert [what for _, what, _ in house.state.story("a")] == ["accepted", "dispatched", "finished"]
+    house.ask("b")
+    assert [what for _, what, _ in house.state.story("b")] == ["accepted", "dispatched"]
     assert house.state.story("never heard of") == []
 
 
@@ -252,6 +260,77 @@ def test_held_slots_delay_dispatch_until_they_are_released() -> None:
     assert executes(house.ask(Release((lease,)))) == ["b"]
 
 
+def full_and_idle(**changes: Any) -> House:
+    """Return a house in which a client holds the only slot of cpu-0, and cpu-1 has a free one."""
+    house = House(devices=("cpu-0", "cpu-1"), slots=((64 * KIB, 1),), actor_silence=1000.0)
+    house.join("cpu-0")
+    house.tell(finished(only(house.ask("holds", mode="shm"), Execute)))
+    house.join("cpu-1", **changes)
+    return house
+
+
+def test_a_device_whose_slots_are_all_held_is_passed_over() -> None:
+    house = full_and_idle()
+    effects = house.ask("a")
+    assert only(effects, Execute, b"cpu-1").request_id == "a"
+    assert len(told(effects, Accepted)) == 1
+
+
+def test_what_waits_for_slots_moves_to_a_device_that_has_some() -> None:
+    house = House(devices=("cpu-0", "cpu-1"), slots=((64 * KIB, 2),))
+    house.join("cpu-1", credits=3)
+    house.ask("first", n=2)
+    assert executes(house.ask("second", n=2)) == []
+    effects = house.join("cpu-0")
+    assert only(effects, Execute, b"cpu-0").request_id == "second"
+    plan = told(effects, Accepted, CLIENT)[-1].plan
+    assert plan is not None
+    assert plan.device == "cpu-0"
+
+
+def test_a_request_that_no_other_device_may_take_waits_quietly() -> None:
+    house = full_and_idle(residents=())
+    hurried: dict[str, Any] = {"latency_s": 1.0, "on_infeasible": "reject"}  # a load would take 15 s
+    assert len(told(house.ask("a", **hurried), Accepted)) == 1
+    decisions = house.state.books.decisions
+    for _ in range(10):
+        assert told(house.wait(0.1), Accepted) == [], "its plan is as it was"
+    assert house.state.books.requests["a"].is_open
+    actor = house.state.books.by_device["cpu-0"]
+    assert [request.message.request_id for request in house.state.books.queued_on(actor)] == ["a"]
+    assert house.state.books.decisions - decisions <= 10
+    effects = house.tell(Leaving())
+    assert only(effects, Error, CLIENT).code == "overloaded", "now the other is all there is"
+    assert house.state.books.requests == {}
+
+
+def test_a_request_that_moved_there_and_back_is_served_once() -> None:
+    house = House(devices=("cpu-0", "cpu-1"), slots=((64 * KIB, 2),), actor_silence=1000.0)
+    house.join("cpu-0", credits=1)
+    house.tell(finished(only(house.ask("holds cpu-0", mode="shm", n=2), Execute)))
+    house.join("cpu-1", credits=1)
+    running = only(house.ask("fills cpu-1", OTHER_CLIENT, n=2), Execute, b"cpu-1")
+    house.ask("moves")
+    for step in range(1, 31):
+        house.tell(stepped(running, step), b"cpu-1")
+    house.ask("goes first", OTHER_CLIENT, n=2, mode="shm", priority=9)
+
+    def queued() -> list[list[str]]:
+        books = house.state.books
+        return [[r.message.request_id for r in books.queued_on(actor)] for actor in books.ready]
+
+    assert queued() == [["moves"], ["goes first"]]
+    effects = house.tell(finished(running), b"cpu-1")
+    assert executes(effects) == ["goes first"]
+    assert queued() == [[], ["moves"]], "cpu-1 had room"
+    house.tell(finished(only(effects, Execute)), b"cpu-1")
+    assert queued() == [[], ["moves"]], "nobody has room"
+    effects = house.ask(Release(tuple(house.state.books.clients[CLIENT].leases)))
+    assert only(effects, Execute, b"cpu-0").request_id == "moves"
+    assert queued() == [[], []]
+    assert len(told(house.tell(finished(only(effects, Execute))), Result, CLIENT)) == 1
+
+
 def test_each_device_has_a_queue_and_the_one_with_least_work_is_chosen() -> None:
     house = served(devices=("cpu-0", "cpu-1"), credits=1)
     devices = [only(house.ask(name), Accepted).plan for name in ("a", "b", "c", "d")]
@@ -278,6 +357,19 @@ def test_what_ran_on_a_lost_actor_goes_to_the_front_of_the_queue() -> None:
     effects = house.join(route=b"new", incarnation="new", credits=1)
     assert executes(effects) == ["first"]
     assert only(house.tell(finished(only(effects, Execute)), b"new"), Execute).request_id == "second"
+
+
+def test_of_what_a_lost_actor_leaves_the_first_in_rank_gets_the_first_choice() -> None:
+    house = House(devices=("cpu-0", "cpu-1", "cpu-2"))
+    house.join("cpu-0", credits=1)
+    house.ask("first")
+    house.ask("second")
+    house.join("cpu-1", credits=1)
+    house.join("cpu-2", credits=1)
+    house.ask("elsewhere")
+    effects = house.tell(Leaving(), b"cpu-0")
+    assert only(effects, Execute, b"cpu-2").request_id == "first"
+    assert executes(effects) == ["first"]
 
 
 def test_the_client_is_told_the_new_plan_and_the_new_attempt() -> None:
@@ -348,6 +440,16 @@ def test_an_actor_that_comes_back_is_told_to_abort_old_work_before_it_gets_new()
     assert only(effects, Abort).attempt == old.attempt
     new = only(effects, Execute)
     assert told(house.join(credits=1, attempts=(new.attempt,)), Abort) == [], "this one is wanted"
+
+
+def test_what_the_remaining_devices_cannot_keep_fails_when_its_own_is_lost() -> None:
+    house = House(devices=("cpu-0", "cpu-1"))
+    house.join("cpu-0")
+    house.join("cpu-1", residents=())
+    house.ask("a", latency_s=1.0, on_infeasible="reject")
+    error = only(house.handle(ActorUnreachable(b"cpu-0")), Error, CLIENT)
+    assert (error.code, error.request_id) == ("overloaded", "a")
+    assert is_over(house)
 
 
 def test_the_third_death_fails_the_request_with_actor_lost() -> None:
@@ -753,6 +855,41 @@ def test_a_policy_may_let_a_request_wait_without_a_plan() -> None:
     assert only(house.wait(5.0), Error).code == "expired"
 
 
+class Broken:
+    """A policy of somebody else's, with a bug."""
+
+    name = "broken"
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def decide(self, view: View, request: object) -> Decision:
+        """Raise, or answer nonsense."""
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return cast(Decision, self.answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ZeroDivisionError("a bug"),
+        None,
+        5,
+        Admit(builders.plan(device="cuda-9")),
+        Reject("no_such_code", ""),
+    ],
+    ids=["raises", "nothing", "a number", "no such device", "no such code"],
+)
+def test_a_bug_in_a_policy_costs_one_request_and_not_the_broker(answer: Any) -> None:
+    house = served(policy=Broken(answer))
+    effects = house.ask("a")
+    assert only(effects, Error, CLIENT).code == "internal"
+    assert isinstance(answer, Reject) or any(isinstance(effect, Complain) for effect in effects)
+    assert only(house.ask(Explain(generate("b"))), Explanation).refusal is not None
+    assert is_over(house)
+
+
 def test_what_breaks_the_protocol_is_answered_once() -> None:
     house = served()
     error = InvalidRequest("n: too many", field="n", limit="<= 8")
@@ -864,6 +1001,29 @@ def test_an_actor_that_makes_progress_does_not_hang(sign: str) -> None:
         if sign == "step":
             house.tell(stepped(execute, i))
         assert told(house.wait(2.9), KillActor) == []
+
+
+def test_an_idle_actor_does_not_hang_however_long_it_was_idle() -> None:
+    house = served(stall_floor=10.0)
+    house.supervise()
+    for _ in range(30):
+        pulse(house, 7)
+        house.wait(2.0)
+    house.ask("a")
+    pulse(house, 7)
+    assert told(house.wait(1.0), KillActor) == []
+
+
+def test_an_attempt_that_ends_is_progress_too() -> None:
+    house = served(stall_floor=10.0)
+    house.supervise()
+    first = only(house.ask("a"), Execute)
+    house.ask("b")
+    for moment in range(1, 18):
+        pulse(house, 0)
+        assert told(house.wait(1.0), KillActor) == [], moment
+        if moment == 9:
+            house.tell(ended(first, "out_of_memory"))
 
 
 def test_a_long_step_is_no_hang() -> None:
@@ -1117,12 +1277,47 @@ def test_a_change_that_no_table_knows_is_a_bug_with_its_story() -> None:
         house.state.books.move(request, Cause.DISPATCHED, 0.0)
 
 
-def test_books_that_contradict_themselves_are_noticed() -> None:
+SABOTAGE: dict[str, Callable[[Books, Request, Actor, Attempt], object]] = {
+    "an ended request is listed": lambda b, r, ac, at: setattr(r, "state", RequestState.FAILED),
+    "a request runs without an attempt": lambda b, r, ac, at: setattr(r, "attempt", None),
+    "a request stands in two queues": lambda b, r, ac, at: b.waiting.update(a=r),
+    "a request is nobody's": lambda b, r, ac, at: r.client.open.clear(),
+    "a client's record is lost": lambda b, r, ac, at: b.clients.clear(),
+    "a client has nothing": lambda b, r, ac, at: b.client(b"nobody"),
+    "an actor has too much": lambda b, r, ac, at: setattr(ac, "credits", 0),
+    "a lost actor is listed": lambda b, r, ac, at: setattr(ac, "state", ActorState.LOST),
+    "a leaving actor is ready": lambda b, r, ac, at: setattr(ac, "state", ActorState.LEAVING),
+    "a queue is miscounted": lambda b, r, ac, at: setattr(ac, "queued", 1),
+    "an attempt is unknown": lambda b, r, ac, at: b.attempts.clear(),
+    "a wanted attempt is aborted": lambda b, r, ac, at: setattr(at, "state", AttemptState.ABORTING),
+    "a slot is leaked": lambda b, r, ac, at: b.pools["cpu-0"].lease(1, 1),
+    "a slot is free while it is used": lambda b, r, ac, at: b.pools["cpu-0"].give_back(0),
+}
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGE.values(), ids=SABOTAGE)
+def test_books_that_contradict_themselves_are_noticed(
+    sabotage: Callable[[Books, Request, Actor, Attempt], object],
+) -> None:
     house = served()
     house.ask("a")
-    house.state.books.pools["cpu-0"].lease(1, 1)
-    with pytest.raises(InternalError, match="slots"):
+    books = house.state.books
+    request = books.requests["a"]
+    assert request.actor is not None
+    assert request.attempt is not None
+    house.state.validate()
+    sabotage(books, request, request.actor, request.attempt)
+    with pytest.raises(InternalError, match="the books disagree"):
         house.state.validate()
+
+
+def test_books_are_checked_after_every_event_only_where_that_is_asked_for() -> None:
+    for validate in (True, False):
+        house = served()
+        house.state.books.rules = replace(house.state.books.rules, validate=validate)
+        house.state.books.client(b"nobody")
+        with pytest.raises(InternalError) if validate else nullcontext():
+            house.ask(Ping())
 
 
 def test_only_the_last_stories_are_kept() -> None:
