@@ -6,7 +6,7 @@ The same weights, prompt, seed, steps and guidance, in pairs, alternating, in on
 this process, DIFS as a private service beside it, both with the same number of threads. Two figures:
 
 - added: the DIFS call less the bare call, pair by pair. Noisy: two computations differ by more than
-  the way costs.
+  the way costs; `noise` says by how much two bare calls in a row differ (its 99th percentile).
 - way: the DIFS call less the seconds that its engine measured for encode, steps and decode. What the
   client, two sockets, the broker, the policy, shared memory and Python's loops cost.
 """
@@ -15,6 +15,7 @@ import argparse
 import os
 import statistics
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def measure(pairs: int, steps: int) -> dict[str, float]:
         "difs_p50": statistics.median(ours),
         "added_p50": statistics.median(added),
         "added_p99": percentile(added, 0.99),
+        "noise_p99": percentile([abs(a - b) for a, b in pairwise(bares)], 0.99),
         "way_p50": statistics.median(ways),
         "way_p99": percentile(ways, 0.99),
     }

@@ -400,7 +400,8 @@ def test_a_question_to_a_silent_broker_fails() -> None:
     core = ClientCore(0.0)
     ticket, _ = core.ask(Status(), 100.0)
     assert core.next_wake(100.0) == pytest.approx(100.0 + SILENCE_S)
-    (effect,) = silence(core, 100.0, 100.0 + SILENCE_S + 0.2)
+    assert silence(core, 100.0, 100.0 + SILENCE_S - 0.1) == []
+    (effect,) = core.tick(100.0 + SILENCE_S, 0.0)
     assert isinstance(effect, Reply)
     assert effect.ticket == ticket
     assert isinstance(effect.answer, BrokerLost)

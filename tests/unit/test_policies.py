@@ -137,6 +137,12 @@ def test_unknown_names_are_refused_and_the_field_named(
 
 
 @every_policy
+def test_a_variant_of_another_family_is_refused_for_its_family(policy: Policy) -> None:
+    assert "'tiny' of family 'sdxl'" in rejected(decide(policy, variant="tiny", family="sdxl")).reason
+    assert "of family" not in rejected(decide(policy, variant="x", family="sdxl")).reason
+
+
+@every_policy
 @pytest.mark.parametrize("wishes", [{"variant": "x"}, {"family": "x"}, {"sampler": "x"}])
 def test_a_refused_name_comes_with_those_there_are(policy: Policy, wishes: dict[str, Any]) -> None:
     known = {"variant": "tiny", "family": "sd15", "sampler": "euler"}
@@ -239,6 +245,39 @@ def test_a_latency_that_the_backlog_breaks_is_overload_and_says_when_to_come_bac
     refusal = rejected(Static(Options()).decide(found, request))
     assert refusal.code == "overloaded"
     assert refusal.retry_after_s == pytest.approx(5.07 - 1.0)
+
+
+def test_what_is_infeasible_is_so_without_any_waiting() -> None:
+    found = view(device_view(backlog_s=3.0))
+    refusal = rejected(Static(Options()).decide(found, generate(latency_s=0.05, on_infeasible="reject")))
+    assert refusal.code == "infeasible"
+    assert refusal.reason.endswith("the nearest feasible latency_s is 0.07")
+
+
+def test_a_load_is_a_wait_that_may_be_over_later() -> None:
+    found = view(device_view(names=()))
+    refusal = rejected(Static(Options()).decide(found, generate(latency_s=5.0, on_infeasible="reject")))
+    assert refusal.code == "overloaded"
+    assert "15.00 s of them waiting" in refusal.reason
+
+
+@pytest.mark.parametrize(
+    ("wishes", "backlog_s", "reason"),
+    [
+        ({}, 0.0, "the configured variant; the device is idle"),
+        ({}, 1.5, "the configured variant; least backlog: 1.50 s"),
+        ({"variant": "tiny"}, 0.0, "pinned by the request; the device is idle"),
+        ({"family": "sd15"}, 0.0, "pinned by the request; the device is idle"),
+    ],
+)
+def test_static_says_why(wishes: dict[str, Any], backlog_s: float, reason: str) -> None:
+    plan = admitted(Static(Options()).decide(view(device_view(backlog_s=backlog_s)), generate(**wishes)))
+    assert plan.reason == reason
+
+
+def test_round_robin_says_whose_turn_it_is() -> None:
+    found = view(device_view("cpu-0"), device_view("cpu-1"), decisions=3)
+    assert admitted(RoundRobin(Options()).decide(found, generate())).reason == "turn 2 of 2"
 
 
 def test_a_latency_that_can_be_kept_is_never_refused() -> None:
