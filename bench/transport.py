@@ -38,7 +38,7 @@ SIDE = 1024
 OUTSTANDING = 64
 RELEASE_EVERY = 32
 SLOTS = 8
-ROUNDS = 3
+ROUNDS = 7
 
 _context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 

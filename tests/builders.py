@@ -10,6 +10,7 @@ from difs.actor_messages import (
     Execute,
     Finished,
     FromActor,
+    Pulse,
     Ready,
     Resident,
     Sealed,
@@ -24,6 +25,7 @@ from difs.broker.state import BrokerState
 from difs.messages import (
     ClientMessage,
     Delivery,
+    Error,
     Generate,
     Image,
     Overrides,
@@ -137,8 +139,8 @@ class House:
     """A broker's heart, the time, and short words for what happens to it. Each returns the effects."""
 
     def __init__(self, **options: Any) -> None:
+        self.now: float = options.get("now", 0.0)
         self.state = broker_state(**options)
-        self.now = 0.0
 
     def handle(self, event: Event) -> list[Effect]:
         """Let something happen now."""
@@ -176,6 +178,29 @@ def served(**options: Any) -> House:
     return house
 
 
+POOL_OF_4 = 4
+"""The slots of a device where a test says nothing else."""
+TWO = (variant("tiny"), variant("wide"))
+
+
+def pulse(house: House, progress: int, device: str = "cpu-0") -> list[Effect]:
+    """Let an actor give a sign of life."""
+    return house.tell(Pulse(f"{device}.first", progress, reading()), b"pulse socket")
+
+
+def free_slots(house: House, device: str = "cpu-0") -> int:
+    """Return how many slots of a device are free."""
+    return house.state.books.pools[device].free
+
+
+def is_over(house: House) -> bool:
+    """Whether no request, attempt, hold or client is left and every slot is free."""
+    books = house.state.books
+    has_all_slots = all(pool.free == pool.total for pool in books.pools.values())
+    records = (books.requests, books.waiting, books.attempts, books.holds, books.clients)
+    return has_all_slots and not any(records)
+
+
 # ---- reading effects ----------------------------------------------------------------------------
 
 
@@ -194,6 +219,17 @@ def only(effects: Iterable[Effect], kind: type[T], route: bytes | None = None) -
     """Return the one message of type `kind` that is sent (to `route`)."""
     (found,) = told(effects, kind, route)
     return found
+
+
+def executes(effects: Iterable[Effect]) -> list[str]:
+    """Return the ids of what is dispatched, in order."""
+    return [message.request_id for message in told(effects, Execute)]
+
+
+def refused(effects: Iterable[Effect]) -> Error:
+    """Return the refusal that is all there is."""
+    (effect,) = effects
+    return only([effect], Error)
 
 
 # ---- what actors report -------------------------------------------------------------------------

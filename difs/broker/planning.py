@@ -47,13 +47,14 @@ def decide_among(books: Books, message: Generate, now: float, actors: Sequence[A
     except Exception:  # a policy may be another's code: its bug costs one request, not the broker
         books.effects.append(Complain(f"the policy failed:\n{traceback.format_exc()}"))
         return Reject("internal", f"the policy {books.policy.name} failed")
-    return _sound(books, decision)
+    return _sound(books, decision, actors)
 
 
-def _sound(books: Books, decision: Decision) -> Decision:
+def _sound(books: Books, decision: Decision, actors: Sequence[Actor]) -> Decision:
     """Return a decision that can be carried out; another's policy may answer anything."""
     if isinstance(decision, Admit) and decision.plan.device in books.by_device:
-        return decision
+        offered = decision.plan.device in [actor.device for actor in actors]
+        return decision if offered else Wait("the policy insists on a device that was not offered")
     if isinstance(decision, (Reject, Wait)):
         return decision
     books.effects.append(Complain(f"the policy {books.policy.name} decided {decision!r}"))

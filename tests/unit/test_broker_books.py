@@ -1,0 +1,127 @@
+"""difs.broker: the tables of states, and the books' own checks."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+from msgspec.structs import replace
+
+from difs.actor_messages import (
+    Execute,
+)
+from difs.broker.books import Books
+from difs.broker.records import (
+    ACTOR_TABLE,
+    ATTEMPT_TABLE,
+    REQUEST_TABLE,
+    Actor,
+    ActorState,
+    Attempt,
+    AttemptState,
+    Cause,
+    InvalidTransition,
+    Request,
+    RequestState,
+)
+from difs.errors import InternalError
+from difs.messages import (
+    Cancel,
+    Ping,
+)
+from tests.builders import (
+    finished,
+    only,
+    served,
+)
+
+
+@pytest.mark.parametrize(
+    ("states", "table", "last"),
+    [
+        (RequestState, REQUEST_TABLE, {"FINISHED", "FAILED", "EXPIRED", "CANCELLED"}),
+        (AttemptState, ATTEMPT_TABLE, {"ENDED"}),
+        (ActorState, ACTOR_TABLE, {"LOST"}),
+    ],
+)
+def test_every_state_has_a_row_and_leads_to_an_end(
+    states: type[RequestState], table: dict[RequestState, dict[Cause, RequestState]], last: set[str]
+) -> None:
+    assert set(table) == set(states)
+    assert {state.name for state, row in table.items() if not row} == last
+    for state in states:
+        reached, before = {state}, set[RequestState]()
+        while reached != before:
+            before = reached
+            reached = reached | {after for s in reached for after in table[s].values()}
+        assert any(s.name in last for s in reached)
+
+
+def test_a_change_that_no_table_knows_is_a_bug_with_its_story() -> None:
+    house = served()
+    house.ask("a")
+    request = house.state.books.requests["a"]
+    with pytest.raises(InvalidTransition, match="dispatched"):
+        house.state.books.move(request, Cause.DISPATCHED, 0.0)
+
+
+SABOTAGE: dict[str, Callable[[Books, Request, Actor, Attempt], object]] = {
+    "an ended request is listed": lambda b, r, ac, at: setattr(r, "state", RequestState.FAILED),
+    "a request runs without an attempt": lambda b, r, ac, at: setattr(r, "attempt", None),
+    "a request stands in two queues": lambda b, r, ac, at: b.waiting.update(a=r),
+    "a request is nobody's": lambda b, r, ac, at: r.client.open.clear(),
+    "a client's record is lost": lambda b, r, ac, at: b.clients.clear(),
+    "a client has nothing": lambda b, r, ac, at: b.client(b"nobody"),
+    "an actor has too much": lambda b, r, ac, at: setattr(ac, "credits", 0),
+    "a lost actor is listed": lambda b, r, ac, at: setattr(ac, "state", ActorState.LOST),
+    "a leaving actor is ready": lambda b, r, ac, at: setattr(ac, "state", ActorState.LEAVING),
+    "a queue is miscounted": lambda b, r, ac, at: setattr(ac, "queued", 1),
+    "an attempt is unknown": lambda b, r, ac, at: b.attempts.clear(),
+    "a wanted attempt is aborted": lambda b, r, ac, at: setattr(at, "state", AttemptState.ABORTING),
+    "a slot is leaked": lambda b, r, ac, at: b.pools["cpu-0"].lease(1, 1),
+    "a slot is free while it is used": lambda b, r, ac, at: b.pools["cpu-0"].give_back(0),
+}
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGE.values(), ids=SABOTAGE)
+def test_books_that_contradict_themselves_are_noticed(
+    sabotage: Callable[[Books, Request, Actor, Attempt], object],
+) -> None:
+    house = served()
+    house.ask("a")
+    books = house.state.books
+    request = books.requests["a"]
+    assert request.actor is not None
+    assert request.attempt is not None
+    house.state.validate()
+    sabotage(books, request, request.actor, request.attempt)
+    with pytest.raises(InternalError, match="the books disagree"):
+        house.state.validate()
+
+
+def test_books_are_checked_after_every_event_only_where_that_is_asked_for() -> None:
+    for validate in (True, False):
+        house = served()
+        house.state.books.rules = replace(house.state.books.rules, validate=validate)
+        house.state.books.client(b"nobody")
+        with pytest.raises(InternalError) if validate else nullcontext():
+            house.ask(Ping())
+
+
+def test_only_the_last_stories_are_kept() -> None:
+    house = served()
+    house.state.books.ended.limit = 3
+    for i in range(5):
+        house.tell(finished(only(house.ask(f"r{i}"), Execute)))
+    assert [bool(house.state.story(f"r{i}")) for i in range(5)] == [False, False, True, True, True]
+
+
+def test_long_queues_forget_what_left_them() -> None:
+    house = served(credits=1, max_outstanding=1000)
+    house.ask("running")
+    for i in range(400):
+        house.ask(f"r{i}")
+        house.ask(Cancel(f"r{i}"))
+    (actor,) = house.state.books.ready
+    assert len(actor.queue) < 100
+    house.ask(Cancel("running"))
+    assert house.state.next_wake() <= 0.5
