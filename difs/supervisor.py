@@ -48,7 +48,6 @@ class Supervisor:
         self._devices = telemetry.discover(settings.actors.devices)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pidfds: dict[int, str] = {}
-        self._epoch: int | None = None
         self._heard_at = 0.0
         self._plan = Supervision(settings.supervisor, self._devices, self._clock.now())
 
@@ -192,13 +191,12 @@ class Supervisor:
                 log.error("the broker broke the protocol: %s", error)
                 continue
             if isinstance(message, Fleet):
-                self._hear(message, link)
+                self._hear(message)
             elif isinstance(message, KillActor):
                 self._kill(message)
 
-    def _hear(self, fleet: Fleet, link: "zmq.Socket[bytes]") -> None:
+    def _hear(self, fleet: Fleet) -> None:
         self._heard_at = self._clock.now()
-        self._epoch = fleet.epoch
         self._plan.heard(fleet.ready, self._heard_at)
         if self._on_ready is not None and set(fleet.ready) >= set(self._devices):
             self._on_ready(fleet.ready)
