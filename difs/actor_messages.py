@@ -6,7 +6,7 @@ in their upper half, so that nothing of an earlier broker can be taken for the p
 
 from msgspec import Struct
 
-from difs.messages import Adapter, Format, Reading
+from difs.messages import Adapter, Format, MemoryMode, Preview, Reading, SeedContract
 
 # ---- broker -> actor ----------------------------------------------------------------------------
 
@@ -21,7 +21,7 @@ class Slot(Struct, frozen=True, array_like=True):
 
 
 class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
-    """Paint one request. `deadline` is in seconds of CLOCK_MONOTONIC."""
+    """Paint one request. `deadline` and `due` are in seconds of CLOCK_MONOTONIC."""
 
     attempt: int
     request_id: str
@@ -40,6 +40,14 @@ class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
     metadata: str
     """Text for the image file's metadata; empty for none."""
     adapters: tuple[Adapter, ...] = ()
+    due: float = 0.0
+    """When the images are wanted: the engine serves the least laxity first. 0.0: at the deadline."""
+    is_firm: bool = False
+    """The client stated `due`: no batch may grow so far that it is missed."""
+    is_alone: bool = False
+    """Shares no call with others, so that every bit is that of a run alone."""
+    preview_every: int = 0
+    """Steps between two previews; 0 for none."""
 
 
 class Abort(Struct, frozen=True, tag="abort"):
@@ -49,15 +57,28 @@ class Abort(Struct, frozen=True, tag="abort"):
 
 
 class LoadVariant(Struct, frozen=True, tag="load_variant"):
-    """Load a variant and warm it up; answered by `Loaded` or `LoadFailed`."""
+    """Load a variant and warm it up while others go on; answered by `Loaded` or `LoadFailed`."""
+
+    variant: str
+
+
+class CancelLoad(Struct, frozen=True, tag="cancel_load"):
+    """Give up a load that nobody waits for; answered by `LoadFailed`, or `Loaded` if it is too late."""
 
     variant: str
 
 
 class EvictVariant(Struct, frozen=True, tag="evict_variant"):
-    """Drop a variant that no attempt uses; answered by `Evicted`."""
+    """Take an unused variant off the device, parked if there is room; answered by `Evicted`."""
 
     variant: str
+
+
+class SwitchMode(Struct, frozen=True, tag="switch_mode"):
+    """Change a resident's memory mode between two steps; answered by `Switched` or `SwitchFailed`."""
+
+    variant: str
+    memory_mode: MemoryMode
 
 
 class Stop(Struct, frozen=True, tag="stop"):
@@ -70,33 +91,42 @@ class Welcome(Struct, frozen=True, tag="welcome"):
     epoch: int
 
 
-ToActor = Execute | Abort | LoadVariant | EvictVariant | Stop | Welcome
+ToActor = Execute | Abort | LoadVariant | CancelLoad | EvictVariant | SwitchMode | Stop | Welcome
 
 # ---- actor -> broker ----------------------------------------------------------------------------
 
 
-class Costs(Struct, frozen=True):
-    """Measured seconds of a resident at `pixels` pixels, one image: the cost model's input.
+class RowCost(Struct, frozen=True, array_like=True):
+    """Seconds of one UNet evaluation with `rows` rows; an image is one row, two with guidance."""
 
-    `step_s` with guidance (two UNet evaluations), `bare_step_s` without.
-    """
+    rows: int
+    seconds: float
+
+
+class Costs(Struct, frozen=True):
+    """Measured seconds of a resident at `pixels` pixels: the cost model's input."""
 
     pixels: int
     encode_s: float
-    step_s: float
-    bare_step_s: float
+    """One prompt."""
+    steps: tuple[RowCost, ...]
+    """One evaluation and its scheduler steps, by the rows that share it; rows ascend."""
     decode_s: float
+    """One image."""
     load_s: float
+    """From where it lies now: the disk, or host memory if it is parked."""
 
 
 class Resident(Struct, frozen=True):
     """A variant loaded on a device."""
 
     variant: str
-    memory_mode: str
+    memory_mode: MemoryMode
     precision: str
     weight_bytes: int
     costs: Costs
+    seed_bound: float = 0.0
+    """Largest difference of a value (0..1) between a picture painted in a batch and alone, measured."""
 
 
 class Ready(Struct, frozen=True, tag="ready"):
@@ -127,6 +157,7 @@ class Stepped(Struct, frozen=True, tag="stepped"):
     image: int
     step: int
     steps: int
+    preview: Preview | None = None
 
 
 class Sealed(Struct, frozen=True, array_like=True):
@@ -138,7 +169,10 @@ class Sealed(Struct, frozen=True, array_like=True):
 
 
 class Finished(Struct, frozen=True, tag="finished"):
-    """All images of an attempt are sealed in their slots, in the order of the seeds."""
+    """All images of an attempt are sealed in their slots, in the order of the seeds.
+
+    Seconds are those in which the attempt was at work; a call that others shared counts whole.
+    """
 
     attempt: int
     images: tuple[Sealed, ...]
@@ -146,8 +180,14 @@ class Finished(Struct, frozen=True, tag="finished"):
     steps_s: float
     decode_s: float
     deliver_s: float
-    seed_contract: str
+    seed_contract: SeedContract
     notes: tuple[str, ...] = ()
+    seed_bound: float = 0.0
+    """See `Resident.seed_bound`; 0.0 if bitwise."""
+    shared_by: float = 1.0
+    """Images in a call of its steps, on average."""
+    costs: Costs | None = None
+    """The resident's costs as they are known now."""
 
 
 class Ended(Struct, frozen=True, tag="ended"):
@@ -176,6 +216,23 @@ class Evicted(Struct, frozen=True, tag="evicted"):
     """A variant is gone from the device."""
 
     variant: str
+    parked: Resident | None = None
+    """What it would be when it returns, if it was parked in host memory."""
+    dropped: tuple[str, ...] = ()
+    """Parked variants that had to make room."""
+
+
+class Switched(Struct, frozen=True, tag="switched"):
+    """A resident changed: its memory mode, and what it costs there."""
+
+    resident: Resident
+
+
+class SwitchFailed(Struct, frozen=True, tag="switch_failed"):
+    """A resident is in the mode that it had before."""
+
+    variant: str
+    message: str
 
 
 class Retiring(Struct, frozen=True, tag="retiring"):
@@ -233,6 +290,8 @@ FromActor = (
     | Loaded
     | LoadFailed
     | Evicted
+    | Switched
+    | SwitchFailed
     | Retiring
     | Leaving
     | Supervise

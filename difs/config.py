@@ -68,7 +68,11 @@ class Actors(Struct, frozen=True):
     preload: tuple[str, ...] = ("*",)
     threads: Annotated[int, Meta(ge=0)] = 0
     memory_budget: Bytes = 0
-    credits: Annotated[int, Meta(ge=1, le=64)] = 2
+    parking_budget: Bytes = 2 * 2**30
+    adapter_budget: Bytes = 512 * 2**20
+    prompt_cache: Bytes = 64 * 2**20
+    credits: Annotated[int, Meta(ge=1, le=64)] = 8
+    max_rows: Annotated[int, Meta(ge=1, le=256)] = 32
     warm_up_steps: Annotated[int, Meta(ge=2, le=20)] = 4
     script: str = ""
 

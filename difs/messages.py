@@ -36,6 +36,8 @@ MAX_PRIORITY, DEFAULT_PRIORITY = 9, 5
 MAX_ADAPTERS = 8
 MAX_ADAPTER_WEIGHT = 4.0
 MAX_LEASES_PER_RELEASE = 64
+MAX_PREVIEW_SIDE = 128
+"""Pixels of the longer side of a preview: it travels within a message."""
 MAX_PIXEL_STEPS = 1_200_000_000
 """`width` x `height` x `steps` x `n` of one request: a single request cannot hold a device for hours."""
 
@@ -50,6 +52,10 @@ Unsigned = Annotated[int, Meta(ge=0)]
 Level = Literal["draft", "low", "medium", "high", "best"]
 Format = Literal["raw", "png", "jpeg", "webp"]
 Unit = Annotated[float, Meta(ge=0.0, le=1.0)]
+MemoryMode = Literal[
+    "full", "sliced", "tiled", "fp8", "model_offload", "group_offload", "sequential_offload"
+]
+SeedContract = Literal["bitwise", "same-noise"]
 
 
 class Bad(ValueError):
@@ -127,6 +133,8 @@ class Delivery(Struct, frozen=True, omit_defaults=True):
     format: Format = "png"
     progress: bool = False
     metadata: bool = True
+    preview_every: Annotated[int, Meta(ge=0, le=MAX_STEPS)] = 0
+    """Steps between two previews in `progress`; 0 for none."""
 
 
 class Generate(Struct, frozen=True, omit_defaults=True, tag="generate"):
@@ -141,6 +149,8 @@ class Generate(Struct, frozen=True, omit_defaults=True, tag="generate"):
     n: Annotated[int, Meta(ge=1, le=MAX_IMAGES)] = 1
     seed: Unsigned | None = None
     timeout_s: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)] = DEFAULT_TIMEOUT_S
+    deterministic: bool = False
+    """Share no call with other requests: the same seed gives the same bits."""
     requirements: Requirements = Requirements()
     overrides: Overrides = Overrides()
     delivery: Delivery = Delivery()
@@ -199,11 +209,21 @@ class Evict(Struct, frozen=True, omit_defaults=True, tag="evict"):
     device: Name | None = None
 
 
+class SetMode(Struct, frozen=True, omit_defaults=True, tag="set_mode"):
+    """Admin: change the memory mode of a resident."""
+
+    variant: Name
+    memory_mode: MemoryMode
+    device: Name | None = None
+
+
 class Drain(Struct, frozen=True, omit_defaults=True, tag="drain"):
     """Admin: accept nothing new, finish what was accepted, stop."""
 
 
-ClientMessage = Generate | Explain | Cancel | Release | Variants | Status | Ping | Load | Evict | Drain
+ClientMessage = (
+    Generate | Explain | Cancel | Release | Variants | Status | Ping | Load | Evict | SetMode | Drain
+)
 
 # ---- broker -> client ---------------------------------------------------------------------------
 
@@ -227,7 +247,7 @@ class Plan(Struct, frozen=True, omit_defaults=True):
     family: str
     precision: str
     device: str
-    memory_mode: str
+    memory_mode: MemoryMode
     width: int
     height: int
     steps: int
@@ -258,6 +278,14 @@ class Accepted(Struct, frozen=True, omit_defaults=True, tag="accepted"):
     """None while no device is ready to plan for."""
 
 
+class Preview(Struct, frozen=True, omit_defaults=True):
+    """A small picture of what an image is becoming: `height` rows of `width` RGB pixels."""
+
+    height: int
+    width: int
+    pixels: bytes
+
+
 class Progress(Struct, frozen=True, omit_defaults=True, tag="progress"):
     """One denoising step is done."""
 
@@ -265,6 +293,7 @@ class Progress(Struct, frozen=True, omit_defaults=True, tag="progress"):
     image: int
     step: int
     steps: int
+    preview: Preview | None = None
 
 
 class Image(Struct, frozen=True, omit_defaults=True):
@@ -296,6 +325,8 @@ class Timings(Struct, frozen=True, omit_defaults=True):
     decode_s: float
     deliver_s: float
     total_s: float
+    shared_by: float = 1.0
+    """Images that shared a call of its steps, on average."""
 
 
 class Result(Struct, frozen=True, omit_defaults=True, tag="result"):
@@ -307,10 +338,12 @@ class Result(Struct, frozen=True, omit_defaults=True, tag="result"):
     images: tuple[Image, ...]
     plan: Plan
     timings: Timings
-    seed_contract: str
+    seed_contract: SeedContract
     lease_s: float
     """Seconds after which an unreleased lease is taken back; a `ping` starts them anew."""
     notes: tuple[str, ...] = ()
+    seed_bound: float = 0.0
+    """Largest difference of a value (0..1) to a run alone that was measured; 0.0 if bitwise."""
 
 
 class Error(Struct, frozen=True, omit_defaults=True, tag="error"):
@@ -367,10 +400,24 @@ class VariantInfo(Struct, frozen=True, omit_defaults=True):
     resident_on: tuple[str, ...] = ()
 
 
+class AdapterInfo(Struct, frozen=True, omit_defaults=True):
+    """A registered LoRA adapter, as a client may see it."""
+
+    name: str
+    family: str
+    """The architecture that it fits."""
+    licence: str
+    description: str
+    bytes: int
+    variants: tuple[str, ...] = ()
+    """The variants that it was made for; empty: all of its family."""
+
+
 class VariantList(Struct, frozen=True, omit_defaults=True, tag="variant_list"):
     """Answer to `variants`."""
 
     variants: tuple[VariantInfo, ...]
+    adapters: tuple[AdapterInfo, ...] = ()
 
 
 class Reading(Struct, frozen=True, omit_defaults=True):
@@ -399,6 +446,10 @@ class DeviceStatus(Struct, frozen=True, omit_defaults=True):
     slots_free: int
     slots_total: int
     reading: Reading | None = None
+    memory_modes: dict[str, MemoryMode] = {}
+    """The mode of each resident."""
+    loading: tuple[str, ...] = ()
+    parked: tuple[str, ...] = ()
 
 
 class StatusReport(Struct, frozen=True, omit_defaults=True, tag="status_report"):

@@ -1,17 +1,27 @@
 """The cost model: predicted seconds of an operating point from measured costs.
 
-`cost = encode + n x (evaluations x step + decode)`, each part linear in pixels. Pure arithmetic over
-what an actor measured; measuring stands in `difs.actors.warmup`.
+`cost = encode + evaluations x step(rows) + n x decode`, steps and decode linear in pixels, `step` linear
+between the numbers of UNet rows that were measured. Pure arithmetic over what an actor measured;
+measuring stands in `difs.actors.warmup`.
 """
 
-from msgspec import Struct
+from functools import lru_cache
+from itertools import pairwise
 
-from difs.actor_messages import Costs
+from msgspec import Struct
+from msgspec.structs import replace
+
+from difs.actor_messages import Costs, RowCost
 from difs.messages import Prediction
 from difs.samplers import evaluations
 
-ASSUMED = Costs(pixels=512 * 512, encode_s=0.1, step_s=1.0, bare_step_s=0.5, decode_s=1.0, load_s=15.0)
+ASSUMED = Costs(
+    pixels=512 * 512, encode_s=0.1, steps=(RowCost(1, 0.5), RowCost(2, 1.0)), decode_s=1.0, load_s=15.0
+)
 """Stands in for a variant that was never measured here; a plan made with it says `assumed`."""
+
+SATURATED = 1.03
+"""More rows are not worth their delay once a row costs within this factor of its least."""
 
 
 class Work(Struct, frozen=True):
@@ -22,6 +32,8 @@ class Work(Struct, frozen=True):
     sampler: str
     guidance_scale: float
     n: int
+    is_alone: bool = False
+    """Each image runs by itself: it shares no call, not even with the others of its request."""
 
 
 def is_guided(guidance_scale: float) -> bool:
@@ -29,10 +41,34 @@ def is_guided(guidance_scale: float) -> bool:
     return guidance_scale > 1.0
 
 
-def step_seconds(costs: Costs, pixels: int, guidance_scale: float) -> float:
-    """Return the predicted seconds of one UNet evaluation and its scheduler step."""
-    at_native = costs.step_s if is_guided(guidance_scale) else costs.bare_step_s
-    return at_native * pixels / costs.pixels
+def rows_of(guidance_scale: float) -> int:
+    """Return the rows that one image needs in a UNet call."""
+    return 2 if is_guided(guidance_scale) else 1
+
+
+def step_seconds(costs: Costs, pixels: int, rows: int) -> float:
+    """Return the predicted seconds of one UNet evaluation with `rows` rows of `pixels` pixels each.
+
+    Linear between measured rows. Outside, the nearest measured point scaled by rows: never less than
+    proportional above, and at least the least measured below.
+    """
+    table, scale = costs.steps, pixels / costs.pixels
+    if rows <= table[0].rows:
+        return table[0].seconds * scale
+    for low, high in pairwise(table):
+        if rows <= high.rows:
+            share = (rows - low.rows) / (high.rows - low.rows)
+            return (low.seconds + share * (high.seconds - low.seconds)) * scale
+    return table[-1].seconds * rows / table[-1].rows * scale
+
+
+@lru_cache(maxsize=256)  # a plan asks several times
+def best_rows(costs: Costs) -> int:
+    """Return the fewest measured rows at which a row costs (nearly) as little as it ever does."""
+    least = min(cost.seconds / cost.rows for cost in costs.steps)
+    if least <= 0:
+        return costs.steps[-1].rows
+    return next(cost.rows for cost in costs.steps if cost.seconds / cost.rows <= SATURATED * least)
 
 
 def predict(
@@ -40,10 +76,8 @@ def predict(
 ) -> Prediction:
     """Return the predicted seconds of each part of `work` after `queue_s` seconds of waiting."""
     known = costs if costs is not None else ASSUMED
-    scale = work.pixels / known.pixels
-    step_s = step_seconds(known, work.pixels, work.guidance_scale)
-    steps_s = work.n * evaluations(work.sampler, work.steps) * step_s
-    decode_s = work.n * known.decode_s * scale
+    steps_s = evaluations(work.sampler, work.steps) * _all_images(known, work)
+    decode_s = work.n * known.decode_s * work.pixels / known.pixels
     load_s = 0.0 if is_resident else known.load_s
     return Prediction(
         queue_s=queue_s,
@@ -56,23 +90,57 @@ def predict(
     )
 
 
-def learn(costs: Costs, work: Work, encode_s: float, steps_s: float, decode_s: float) -> Costs:
-    """Return `costs` moved a fifth of the way towards what one finished request showed."""
-    scale = work.pixels / costs.pixels
-    seen_step = steps_s / (work.n * evaluations(work.sampler, work.steps) * scale)
-    seen_decode = decode_s / (work.n * scale)
-    guided = is_guided(work.guidance_scale)
-    return Costs(
-        pixels=costs.pixels,
-        encode_s=_towards(costs.encode_s, encode_s),
-        step_s=_towards(costs.step_s, seen_step) if guided else costs.step_s,
-        bare_step_s=costs.bare_step_s if guided else _towards(costs.bare_step_s, seen_step),
-        decode_s=_towards(costs.decode_s, seen_decode),
-        load_s=costs.load_s,
-    )
+def images_a_call(costs: Costs, work: Work) -> int:
+    """Return how many images share a UNet call: as many as pay; the rows of one image stay together."""
+    return 1 if work.is_alone else max(1, best_rows(costs) // rows_of(work.guidance_scale))
+
+
+def _all_images(costs: Costs, work: Work) -> float:
+    """Return the seconds of one evaluation of all images, in as many calls as the engine makes."""
+    rows, most = rows_of(work.guidance_scale), images_a_call(costs, work)
+    full, rest = divmod(work.n, most)
+    rest_s = step_seconds(costs, work.pixels, rest * rows) if rest else 0.0
+    return full * step_seconds(costs, work.pixels, most * rows) + rest_s
+
+
+def shared_step_seconds(work: Work, costs: Costs | None) -> float:
+    """Return the seconds of a device for one evaluation of one image when it is kept full with others."""
+    known = costs if costs is not None else ASSUMED
+    most = images_a_call(known, work)
+    return step_seconds(known, work.pixels, most * rows_of(work.guidance_scale)) / most
+
+
+def shared_seconds(work: Work, costs: Costs | None) -> float:
+    """Return the seconds of a device that `work` takes when the device is kept full with others."""
+    known = costs if costs is not None else ASSUMED
+    steps_s = evaluations(work.sampler, work.steps) * shared_step_seconds(work, known)
+    decode_s = known.decode_s * work.pixels / known.pixels
+    return known.encode_s + work.n * (steps_s + decode_s)
 
 
 LEARNING_RATE = 0.2
+
+
+def learn_step(costs: Costs, pixels: int, rows: int, seconds: float) -> Costs:
+    """Return `costs` with all steps moved a fifth of the way towards what one call showed.
+
+    Interference and thermal throttling slow every batch size alike, so the whole table moves.
+    """
+    predicted = step_seconds(costs, pixels, rows)
+    if predicted <= 0:
+        return costs
+    factor = _towards(1.0, seconds / predicted)
+    return replace(costs, steps=tuple(RowCost(c.rows, c.seconds * factor) for c in costs.steps))
+
+
+def learn_encode(costs: Costs, seconds: float) -> Costs:
+    """Return `costs` moved towards the seconds that one prompt took."""
+    return replace(costs, encode_s=_towards(costs.encode_s, seconds))
+
+
+def learn_decode(costs: Costs, pixels: int, seconds: float) -> Costs:
+    """Return `costs` moved towards the seconds that one image's decoding took."""
+    return replace(costs, decode_s=_towards(costs.decode_s, seconds * costs.pixels / pixels))
 
 
 def _towards(old: float, seen: float) -> float:

@@ -4,10 +4,10 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from difs import config, processes, repository, telemetry
 from difs.actors.actor import Actor
+from difs.actors.delivery import Easel
 from difs.actors.engine import Engine
 from difs.actors.link import Link
 from difs.clock import MonotonicClock
@@ -20,19 +20,18 @@ log = logging.getLogger("difs.actors")
 
 
 def make_engine(
-    device: str, threads: int, settings: config.Config, found: Repository, writer: SegmentWriter
-) -> Engine[Any]:
+    device: str, threads: int, settings: config.Config, found: Repository, *, easel: Easel, link: Link
+) -> Engine:
     """Return the engine for a device: torch, or the simulated one."""
     clock = MonotonicClock()
     if telemetry.kind_of(device) == "simulated":
         from difs.actors.simulated import SimulatedEngine, parse_script
 
-        return SimulatedEngine(parse_script(settings.actors.script), found, writer, clock)
+        script = parse_script(settings.actors.script)
+        return SimulatedEngine(script, found, easel, clock, max_rows=settings.actors.max_rows)
     from difs.actors.torch_engine import TorchEngine
 
-    return TorchEngine(
-        device, found, writer, clock, threads=threads, warm_up_steps=settings.actors.warm_up_steps
-    )
+    return TorchEngine(device, found, easel, clock, settings.actors, threads=threads, wake=link.wake)
 
 
 def preloads(settings: config.Config, found: Repository) -> list[str]:
@@ -53,19 +52,19 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
     link = Link(home.actors)
     try:
         with SegmentWriter(segments[device]) as writer:
-            engine = make_engine(device, int(threads), settings, found, writer)
+            easel = Easel(writer, link.wake)
+            engine = make_engine(device, int(threads), settings, found, easel=easel, link=link)
             actor = Actor(
                 device, engine, link, clock, pid=os.getpid(), max_credits=settings.actors.credits
             )
             read = telemetry.reader(device, settings.actors.memory_budget)
             link.start_pulse(read, lambda: actor.progress)
-            actor.live(preloads(settings, found))
+            return actor.live(preloads(settings, found))
     except DifsError as error:
         log.error("%s", error)
         return processes.EXIT_CONFIG
     finally:
         link.close()
-    return 0
 
 
 if __name__ == "__main__":

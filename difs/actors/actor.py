@@ -5,13 +5,13 @@ broker and decides nothing but to announce itself again when the broker is silen
 """
 
 import logging
+import os
 import signal
 from types import FrameType
-from typing import Any
 
 from difs.actor_messages import (
     Abort,
-    Evicted,
+    CancelLoad,
     EvictVariant,
     Execute,
     Leaving,
@@ -19,19 +19,21 @@ from difs.actor_messages import (
     LoadFailed,
     LoadVariant,
     Ready,
-    Resident,
     Retiring,
     Stop,
+    SwitchMode,
     ToActor,
     Welcome,
 )
-from difs.actors.engine import Engine
+from difs.actors.engine import DeviceBroken, Engine
 from difs.actors.link import Link
 from difs.clock import Clock
-from difs.errors import DifsError
+from difs.errors import EngineFailed
 
 log = logging.getLogger(__name__)
 
+EXIT_SOFTWARE = os.EX_SOFTWARE
+"""70: the supervisor starts the actor anew."""
 IDLE_WAIT_S = 0.25
 BROKER_SILENCE_S = 1.5
 """After this much silence the actor announces itself again: the broker may be a new one."""
@@ -41,7 +43,7 @@ class Actor:
     """One incarnation of an actor."""
 
     def __init__(
-        self, device: str, engine: Engine[Any], link: Link, clock: Clock, *, pid: int, max_credits: int
+        self, device: str, engine: Engine, link: Link, clock: Clock, *, pid: int, max_credits: int
     ) -> None:
         """Put the parts together; nothing runs yet."""
         self._device = device
@@ -50,38 +52,46 @@ class Actor:
         self._link = link
         self._clock = clock
         self._credits = max_credits
-        self._residents: dict[str, Resident] = {}
         self._epoch: int | None = None
         self._heard_at = clock.now()
         self._is_draining = False
         self._has_retired = False
+        self._wants_restart = False
         self.progress = 0
         """Units of work done; read by the heartbeat's thread."""
 
-    def live(self, preload: list[str]) -> None:
-        """Go through all phases."""
-        self.load(preload)
-        self.announce()
-        self.serve()
+    def live(self, preload: list[str]) -> int:
+        """Go through all phases; returns the exit status."""
+        try:
+            self.load(preload)
+            self.announce()
+            self.serve()
+        except DeviceBroken as error:
+            log.error("the device is broken: %s", error)
+            return EXIT_SOFTWARE
         self.leave()
+        return EXIT_SOFTWARE if self._wants_restart else 0
 
     def load(self, variants: list[str]) -> None:
-        """Make variants resident; each is warmed up with a real image.
+        """Make variants resident; each is warmed up with real images.
 
         One that does not load is left out. Raises DifsError when none does.
         """
         problem = None
         for variant in variants:
-            try:
-                self._residents[variant] = self._engine.load(variant)
-            except DifsError as error:
-                log.error("%s does not load: %s", variant, error)
-                problem = error
-            else:
-                log.info("%s is loaded and warm", variant)
+            self._engine.load(variant)
+        while not self._engine.is_idle:
+            for report in self._engine.turn():
+                if isinstance(report, LoadFailed):
+                    log.error("%s does not load: %s", report.variant, report.message)
+                    problem = report.message
+                elif isinstance(report, Loaded):
+                    log.info("%s is loaded and warm", report.resident.variant)
             self.progress += 1
-        if problem is not None and not self._residents:
-            raise problem
+            if not self._engine.is_busy:
+                self._link.pause(self._rest_s())
+        if problem is not None and not self._engine.residents:
+            raise EngineFailed(problem)
 
     def announce(self) -> None:
         """Tell the broker that this actor is ready."""
@@ -90,7 +100,7 @@ class Actor:
             incarnation=self._link.incarnation,
             pid=self._pid,
             credits=self._credits,
-            residents=tuple(self._residents.values()),
+            residents=self._engine.residents,
             attempts=self._engine.attempts,
         )
         self._link.send(ready)
@@ -100,54 +110,53 @@ class Actor:
         """Work until told to stop and everything taken is done."""
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._asked_to_stop)
-        while self._engine.is_busy or not self._is_draining:
+        while not (self._is_draining and self._engine.is_idle):
             if self._is_draining and not self._has_retired:
                 self._has_retired = True
                 self._link.send(Retiring())
-            for message in self._link.receive(0.0 if self._engine.is_busy else IDLE_WAIT_S):
+            for message in self._link.receive(self._rest_s()):
                 self._heard_at = self._clock.now()
                 self._obey(message)
-            report = self._engine.turn()
-            if report is not None:
+            for report in self._engine.turn():
                 self._link.send(report)
             self.progress += 1
+            if self._engine.wants_restart and not self._wants_restart:
+                log.error("memory failed too often: leaving, to be started anew")
+                self._wants_restart = self._is_draining = True
             if self._clock.now() - self._heard_at > BROKER_SILENCE_S:
                 self.announce()
+
+    def _rest_s(self) -> float:
+        """Return how long to wait for a message."""
+        return 0.0 if self._engine.is_busy else max(0.0, min(IDLE_WAIT_S, self._engine.wait_s()))
 
     def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._is_draining = True
 
     def leave(self) -> None:
         """Say good-bye."""
+        self._engine.close()
         self._link.send(Leaving())
 
     def _obey(self, message: ToActor) -> None:
+        engine = self._engine
         match message:
             case Execute():
-                self._engine.submit(message)
+                engine.submit(message)
             case Abort(attempt):
-                report = self._engine.abort(attempt)
-                if report is not None:
-                    self._link.send(report)
+                engine.abort(attempt)
             case LoadVariant(variant):
-                self._load_one(variant)
+                engine.load(variant)
+            case CancelLoad(variant):
+                engine.cancel_load(variant)
             case EvictVariant(variant):
-                self._engine.evict(variant)
-                self._residents.pop(variant, None)
-                self._link.send(Evicted(variant))
+                engine.evict(variant)
+            case SwitchMode(variant, mode):
+                engine.switch_mode(variant, mode)
             case Stop():
                 self._is_draining = True
             case Welcome(epoch):
                 self._greet(epoch)
-
-    def _load_one(self, variant: str) -> None:
-        try:
-            self._residents[variant] = self._engine.load(variant)
-        except DifsError as error:
-            log.error("%s does not load: %s", variant, error)
-            self._link.send(LoadFailed(variant, error.message))
-        else:
-            self._link.send(Loaded(self._residents[variant]))
 
     def _greet(self, epoch: int) -> None:
         """Drop the work of an earlier broker: it is nobody's any more."""

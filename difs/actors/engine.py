@@ -1,129 +1,448 @@
-"""What an actor asks of its engine, and what both engines share: the jobs and their turns.
+"""What an actor asks of its engine, and what all engines share: jobs, turns, and what failures cost.
 
-An engine holds residents and works in units: `turn` does one (an encoding, one denoising step, a
-decoding) and returns what the broker shall hear. Between two units the actor takes messages, so a
-cancel costs one step at most.
+`turn` does one unit (an encoding, one UNet call for a batch of images, a decoding, a measurement) and
+returns what the broker shall hear. Which unit is decided by `difs.actors.batching`, what follows an
+out-of-memory error by `difs.actors.ladder`; how it is computed is the subclass's. Between two units the
+actor takes messages, so a cancel costs one step at most.
 """
 
 import logging
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
-from difs.actor_messages import Ended, Execute, Finished, Resident, Sealed, Stepped
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from difs import profiles, samplers
+from difs.actor_messages import (
+    Costs,
+    Ended,
+    Evicted,
+    Execute,
+    Finished,
+    Loaded,
+    LoadFailed,
+    Resident,
+    Stepped,
+    Switched,
+    SwitchFailed,
+)
+from difs.actors import batching, ladder
+from difs.actors.batching import Candidate, Pace
+from difs.actors.book import JobBook
+from difs.actors.delivery import Easel
+from difs.actors.jobs import Job, Painting, candidates_of
 from difs.clock import Clock
-from difs.errors import DifsError
+from difs.errors import DifsError, OutOfMemory
+from difs.messages import MAX_IMAGES, MemoryMode, Preview
+from difs.profiles import rows_of
 
 log = logging.getLogger(__name__)
 
-Report = Stepped | Finished | Ended
+Report = Stepped | Finished | Ended | Loaded | LoadFailed | Evicted | Switched | SwitchFailed
+MEASURE_PATIENCE_S = 10.0
+"""A loaded variant is measured at the latest so many seconds after its turn first came."""
+ROWS_REST_S = 60.0
+"""After so many seconds without an error, twice as many rows may share a call again."""
 
 
-class Job:
-    """An attempt on its way: which image, what was measured."""
-
-    def __init__(self, execute: Execute) -> None:
-        """Begin before the first image."""
-        self.execute = execute
-        self.image = 0
-        self.sealed: list[Sealed] = []
-        self.encode_s = self.steps_s = self.decode_s = self.deliver_s = 0.0
-        self.notes: tuple[str, ...] = ()
-
-    @property
-    def seed(self) -> int:
-        """Return the seed of the image at work."""
-        return self.execute.seeds[self.image]
-
-    def seal(self, sealed: Sealed, seed_contract: str) -> Finished | None:
-        """Enter the image at work as done; returns the report once all are."""
-        self.sealed.append(sealed)
-        self.image += 1
-        if self.image < len(self.execute.seeds):
-            return None
-        return Finished(
-            attempt=self.execute.attempt,
-            images=tuple(self.sealed),
-            encode_s=self.encode_s,
-            steps_s=self.steps_s,
-            decode_s=self.decode_s,
-            deliver_s=self.deliver_s,
-            seed_contract=seed_contract,
-            notes=self.notes,
-        )
+class DeviceBroken(Exception):
+    """The device answers no more until the process is started anew (a sticky CUDA error)."""
 
 
-J = TypeVar("J", bound=Job)
+class Engine(ABC):
+    """Computes; knows nothing of sockets."""
 
-
-class Engine(ABC, Generic[J]):
-    """Computes; knows nothing of sockets. Attempts run in the order in which they were sent."""
-
-    def __init__(self, clock: Clock) -> None:
-        """Start with no jobs."""
+    def __init__(self, clock: Clock, easel: Easel, *, kind: str, max_rows: int) -> None:
+        """Start with no residents and no jobs; `kind` is the device's, for its memory modes."""
         self._clock = clock
-        self._jobs: list[J] = []
+        self._easel = easel
+        self._kind = kind
+        self._most_rows = max_rows
+        self._residents: dict[str, Resident] = {}
+        self._limits: dict[str, tuple[int, float]] = {}
+        """Rows that one call of a resident may have after an error, and since when."""
+        self._measuring: dict[str, tuple[Iterator[object], float]] = {}
+        self._book = JobBook(clock, self.drop)
+        self._reports: list[Report] = []
+        self._aside_s = 0.0
+        self._incidents = ladder.Incidents()
+
+    # ---- what an actor asks -----------------------------------------------------------------------
 
     @abstractmethod
-    def load(self, variant: str) -> Resident:
-        """Make a variant resident and warm; raises DifsError."""
+    def load(self, variant: str) -> None:
+        """Begin to make a variant resident and warm; `Loaded` or `LoadFailed` is reported by a turn."""
+
+    @abstractmethod
+    def cancel_load(self, variant: str) -> None:
+        """Give a load up; `LoadFailed` is reported, or `Loaded` if it was done."""
 
     @abstractmethod
     def evict(self, variant: str) -> None:
-        """Drop a resident."""
+        """Take a resident off the device; `Evicted` is reported."""
 
     @abstractmethod
-    def new_job(self, execute: Execute) -> J:
-        """Return the job of an attempt."""
-
-    @abstractmethod
-    def advance(self, job: J) -> Report | None:
-        """Do the next unit of a job; raises DifsError when the attempt cannot go on."""
+    def switch_mode(self, variant: str, mode: MemoryMode) -> None:
+        """Change a resident's memory mode; `Switched` or `SwitchFailed` is reported."""
 
     @property
-    def is_busy(self) -> bool:
-        """Whether `turn` has something to do."""
-        return bool(self._jobs)
+    @abstractmethod
+    def is_moving(self) -> bool:
+        """Whether a variant is on its way to the device, or from it."""
+
+    def wait_s(self) -> float:
+        """Return after how many seconds a turn has something to do that nobody announces."""
+        return float("inf")
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        self._easel.close()
+
+    @property
+    def residents(self) -> tuple[Resident, ...]:
+        """Return what is loaded and measured."""
+        return tuple(self._residents.values())
 
     @property
     def attempts(self) -> tuple[int, ...]:
         """Return the attempts that are not done."""
-        return tuple(job.execute.attempt for job in self._jobs)
+        return tuple(job.execute.attempt for job in self._book)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a turn has something to compute now."""
+        return bool(self._reports or self._measuring) or any(self._can_work(job) for job in self._book)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing at all is left to do."""
+        return not (self._book or self._reports or self._measuring or self.is_moving)
+
+    @property
+    def wants_restart(self) -> bool:
+        """Whether memory failed so often that the process had better start anew."""
+        return self._incidents.are_too_many(self._clock.now())
 
     def submit(self, execute: Execute) -> None:
         """Take an attempt."""
-        self._jobs.append(self.new_job(execute))
+        self._book.submit(execute)
 
-    def abort(self, attempt: int) -> Report | None:
-        """Give an attempt up; None when it is not here (any more)."""
-        for job in self._jobs:
+    def abort(self, attempt: int) -> None:
+        """Give an attempt up; nothing happens when it is not here (any more)."""
+        for job in self._book:
             if job.execute.attempt == attempt:
-                self._jobs.remove(job)
-                return Ended(attempt, "cancelled", "aborted between two steps")
-        return None
+                self._book.end(job, "cancelled", "aborted between two steps")
 
     def clear(self) -> None:
-        """Forget all attempts without a report."""
-        self._jobs.clear()
+        """Forget all attempts without a report; no slot is written any more when this returns."""
+        self._book.clear()
 
-    def turn(self) -> Report | None:
-        """Do one unit of work of the oldest attempt; returns what there is to report."""
-        if not self._jobs:
-            return None
-        job = self._jobs[0]
-        report = self._guarded(job)
-        if report is not None and not isinstance(report, Stepped):
-            self._jobs.remove(job)
-        return report
+    def turn(self) -> list[Report]:
+        """Do one unit of work; returns what there is to report. Raises DeviceBroken."""
+        self.collect()
+        now = self._clock.now()
+        for job in self._book:
+            if now >= job.execute.deadline:
+                self._book.end(job, "expired", "the deadline passed")
+            elif not self._is_expected(job):
+                self._book.end(job, "engine_failed", f"{job.execute.variant} is not loaded")
+        self._settle()
+        self._work(now)
+        self._settle()
+        reports, self._reports = self._reports, []
+        return reports
 
-    def _guarded(self, job: J) -> Report | None:
-        """Advance a job; whatever breaks it must not take the others along."""
-        number = job.execute.attempt
-        if self._clock.now() >= job.execute.deadline:
-            return Ended(number, "expired", "the deadline passed")
+    # ---- what a subclass computes -----------------------------------------------------------------
+
+    def collect(self) -> None:  # noqa: B027 -- many have nothing to do here
+        """Take over what was done in the background since the last turn."""
+
+    @abstractmethod
+    def encode(self, job: Job) -> None:
+        """Set the job's conditioning: its prompts encoded, its adapters loaded."""
+
+    @abstractmethod
+    def begin(self, painting: Painting) -> None:
+        """Draw an image's noise and prepare its own sampler: sets `work` and `total`."""
+
+    @abstractmethod
+    def step(self, paintings: list[Painting]) -> None:
+        """Evaluate the UNet once for all and step each one's sampler; raises `done` of each that is."""
+
+    @abstractmethod
+    def decode(self, painting: Painting, canvas: NDArray[np.uint8]) -> None:
+        """Write an image's pixels into `canvas`, of shape (height, width, 3)."""
+
+    @abstractmethod
+    def lighten(self, variant: str, mode: MemoryMode) -> None:
+        """Switch a resident's memory mode now; raises DifsError."""
+
+    def preview(self, painting: Painting) -> Preview | None:
+        """Return a small picture of what an image is becoming."""
+        return None
+
+    def drop(self, painting: Painting) -> None:
+        """Let go of an image that is not wanted any more."""
+        painting.work = None
+
+    def timed(self, act: Callable[[], None], then: Callable[[float], None]) -> None:
+        """Do `act` and tell `then` its seconds; a device that works behind may tell them later."""
+        started = self._clock.now()
+        act()
+        then(self._clock.now() - started)
+
+    def rows(self, execute: Execute) -> int:
+        """Return the UNet rows that one image of an attempt takes."""
+        return rows_of(execute.guidance_scale)
+
+    def free(self) -> None:  # noqa: B027 -- many have nothing to do here
+        """Give unused memory back to the device."""
+
+    def catch_up(self) -> None:  # noqa: B027 -- many have nothing to do here
+        """Wait until the seconds of all units are told."""
+
+    # ---- a unit -----------------------------------------------------------------------------------
+
+    def _is_expected(self, job: Job) -> bool:
+        """Whether a job's variant is here or on its way."""
+        return job.execute.variant in self._residents or self.is_loading_variant(job.execute.variant)
+
+    @abstractmethod
+    def is_loading_variant(self, variant: str) -> bool:
+        """Whether this variant is on its way."""
+
+    def _can_work(self, job: Job) -> bool:
+        is_here = job.execute.variant in self._residents and job.ending is None
+        return is_here and not all(p.is_decoded for p in job.paintings)
+
+    def _settle(self) -> None:
+        """Report the jobs that are over."""
+        for job in self._book.settle():
+            if job.ending is not None:
+                self._reports.append(job.ending)
+            else:
+                self.catch_up()
+                self._reports.append(job.finished(self._residents.get(job.execute.variant)))
+
+    def _work(self, now: float) -> None:
+        keys, candidates, paces = self._survey(now)
+        turn = batching.choose(candidates, paces, now, self._aside_s)
+        if turn is None:
+            return
+        started = self._clock.now()
+        if turn.phase == "step":
+            self._step([keys[key] for key in turn.keys])
+            self._aside_s = 0.0
+            return
+        if turn.phase == "measure":
+            self._measure(list(self._measuring)[-1 - turn.keys[0]])
+        elif turn.phase == "encode":
+            self._encode(keys[turn.keys[0]].job)
+        else:
+            self._decode(keys[turn.keys[0]])
+        self._aside_s += self._clock.now() - started
+
+    def _survey(self, now: float) -> tuple[dict[int, Painting], list[Candidate], Mapping[Hashable, Pace]]:
+        """Return everything that could be done now; keys below 0 stand for measurements."""
+        keys: dict[int, Painting] = {}
+        found = [
+            Candidate(-1 - i, "measure", None, 0, since + MEASURE_PATIENCE_S, 0.0, 0.0)
+            for i, (_, since) in enumerate(self._measuring.values())
+        ]
+        paces: dict[Hashable, Pace] = {}
+        for i, job in enumerate(self._book):
+            if not self._can_work(job):
+                continue
+            execute, costs = job.execute, self._residents[job.execute.variant].costs
+            key = i * MAX_IMAGES
+            keys |= {key + p.index: p for p in job.paintings}
+            calls = samplers.evaluations(execute.sampler, execute.steps)
+            fresh = candidates_of(key, job, costs, self.rows(execute), calls)
+            found += fresh
+            pace = Pace(costs, execute.width * execute.height, self._rows_allowed(execute.variant, now))
+            paces |= {c.group: pace for c in fresh}
+        return keys, found, paces
+
+    def _rows_allowed(self, variant: str, now: float) -> int:
+        rows, since = self._limits.get(variant, (self._most_rows, now))
+        if now - since > ROWS_REST_S:
+            rows *= 2
+            self._limits[variant] = (rows, now)
+        if rows >= self._most_rows:
+            self._limits.pop(variant, None)
+        return min(rows, self._most_rows)
+
+    def _encode(self, job: Job) -> None:
+        def then(seconds: float) -> None:
+            job.encode_s += seconds
+            if not job.is_cached:
+                self._learn(job, lambda costs: profiles.learn_encode(costs, seconds))
+
+        self._guarded("encode", job.paintings, lambda: self.timed(lambda: self.encode(job), then))
+
+    def _step(self, paintings: list[Painting]) -> None:
+        for painting in paintings:
+            if painting.work is None and not self._guarded(
+                "step",
+                [painting],
+                lambda p=painting: self.begin(p),  # type: ignore[misc]
+            ):
+                return
+        before = [p.done for p in paintings]
+        jobs = {id(p.job): p.job for p in paintings}.values()
+        first = paintings[0].job
+        rows = self._rows_of(paintings)
+        pixels = first.execute.width * first.execute.height
+
+        def then(seconds: float) -> None:
+            for job in jobs:
+                job.steps_s += seconds
+            self._learn(first, lambda costs: profiles.learn_step(costs, pixels, rows, seconds))
+
+        self._guarded("step", paintings, lambda: self.timed(lambda: self.step(paintings), then))
+        self._tell_steps(paintings, before)
+
+    def _rows_of(self, paintings: list[Painting]) -> int:
+        return sum(self.rows(p.job.execute) for p in paintings)
+
+    def _tell_steps(self, paintings: list[Painting], before: list[int]) -> None:
+        for job in self._book:
+            for painting in job.paintings:
+                painting.is_running = False
+        for painting, done in zip(paintings, before, strict=True):
+            if painting.done <= done:
+                continue
+            painting.is_running = True
+            painting.sharers += len(paintings)
+            painting.is_shared = painting.is_shared or len(paintings) > 1
+            execute = painting.job.execute
+            is_shown = (
+                execute.preview_every
+                and painting.done % execute.preview_every == 0
+                and painting.done < painting.total
+            )
+            report = Stepped(
+                execute.attempt,
+                painting.index,
+                painting.done,
+                painting.total,
+                self.preview(painting) if is_shown else None,
+            )
+            self._reports.append(report)
+
+    def _decode(self, painting: Painting) -> None:
+        job = painting.job
+        pixels = job.execute.width * job.execute.height
+
+        def then(seconds: float) -> None:
+            job.decode_s += seconds
+            self._learn(job, lambda costs: profiles.learn_decode(costs, pixels, seconds))
+
+        def act() -> None:
+            canvas = self._easel.canvas(job.execute, painting.index)
+            self.timed(lambda: self.decode(painting, canvas), then)
+            painting.decoded_at = self._clock.now()
+            self._book.hang(painting, self._easel.deliver(job.execute, painting.index, canvas))
+
+        if self._guarded("decode", [painting], act):
+            self.drop(painting)
+
+    def _measure(self, variant: str) -> None:
+        """Do one unit of a variant's warm-up; its end makes the variant resident."""
+        units, _ = self._measuring[variant]
         try:
-            return self.advance(job)
+            next(units)
+        except StopIteration as done:
+            del self._measuring[variant]
+            self._residents[variant] = done.value
+            self._reports.append(Loaded(done.value))
         except DifsError as error:
-            return Ended(number, error.code, error.message)
+            self._give_up_load(variant, error.message)
         except Exception as error:
-            log.exception("attempt %d broke", number)
-            return Ended(number, "engine_failed", f"the engine failed: {type(error).__name__}")
+            log.exception("%s broke while it was measured", variant)
+            self._give_up_load(variant, f"it does not run: {type(error).__name__}")
+
+    def _give_up_load(self, variant: str, message: str) -> None:
+        """Report a load that failed; the subclass lets go of what it has."""
+        self._measuring.pop(variant, None)
+        self.forget(variant)
+        self._reports.append(LoadFailed(variant, message))
+
+    @abstractmethod
+    def forget(self, variant: str) -> None:
+        """Let go of whatever is held of a variant."""
+
+    def _learn(self, job: Job, learn: Callable[[Costs], Costs]) -> None:
+        resident = self._residents.get(job.execute.variant)
+        if resident is not None:
+            self._residents[job.execute.variant] = replace(resident, costs=learn(resident.costs))
+
+    # ---- failures ---------------------------------------------------------------------------------
+
+    def _guarded(self, phase: ladder.Phase, paintings: list[Painting], act: Callable[[], None]) -> bool:
+        """Do a unit; whatever breaks it must not take others along. Returns whether it went well."""
+        job = paintings[0].job
+        variant = job.execute.variant
+        try:
+            act()
+        except DeviceBroken:
+            raise
+        except OutOfMemory as error:
+            self._climb(phase, paintings, error)
+        except Exception as error:
+            self._isolate(paintings, error)
+        else:
+            self._incidents.over(variant, phase)
+            return True
+        return False
+
+    def _isolate(self, paintings: list[Painting], error: Exception) -> None:
+        """Fail the job of a unit that broke; of several, each is tried alone."""
+        if len({p.job.execute.attempt for p in paintings}) > 1:
+            log.warning("a shared step broke (%s): each of its images goes on alone", error)
+            for painting in paintings:
+                painting.is_alone = True
+            return
+        self._book.fail(paintings[0].job, error)
+
+    def _climb(self, phase: ladder.Phase, paintings: list[Painting], error: OutOfMemory) -> None:
+        """Take the next rung of the ladder, or fail the job."""
+        self.free()
+        job = paintings[0].job
+        variant, now = job.execute.variant, self._clock.now()
+        self._incidents.happened(variant, phase, now)
+        is_call = phase == "step"
+        rung = ladder.next_rung(
+            phase,
+            images=len(paintings) if is_call else 1,
+            rows=self._rows_of(paintings) if is_call else 0,
+            is_tiled=paintings[0].is_tiled,
+            mode=self._residents[variant].memory_mode,
+            kind=self._kind,
+        )
+        if rung is None or not self._take(rung, paintings, now):
+            self._incidents.over(variant, phase)
+            self._book.fail(paintings[0].job, error)
+            return
+        log.warning("%s: %s", variant, ladder.describe(rung, phase))
+        for painting in paintings:
+            painting.job.note(ladder.describe(rung, phase))
+
+    def _take(self, rung: ladder.Rung, paintings: list[Painting], now: float) -> bool:
+        variant = paintings[0].job.execute.variant
+        match rung:
+            case ladder.Tile():
+                paintings[0].is_tiled = True
+                paintings[0].job.is_exact = False
+            case ladder.Shrink(rows):
+                self._limits[variant] = (rows, now)
+            case ladder.Lighten(mode):
+                try:
+                    self.lighten(variant, mode)
+                except DifsError as error:
+                    log.error("%s: memory mode %s: %s", variant, mode, error)
+                    return False
+                self._reports.append(Switched(self._residents[variant]))
+        return True

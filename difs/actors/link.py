@@ -5,6 +5,8 @@ The heartbeat has its own socket, so that a long step or load does not silence a
 """
 
 import logging
+import math
+import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -35,6 +37,10 @@ class Link:
         self._socket.routing_id = b"A" + bytes.fromhex(self.incarnation)
         self._socket.linger = LINGER_MS
         self._socket.connect(address)
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._bell, zmq.POLLIN)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -42,10 +48,19 @@ class Link:
         """Send a message to the broker."""
         sockets.send(self._socket, wire.encode(message))
 
+    def wake(self) -> None:
+        """End a wait of `receive`; may be called from any thread."""
+        os.eventfd_write(self._bell, 1)
+
+    def pause(self, wait_s: float) -> None:
+        """Wait up to `wait_s` for a message or for `wake`."""
+        if self._bell in dict(self._poller.poll(math.ceil(wait_s * 1000))):
+            os.eventfd_read(self._bell)
+
     def receive(self, wait_s: float) -> Iterator[ToActor]:
-        """Yield the messages that are there, after waiting up to `wait_s` for the first."""
-        if wait_s > 0 and not self._socket.poll(int(wait_s * 1000)):
-            return
+        """Yield the messages that are there, after waiting up to `wait_s` for the first or for `wake`."""
+        if wait_s > 0:
+            self.pause(wait_s)
         while True:
             try:
                 yield wire.decode_to_actor(sockets.receive(self._socket, sockets.DONTWAIT))
@@ -81,3 +96,4 @@ class Link:
         if self._thread is not None:
             self._thread.join()
         self._context.destroy(linger=LINGER_MS)
+        os.close(self._bell)

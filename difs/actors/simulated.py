@@ -15,16 +15,29 @@ from typing import Annotated, Literal, NoReturn
 import msgspec
 import numpy as np
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from difs.actor_messages import Costs, Execute, Resident, Stepped
-from difs.actors.delivery import deliver
-from difs.actors.engine import Engine, Job, Report
+from difs import memory_modes
+from difs.actor_messages import (
+    Costs,
+    Evicted,
+    Loaded,
+    LoadFailed,
+    Resident,
+    RowCost,
+    Switched,
+    SwitchFailed,
+)
+from difs.actors.delivery import Easel
+from difs.actors.engine import DeviceBroken, Engine
+from difs.actors.jobs import Job, Painting
 from difs.clock import Clock
-from difs.errors import ConfigError, EngineFailed, OutOfMemory
+from difs.errors import ConfigError, DifsError, EngineFailed, OutOfMemory
+from difs.messages import MAX_PREVIEW_SIDE, MemoryMode, Preview
+from difs.profiles import rows_of
 from difs.repository import Repository
 from difs.samplers import evaluations
-from difs.shm.segment import SegmentWriter
 
 Positive = Annotated[float, Meta(ge=0)]
 
@@ -32,7 +45,7 @@ Positive = Annotated[float, Meta(ge=0)]
 class Fault(Struct, frozen=True, forbid_unknown_fields=True):
     """What goes wrong, where: in requests whose prompt holds `prompt`, at `phase` and `step`."""
 
-    kind: Literal["error", "oom", "exit", "kill", "segfault", "abort", "hang", "stop"]
+    kind: Literal["error", "oom", "sticky", "exit", "kill", "segfault", "abort", "hang", "stop"]
     prompt: str = ""
     phase: Literal["load", "encode", "step", "decode"] = "step"
     step: int = 1
@@ -46,6 +59,9 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True):
     load_s: Positive = 0.0
     encode_s: Positive = 0.0
     step_s: Positive = 0.0
+    """One image with guidance, alone; half of it without."""
+    row_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """What each further row of a shared step costs, of what a row costs alone."""
     decode_s: Positive = 0.0
     faults: tuple[Fault, ...] = ()
 
@@ -61,87 +77,151 @@ def parse_script(text: str) -> Script:
         raise ConfigError(f"actors.script: {error}") from None
 
 
-class SimulatedJob(Job):
-    """A job that counts."""
-
-    is_encoded = False
-    done = 0
-
-
-class SimulatedEngine(Engine[SimulatedJob]):
+class SimulatedEngine(Engine):
     """See `difs.actors.engine.Engine`."""
 
     def __init__(
         self,
         script: Script,
         repository: Repository,
-        writer: SegmentWriter,
+        easel: Easel,
         clock: Clock,
         sleep: Callable[[float], None] = time.sleep,
+        *,
+        max_rows: int = 32,
     ) -> None:
         """`sleep` makes the time pass; a ManualClock's `advance` makes it pass at once."""
-        super().__init__(clock)
+        super().__init__(clock, easel, kind="simulated", max_rows=max_rows)
         self._script = script
         self._repository = repository
-        self._writer = writer
         self._sleep = sleep
-        self._residents: set[str] = set()
+        self._loads: dict[str, float] = {}
+        """When each variant that is on its way will be there."""
+        self._parked: dict[str, Resident] = {}
         self._faults_left = [fault.times for fault in script.faults]
-
-    def load(self, variant: str) -> Resident:
-        """See Engine.load."""
-        script = self._script
-        found = self._repository.variant(variant)
-        self._pass(script.load_s)
-        self._break("load", variant, 1)
-        self._residents.add(variant)
-        costs = Costs(
+        self._costs = Costs(
             pixels=NATIVE_PIXELS,
             encode_s=script.encode_s,
-            step_s=script.step_s,
-            bare_step_s=script.step_s / 2,
+            steps=tuple(RowCost(rows, _step_s(script, rows)) for rows in (1, 2, 4, 8, 16, 32)),
             decode_s=script.decode_s,
             load_s=script.load_s,
         )
-        return Resident(variant, "full", found.manifest.precision, found.weight_bytes, costs)
+
+    # ---- residents ------------------------------------------------------------------------------
+
+    def load(self, variant: str) -> None:
+        """See Engine.load."""
+        if variant in self._residents:
+            self._reports.append(Loaded(self._residents[variant]))
+        elif variant not in self._loads:
+            seconds = 0.0 if variant in self._parked else self._script.load_s
+            self._loads[variant] = self._clock.now() + seconds
+
+    def cancel_load(self, variant: str) -> None:
+        """See Engine.cancel_load."""
+        if self._loads.pop(variant, None) is not None:
+            self._reports.append(LoadFailed(variant, "cancelled"))
+
+    def collect(self) -> None:
+        """See Engine.collect."""
+        for variant in [v for v, due in self._loads.items() if due <= self._clock.now()]:
+            del self._loads[variant]
+            try:
+                self._break("load", variant, 1)
+                if variant in self._parked:
+                    self._residents[variant] = self._parked.pop(variant)
+                else:
+                    self._residents[variant] = self._resident(variant)
+            except DifsError as error:
+                self._reports.append(LoadFailed(variant, error.message))
+            else:
+                self._reports.append(Loaded(self._residents[variant]))
+
+    def _resident(self, variant: str) -> Resident:
+        found = self._repository.variant(variant)
+        return Resident(variant, "full", found.manifest.precision, found.weight_bytes, self._costs)
+
+    def wait_s(self) -> float:
+        """See Engine.wait_s."""
+        return min(self._loads.values(), default=float("inf")) - self._clock.now()
+
+    @property
+    def is_moving(self) -> bool:
+        """See Engine.is_moving."""
+        return bool(self._loads)
+
+    def is_loading_variant(self, variant: str) -> bool:
+        """See Engine.is_loading_variant."""
+        return variant in self._loads
 
     def evict(self, variant: str) -> None:
-        """See Engine.evict."""
-        self._residents.discard(variant)
+        """See Engine.evict; what is evicted is always parked."""
+        found = self._residents.pop(variant, None)
+        if found is not None:
+            self._parked[variant] = replace(found, costs=replace(found.costs, load_s=0.0))
+        self._reports.append(Evicted(variant, self._parked.get(variant)))
 
-    def new_job(self, execute: Execute) -> SimulatedJob:
-        """See Engine.new_job."""
-        return SimulatedJob(execute)
+    def forget(self, variant: str) -> None:
+        """See Engine.forget."""
+        self._residents.pop(variant, None)
 
-    def advance(self, job: SimulatedJob) -> Report | None:
-        """See Engine.advance."""
-        execute, script = job.execute, self._script
-        if execute.variant not in self._residents:
-            raise EngineFailed(f"{execute.variant} is not loaded")
-        scale = execute.width * execute.height / NATIVE_PIXELS
-        if not job.is_encoded:
-            job.encode_s += self._pass(script.encode_s)
-            self._break("encode", execute.prompt, 1)
-            job.is_encoded = True
-            return None
-        steps = evaluations(execute.sampler, execute.steps)
-        if job.done < steps:
-            share = 1.0 if execute.guidance_scale > 1 else 0.5
-            job.steps_s += self._pass(script.step_s * scale * share)
-            job.done += 1
-            self._break("step", execute.prompt, job.done)
-            return Stepped(execute.attempt, job.image, job.done, steps)
-        job.decode_s += self._pass(script.decode_s * scale)
+    def switch_mode(self, variant: str, mode: MemoryMode) -> None:
+        """See Engine.switch_mode."""
+        try:
+            self.lighten(variant, mode)
+        except DifsError as error:
+            self._reports.append(SwitchFailed(variant, error.message))
+        else:
+            self._reports.append(Switched(self._residents[variant]))
+
+    def lighten(self, variant: str, mode: MemoryMode) -> None:
+        """See Engine.lighten."""
+        if variant not in self._residents:
+            raise EngineFailed(f"{variant} is not loaded")
+        if mode not in memory_modes.available("simulated"):
+            raise EngineFailed(f"memory mode {mode} does not work on a simulated device")
+        self._residents[variant] = replace(self._residents[variant], memory_mode=mode)
+
+    # ---- units ----------------------------------------------------------------------------------
+
+    def encode(self, job: Job) -> None:
+        """See Engine.encode."""
+        self._pass(self._script.encode_s)
+        self._break("encode", job.execute.prompt, 1)
+        job.conditioning = job.execute.prompt
+
+    def begin(self, painting: Painting) -> None:
+        """See Engine.begin."""
+        execute = painting.job.execute
+        painting.work = pattern(execute.prompt, painting.seed, execute.height, execute.width)
+        painting.total = evaluations(execute.sampler, execute.steps)
+
+    def step(self, paintings: list[Painting]) -> None:
+        """See Engine.step."""
+        execute = paintings[0].job.execute
+        rows = sum(rows_of(p.job.execute.guidance_scale) for p in paintings)
+        self._pass(_step_s(self._script, rows) * execute.width * execute.height / NATIVE_PIXELS)
+        for painting in paintings:
+            self._break("step", painting.job.execute.prompt, painting.done + 1)
+        for painting in paintings:
+            painting.done += 1
+
+    def decode(self, painting: Painting, canvas: NDArray[np.uint8]) -> None:
+        """See Engine.decode."""
+        execute = painting.job.execute
+        self._pass(self._script.decode_s * execute.width * execute.height / NATIVE_PIXELS)
         self._break("decode", execute.prompt, 1)
-        pixels = pattern(execute.prompt, job.seed, execute.height, execute.width)
-        sealed = deliver(self._writer, execute, job.image, pixels)
-        job.done = 0
-        return job.seal(sealed, "bitwise")
+        canvas[...] = painting.work
 
-    def _pass(self, seconds: float) -> float:
+    def preview(self, painting: Painting) -> Preview:
+        """See Engine.preview: a few pixels of the picture to be."""
+        stride = max(8, -(-max(painting.work.shape) // MAX_PREVIEW_SIDE))
+        small = np.ascontiguousarray(painting.work[::stride, ::stride])
+        return Preview(small.shape[0], small.shape[1], small.tobytes())
+
+    def _pass(self, seconds: float) -> None:
         if seconds > 0:
             self._sleep(seconds)
-        return seconds
 
     def _break(self, phase: str, prompt: str, step: int) -> None:
         for i, fault in enumerate(self._script.faults):
@@ -152,16 +232,24 @@ class SimulatedEngine(Engine[SimulatedJob]):
                 and self._faults_left[i] > 0
             ):
                 self._faults_left[i] -= 1
-                _commit(fault.kind, prompt)
+                _commit(fault.kind)
 
 
-def _commit(kind: str, prompt: str) -> None:
+def _step_s(script: Script, rows: int) -> float:
+    """Return the scripted seconds of a UNet call at NATIVE_PIXELS."""
+    row_s = script.step_s / 2
+    return row_s * (rows if rows <= 2 else 2 + (rows - 2) * script.row_share)
+
+
+def _commit(kind: str) -> None:
     """Do what a fault says to the own process."""
     match kind:
         case "error":
             raise EngineFailed("a scripted failure")
         case "oom":
             raise OutOfMemory("a scripted lack of memory")
+        case "sticky":
+            raise DeviceBroken("a scripted device error")
         case "exit":
             os._exit(0)
         case "kill":

@@ -1,158 +1,409 @@
-"""The engine on torch: residents and the step loop.
+"""The engine on torch: residents with their weights, and the units of work on them."""
 
-The image at work is denoised alone, so it is bitwise what diffusers' pipeline paints.
-"""
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, TypeVar
 
-import statistics
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
-
+import numpy as np
 import torch
+from msgspec.structs import replace
+from numpy.typing import NDArray
 
-from difs.actor_messages import Costs, Execute, Resident, Stepped
-from difs.actors import pipelines
-from difs.actors.delivery import deliver
-from difs.actors.engine import Engine, Job, Report
-from difs.actors.pipelines import Conditioning, Denoising, Recipe
+from difs import config, memory_modes
+from difs.actor_messages import Evicted, Execute, Loaded, Resident, Switched, SwitchFailed
+from difs.actors import generic, loading, warmup
+from difs.actors.adapters import AdapterShelf
+from difs.actors.delivery import Easel
+from difs.actors.engine import DeviceBroken, Engine
+from difs.actors.jobs import Job, Painting
+from difs.actors.loader import Loader
+from difs.actors.loading import LoadCancelled, PartStore
+from difs.actors.memory_modes import ModeKeeper
+from difs.actors.painter import Painter
+from difs.actors.parking import ParkingLot
+from difs.actors.prompts import PromptCache
+from difs.actors.recipes import RECIPES
+from difs.actors.runtime import Runtime
+from difs.actors.stopwatch import Stopwatch
 from difs.clock import Clock
-from difs.errors import EngineFailed, OutOfMemory
+from difs.errors import DifsError, EngineFailed, OutOfMemory
+from difs.messages import MemoryMode, Preview
 from difs.repository import Repository, Variant
-from difs.shm.segment import SegmentWriter
 
-SEED_CONTRACT = "bitwise"
-P = ParamSpec("P")
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class TorchJob(Job):
-    """A job with its tensors."""
+@dataclass
+class Loadee:
+    """A variant on its way to the device."""
 
-    conditioning: Conditioning | None = None
-    work: Denoising | None = None
+    cancelled: Event = field(default_factory=Event)
+    load_s: float = 0.0
+
+    def check(self) -> None:
+        """Raise LoadCancelled when nobody waits any more."""
+        if self.cancelled.is_set():
+            raise LoadCancelled
 
 
-class TorchEngine(Engine[TorchJob]):
+@dataclass
+class Parked:
+    """A variant in host memory: its painter, and what it was on the device."""
+
+    painter: Any
+    resident: Resident
+
+
+class TorchEngine(Engine):
     """See `difs.actors.engine.Engine`."""
 
     def __init__(
         self,
         device: str,
         repository: Repository,
-        writer: SegmentWriter,
+        easel: Easel,
         clock: Clock,
+        settings: config.Actors,
         *,
-        threads: int,
-        warm_up_steps: int,
+        threads: int = 0,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare torch for `device` ("cpu-0", "cuda-1"); nothing is loaded yet."""
-        super().__init__(clock)
+        """Prepare torch for `device` ("cpu-0", "cuda-1"); nothing is loaded yet.
+
+        `wake` is called from other threads when a turn has something to take over.
+        """
         kind, _, index = device.partition("-")
+        super().__init__(clock, easel, kind=kind, max_rows=settings.max_rows)
         self._device = torch.device("cpu" if kind == "cpu" else f"cuda:{index}")
         if threads:
             torch.set_num_threads(threads)
         self._repository = repository
-        self._writer = writer
-        self._warm_up_steps = warm_up_steps
-        self._residents: dict[str, Recipe] = {}
+        self._settings = settings
+        self._painters: dict[str, Any] = {}
+        self._loadees: dict[str, Loadee] = {}
+        self._leaving = 0
+        """Variants on their way to host memory."""
+        self._parking: ParkingLot[Parked] = ParkingLot(settings.parking_budget)
+        self._parts = PartStore()
+        self._prompts = PromptCache(settings.prompt_cache)
+        self._loader = Loader(wake)
+        self._stopwatch = Stopwatch(self._device, clock)
 
-    # ---- residents ------------------------------------------------------------------------------
+    def close(self) -> None:
+        """See Engine.close."""
+        super().close()
+        for loadee in self._loadees.values():
+            loadee.cancelled.set()
+        self._loader.close()
 
-    def load(self, variant: str) -> Resident:
+    # ---- loading ----------------------------------------------------------------------------------
+
+    @property
+    def is_moving(self) -> bool:
+        """See Engine.is_moving."""
+        return bool(self._loadees or self._measuring or self._leaving)
+
+    def is_loading_variant(self, variant: str) -> bool:
+        """See Engine.is_loading_variant."""
+        return variant in self._loadees or variant in self._measuring
+
+    def load(self, variant: str) -> None:
         """See Engine.load."""
+        if variant in self._residents:
+            self._reports.append(Loaded(self._residents[variant]))
+            return
+        if self.is_loading_variant(variant):
+            return
+        try:
+            found = self._repository.variant(variant)
+        except DifsError as error:
+            self._give_up_load(variant, error.message)
+            return
+        loadee = self._loadees[variant] = Loadee()
+        self._loader.submit(variant, lambda: self._bring(found, loadee))
+
+    def cancel_load(self, variant: str) -> None:
+        """See Engine.cancel_load."""
+        loadee = self._loadees.get(variant)
+        if loadee is not None:
+            loadee.cancelled.set()
+        elif variant in self._measuring:
+            self._give_up_load(variant, "cancelled")
+
+    def collect(self) -> None:
+        """See Engine.collect."""
+        self._stopwatch.settle()
+        for name, value, error in self._loader.outcomes():
+            loadee = self._loadees.get(name)
+            if isinstance(value, Evicted):
+                self._leaving -= 1
+                self._reports.append(value)
+            elif error is not None:
+                self._give_up_load(name, _words(error))
+            elif loadee is not None and loadee.cancelled.is_set():
+                self._give_up_load(name, "cancelled")
+                if isinstance(value, Parked):
+                    self._send_away(value)
+            else:
+                self._arrive(name, value)
+
+    def catch_up(self) -> None:
+        """See Engine.catch_up."""
+        self._stopwatch.settle(everything=True)
+
+    def _arrive(self, variant: str, value: Any) -> None:
+        """Take a loaded variant over: one that was parked is known, another is measured."""
+        loadee = self._loadees.pop(variant)
+        if isinstance(value, Parked):
+            self._painters[variant] = value.painter
+            self._residents[variant] = value.resident
+            self._reports.append(Loaded(value.resident))
+            return
+        self._painters[variant] = value
+        self._measuring[variant] = (self._measure_units(variant, loadee.load_s), self._clock.now())
+
+    def _bring(self, variant: Variant, loadee: Loadee) -> Any:
+        """Return a parked variant, else a painter from disk; runs on the loader's thread."""
+        parked = self._parking.take(variant.name)
+        if parked is None:
+            return self._load_cold(variant, loadee)
+        with torch.inference_mode(), _typed_memory_errors():
+            parked.painter.keeper.to_device()
+        return parked
+
+    def _load_cold(self, variant: Variant, loadee: Loadee) -> Any:
         started = self._clock.now()
-        found = self._repository.variant(variant)
-        recipe = pipelines.load(found, self._device)
-        load_s = self._clock.now() - started
-        costs = self._warm_up(found, recipe, load_s)
-        self._residents[variant] = recipe
-        return Resident(variant, "full", recipe.precision, recipe.weight_bytes, costs)
+        with torch.inference_mode(), _typed_memory_errors():
+            painter = self._make_painter(variant, loadee.check)
+        loadee.load_s = self._clock.now() - started
+        return painter
+
+    def _make_painter(self, variant: Variant, check: Callable[[], None]) -> Any:
+        manifest = variant.manifest
+        precision = manifest.precision if self._device.type == "cuda" else "fp32"
+        dtype = loading.DTYPES[precision]
+        recipe = RECIPES.get(manifest.family)
+        if recipe is None:
+            return generic.load_painter(variant, self._device, dtype)
+        pipe = loading.load_pipeline(variant, recipe, dtype, self._parts, check)
+        keeper = ModeKeeper(pipe, self._device, lambda: loading.restore_denoiser(pipe, variant.folder))
+        keeper.switch(manifest.default_mode)
+        return Painter(
+            pipe,
+            recipe,
+            self._device,
+            kind=manifest.kind,
+            keeper=keeper,
+            shelf=AdapterShelf(pipe, self._settings.adapter_budget),
+            prompts=self._prompts,
+            encoder_key=loading.encoder_key(variant, recipe, dtype),
+            runtime=Runtime(pipe.unet, manifest.runtime),
+        )
+
+    def _measure_units(self, variant: str, load_s: float) -> Generator[None, None, Resident]:
+        """Measure a variant unit by unit; returns its Resident."""
+        painter, found = self._painters[variant], self._repository.variant(variant)
+        measure = generic.measure if painter.is_solo else warmup.measure
+        measured = yield from measure(
+            painter,
+            found.manifest,
+            self._timed_whole,
+            steps=self._settings.warm_up_steps,
+            max_rows=self._settings.max_rows,
+            load_s=load_s,
+        )
+        return Resident(
+            variant,
+            painter.keeper.mode,
+            found.manifest.precision if self._device.type == "cuda" else "fp32",
+            loading.weight_bytes(painter.pipe),
+            measured.costs,
+            measured.seed_bound,
+        )
+
+    def _timed_whole(self, act: Callable[[], T]) -> tuple[T, float]:
+        """Do `act` and wait for the device; returns its value and seconds."""
+        with torch.inference_mode(), self._typed_errors():
+            started = self._clock.now()
+            value = act()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            return value, self._clock.now() - started
+
+    def forget(self, variant: str) -> None:
+        """See Engine.forget."""
+        self._loadees.pop(variant, None)
+        self._residents.pop(variant, None)
+        if self._painters.pop(variant, None) is not None:
+            self.free()
+
+    # ---- parking and modes --------------------------------------------------------------------------
 
     def evict(self, variant: str) -> None:
         """See Engine.evict."""
-        if self._residents.pop(variant, None) is not None:
-            pipelines.free(self._device)
+        resident = self._residents.pop(variant, None)
+        if resident is None:
+            self._reports.append(Evicted(variant))
+            return
+        self._send_away(Parked(self._painters.pop(variant), resident))
 
-    def _warm_up(self, variant: Variant, recipe: Recipe, load_s: float) -> Costs:
-        """Paint two real images, with and without guidance, and measure their parts."""
-        width, height = variant.manifest.native_sizes[0]
-        encode_s, decode_s, step_s = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
-        for i, guidance in enumerate((max(1.5, variant.manifest.guidance_scale), 1.0)):
-            execute = Execute(
-                attempt=0,
-                request_id="",
-                variant=variant.name,
-                prompt="warm up",
-                negative_prompt="",
-                width=width,
-                height=height,
-                steps=self._warm_up_steps,
-                guidance_scale=guidance,
-                sampler=variant.manifest.sampler,
-                seeds=(0,),
-                deadline=0.0,
-                slots=(),
-                format="raw",
-                metadata="",
-            )
-            with torch.inference_mode():
-                conditioning, encode_s[i] = self._timed(recipe.encode, execute)
-                work = recipe.begin(execute, 0, conditioning)
-                taken = []
-                while not work.is_done:
-                    taken.append(self._timed(recipe.step, work)[1])
-                _, decode_s[i] = self._timed(recipe.decode, work)
-            step_s[i] = statistics.median(taken[1:])
-        return Costs(width * height, encode_s[1], step_s[0], step_s[1], decode_s[1], load_s)
+    def _send_away(self, leaving: Parked) -> None:
+        self._leaving += 1
+        self._loader.submit(leaving.resident.variant, lambda: self._park(leaving))
 
-    def _timed(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+    def _park(self, leaving: Parked) -> Evicted:
+        """Move a variant to host memory, if there is room; runs on the loader's thread."""
+        painter, resident = leaving.painter, leaving.resident
         started = self._clock.now()
-        result = act(*args, **kwargs)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return result, self._clock.now() - started
+        painter.shelf.to_host()
+        painter.keeper.to_host()
+        self.free()
+        costs = replace(resident.costs, load_s=self._clock.now() - started)
+        parked = replace(resident, costs=costs)
+        dropped = self._parking.park(resident.variant, Parked(painter, parked), resident.weight_bytes)
+        stays = resident.variant not in dropped
+        others = tuple(name for name in dropped if name != resident.variant)
+        return Evicted(resident.variant, parked if stays else None, others)
 
-    # ---- attempts -------------------------------------------------------------------------------
-
-    def new_job(self, execute: Execute) -> TorchJob:
-        """See Engine.new_job."""
-        return TorchJob(execute)
-
-    def advance(self, job: TorchJob) -> Report | None:
-        """See Engine.advance: encode, one step, or decode and deliver."""
-        recipe = self._residents.get(job.execute.variant)
-        if recipe is None:
-            raise EngineFailed(f"{job.execute.variant} is not loaded")
+    def switch_mode(self, variant: str, mode: MemoryMode) -> None:
+        """See Engine.switch_mode."""
         try:
-            with torch.inference_mode():
-                return self._unit(job, recipe)
-        except torch.OutOfMemoryError as error:
-            pipelines.free(self._device)
-            raise OutOfMemory(str(error).splitlines()[0][:200]) from error
+            self.lighten(variant, mode)
+        except DifsError as error:
+            self._reports.append(SwitchFailed(variant, error.message))
+        else:
+            self._reports.append(Switched(self._residents[variant]))
 
-    def _unit(self, job: TorchJob, recipe: Recipe) -> Report | None:
-        if job.conditioning is None:
-            conditioning, seconds = self._timed(recipe.encode, job.execute)
-            job.conditioning = conditioning
-            job.encode_s += seconds
-            job.notes = _notes(conditioning)
-            return None
-        if job.work is None:
-            work, seconds = self._timed(recipe.begin, job.execute, job.seed, job.conditioning)
-            job.work = work
-            job.steps_s += seconds
-        work = job.work
-        if not work.is_done:
-            job.steps_s += self._timed(recipe.step, work)[1]
-            return Stepped(job.execute.attempt, job.image, work.done, work.total)
-        pixels, seconds = self._timed(recipe.decode, work)
-        job.decode_s += seconds
-        sealed, seconds = self._timed(deliver, self._writer, job.execute, job.image, pixels)
-        job.deliver_s += seconds
-        job.work = None
-        return job.seal(sealed, SEED_CONTRACT)
+    def lighten(self, variant: str, mode: MemoryMode) -> None:
+        """See Engine.lighten."""
+        if variant not in self._residents:
+            raise EngineFailed(f"{variant} is not loaded")
+        if mode not in memory_modes.available(self._kind):
+            usable = ", ".join(memory_modes.available(self._kind))
+            raise EngineFailed(f"memory mode {mode} does not work on {self._kind}; {usable} do")
+        painter = self._painters[variant]
+        self._stopwatch.settle(everything=True)
+        with torch.inference_mode(), self._typed_errors():
+            painter.keeper.switch(mode)
+        for job in self._book:
+            if job.execute.variant == variant and painter.is_solo:
+                for painting in job.paintings:
+                    self.drop(painting)
+                    painting.restart()
+        self._residents[variant] = replace(self._residents[variant], memory_mode=mode)
+
+    # ---- units --------------------------------------------------------------------------------------
+
+    def rows(self, execute: Execute) -> int:
+        """See Engine.rows."""
+        return int(self._painters[execute.variant].rows(execute))
+
+    def timed(self, act: Callable[[], None], then: Callable[[float], None]) -> None:
+        """See Engine.timed."""
+        with torch.inference_mode(), self._typed_errors():
+            self._stopwatch.measure(act, then)
+
+    def encode(self, job: Job) -> None:
+        """See Engine.encode."""
+        execute = job.execute
+        painter = self._painters[execute.variant]
+        if execute.adapters:
+            self._fetch_adapters(painter, execute)
+        job.conditioning = painter.encode(execute)
+        job.is_cached = job.conditioning.is_cached
+        truncated = job.conditioning.truncated_tokens
+        if truncated:
+            job.note(f"the prompt's last {truncated} tokens were not used: it is too long")
+        if painter.is_solo:
+            for painting in job.paintings:
+                painting.is_alone = True
+
+    def _fetch_adapters(self, painter: Any, execute: Execute) -> None:
+        """Load the adapters that an attempt names, and drop others if they take too much room."""
+        for adapter in execute.adapters:
+            found = self._repository.adapter(adapter.name)
+            if adapter.name not in painter.shelf.names:
+                found.verify()
+                painter.shelf.load(adapter.name, found.path)
+        used = {
+            a.name
+            for job in self._book
+            if job.execute.variant == execute.variant and job.ending is None
+            for a in job.execute.adapters
+        }
+        painter.shelf.trim(used)
+
+    def begin(self, painting: Painting) -> None:
+        """See Engine.begin."""
+        job = painting.job
+        painter = self._painters[job.execute.variant]
+        with torch.inference_mode(), self._typed_errors():
+            painting.work = painter.begin(job.execute, painting.seed, job.conditioning)
+        painting.total = painting.work.total
+
+    def step(self, paintings: list[Painting]) -> None:
+        """See Engine.step."""
+        painter = self._painters[paintings[0].job.execute.variant]
+        if memory_modes.MODES[painter.keeper.mode].is_lossy:
+            for painting in paintings:
+                painting.job.is_exact = False
+        try:
+            painter.step([p.work for p in paintings])
+        finally:
+            for painting in paintings:
+                painting.done = painting.work.done
+                if painting.work.is_spoilt:
+                    painting.restart()
+
+    def decode(self, painting: Painting, canvas: NDArray[np.uint8]) -> None:
+        """See Engine.decode."""
+        painter = self._painters[painting.job.execute.variant]
+        painter.decode(painting.work, canvas, is_tiled=painting.is_tiled)
+
+    def preview(self, painting: Painting) -> Preview | None:
+        """See Engine.preview."""
+        with torch.inference_mode(), self._typed_errors():
+            found: Preview | None = self._painters[painting.job.execute.variant].preview(painting.work)
+        return found
+
+    def drop(self, painting: Painting) -> None:
+        """See Engine.drop."""
+        if isinstance(painting.work, generic.Work):
+            painting.work.cancel()
+        painting.work = None
+
+    def free(self) -> None:
+        """See Engine.free."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        """Turn torch's errors of the device into ours."""
+        with _typed_memory_errors():
+            try:
+                yield
+            except torch.AcceleratorError as error:
+                raise DeviceBroken(_words(error)) from error
 
 
-def _notes(conditioning: Conditioning) -> tuple[str, ...]:
-    if not conditioning.truncated_tokens:
-        return ()
-    return (f"the prompt's last {conditioning.truncated_tokens} tokens were not used: it is too long",)
+@contextmanager
+def _typed_memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(_words(error)) from error
+
+
+def _words(error: BaseException) -> str:
+    """Return the first line of an error for people; nothing internal beyond it."""
+    if isinstance(error, LoadCancelled):
+        return "cancelled"
+    if isinstance(error, DifsError):
+        return error.message
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -5,7 +5,9 @@ at start and never a SIGBUS later. `multiprocessing.shared_memory` is not used: 
 unlinks segments under their owner.
 """
 
+import contextlib
 import errno
+import math
 import mmap
 import os
 import secrets
@@ -68,29 +70,41 @@ class SegmentWriter:
             os.close(fd)
         self._view = memoryview(self._map)
 
-    def write(self, slot: Slot, data: memoryview, shape: tuple[int, int, int]) -> Sealed:
-        """Write one image's bytes and seal them; `shape` is (height, width, channels)."""
-        nbytes = data.nbytes
-        if nbytes > slot.nbytes:
-            raise InternalError(f"{nbytes} bytes do not fit a slot of {slot.nbytes}")
-        head, body = slot.offset, slot.offset + layout.HEADER_BYTES
-        self._view[head : head + 8] = bytes(8)  # no reader may take a half-written image for whole
-        self._view[body : body + nbytes] = data
-        crc = isal_zlib.crc32(data)
+    def canvas(self, slot: Slot, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+        """Return the slot's place for an image of `shape` (height, width, channels), to be written into.
+
+        No reader takes what is there for whole until `seal`.
+        """
+        nbytes = math.prod(shape)
+        body = self._begin(slot, nbytes)
+        return np.frombuffer(self._map, np.uint8, nbytes, body).reshape(shape)
+
+    def seal(self, slot: Slot, nbytes: int, shape: tuple[int, int, int]) -> Sealed:
+        """Make the first `nbytes` bytes of the slot an image; `shape` is (height, width, channels)."""
+        body = slot.offset + layout.HEADER_BYTES
+        crc = isal_zlib.crc32(self._view[body : body + nbytes])
         header = layout.pack(layout.Header(slot.generation, nbytes, crc, *shape))
-        self._view[head : head + len(header)] = header
+        self._view[slot.offset : slot.offset + len(header)] = header
         return Sealed(slot.index, nbytes, crc)
 
-    def write_pixels(self, slot: Slot, pixels: NDArray[np.uint8]) -> Sealed:
-        """Write an image of shape (height, width, channels)."""
-        height, width, channels = pixels.shape
-        flat = np.ascontiguousarray(pixels).data.cast("B")
-        return self.write(slot, flat, (height, width, channels))
+    def write(self, slot: Slot, data: memoryview, shape: tuple[int, int, int]) -> Sealed:
+        """Write one image's bytes and seal them; `shape` is (height, width, channels)."""
+        body = self._begin(slot, data.nbytes)
+        self._view[body : body + data.nbytes] = data
+        return self.seal(slot, data.nbytes, shape)
+
+    def _begin(self, slot: Slot, nbytes: int) -> int:
+        """Break the slot's seal and return where its image begins."""
+        if nbytes > slot.nbytes:
+            raise InternalError(f"{nbytes} bytes do not fit a slot of {slot.nbytes}")
+        self._view[slot.offset : slot.offset + 8] = bytes(8)
+        return slot.offset + layout.HEADER_BYTES
 
     def close(self) -> None:
-        """Unmap."""
+        """Unmap; what is still being written into a canvas keeps the mapping until it is done."""
         self._view.release()
-        self._map.close()
+        with contextlib.suppress(BufferError):
+            self._map.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,10 +1,12 @@
-"""The engine's own loop against diffusers' `StableDiffusionPipeline.__call__`, bit for bit."""
+"""The engine's own loop against diffusers' own pipelines, bit for bit, for every sampler and family."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from difs.actors import schedulers
 from difs.samplers import SAMPLERS, evaluations
@@ -12,12 +14,14 @@ from tests.engine.conftest import Bench
 
 pytestmark = pytest.mark.torch
 
+FAMILIES = ["sd15", "sd2-v", "lcm", "sdxl", "sdxl-turbo"]
 
-def reference(pipe: Any, sampler: str, prompt: str, seed: int, **call: Any) -> Any:
+
+def reference(pipe: Any, sampler: str, prompt: str, seed: int, kind: str = "base", **call: Any) -> Any:
     """Return what diffusers paints, with a scheduler made as its documentation says."""
     own = pipe.scheduler
     cls, settings = schedulers.CLASSES[sampler]
-    pipe.scheduler = cls.from_config(own.config, **settings)
+    pipe.scheduler = cls.from_config(own.config, **settings, **schedulers.KINDS[kind])
     try:
         generator = torch.Generator("cpu").manual_seed(seed)
         return np.asarray(pipe(prompt, generator=generator, **call).images[0])
@@ -62,11 +66,52 @@ def test_guidance_negative_prompt_size_and_seed_keep_the_bits(
     assert np.array_equal(painted, expected)
 
 
-def test_image_i_of_n_is_the_image_of_seed_plus_i(bench: Bench) -> None:
-    together = bench.paint(bench.execute(sampler="euler_a", seeds=(40, 41, 42)))
-    alone = [bench.paint(bench.execute(sampler="euler_a", seeds=(s,)))[0] for s in (40, 41, 42)]
-    assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))
-    assert not np.array_equal(together[0], together[1])
+# ---- families -------------------------------------------------------------------------------------
+
+
+def pair(tiny: Bench, variant: str, **changes: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return what the engine and what diffusers' pipeline of a family paint."""
+    tiny.ensure(variant)
+    manifest = tiny.repository.variant(variant).manifest
+    sampler = changes.pop("sampler", manifest.sampler)
+    facts = {"steps": 4, "guidance_scale": manifest.guidance_scale, "negative_prompt": ""} | changes
+    execute = tiny.execute("a red apple", variant=variant, sampler=sampler, seeds=(11,), **facts)
+    (painted,) = tiny.paint(execute)
+    expected = reference(
+        diffusers_pipeline(tiny.repository.variant(variant).folder), sampler, "a red apple", 11,
+        manifest.kind, num_inference_steps=facts["steps"], guidance_scale=facts["guidance_scale"],
+        negative_prompt=facts["negative_prompt"] or None, width=64, height=64,
+    )  # fmt: skip
+    return painted, expected
+
+
+def diffusers_pipeline(folder: Path) -> Any:
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_every_family_paints_bit_for_bit_what_its_pipeline_paints(tiny: Bench, variant: str) -> None:
+    painted, expected = pair(tiny, variant)
+    assert np.array_equal(painted, expected)
+    assert painted.std() > 5, "a picture that shows nothing proves nothing"
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_every_sampler_keeps_the_bits_with_sdxl(tiny: Bench, sampler: str) -> None:
+    painted, expected = pair(tiny, "sdxl", sampler=sampler, steps=5)
+    assert np.array_equal(painted, expected)
+
+
+@pytest.mark.parametrize("variant", ["sd2-v", "sdxl"])
+def test_a_negative_prompt_keeps_the_bits_of_every_family(tiny: Bench, variant: str) -> None:
+    painted, expected = pair(tiny, variant, negative_prompt="blue")
+    assert np.array_equal(painted, expected)
+    without, _ = pair(tiny, variant)
+    assert not np.array_equal(painted, without)
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))

@@ -1,47 +1,40 @@
-"""The torch engine: reports, cancel between steps, deadlines, failures that stay alone."""
+"""The torch engine: reports, loading, caches, out of memory at each phase, failures that stay alone."""
+
+import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from difs.actor_messages import Ended, Finished, Stepped
-from difs.actors.pipelines import RECIPES, StableDiffusion
+from difs.actor_messages import Ended, Evicted, Finished, Loaded, LoadFailed, Stepped, Switched
+from difs.actors import loading
+from difs.actors.engine import DeviceBroken
+from difs.actors.painter import Painter
+from difs.actors.recipes import StableDiffusion
 from difs.clock import MonotonicClock
-from difs.errors import EngineFailed, UnknownName
+from difs.profiles import step_seconds
 from tests.engine.conftest import Bench
 
 pytestmark = pytest.mark.torch
 
 
+def finished(reports: list[Any]) -> list[Finished]:
+    return [r for r in reports if isinstance(r, Finished)]
+
+
+# ---- reports --------------------------------------------------------------------------------------
+
+
 def test_every_step_is_reported_and_counts_up(bench: Bench) -> None:
     *steps, last = bench.run(bench.execute(seeds=(1, 2)))
     assert [(s.image, s.step, s.steps) for s in steps if isinstance(s, Stepped)] == [
-        (image, step, 4) for image in (0, 1) for step in (1, 2, 3, 4)
+        (image, step, 4) for step in (1, 2, 3, 4) for image in (0, 1)
     ]
     assert isinstance(last, Finished)
     assert len(last.images) == 2
     assert min(last.encode_s, last.steps_s, last.decode_s, last.deliver_s) > 0
-
-
-def test_cancel_between_two_steps_ends_the_attempt_and_nothing_else(bench: Bench) -> None:
-    first, second = bench.execute("red apple", steps=20), bench.execute("cat", steps=4)
-    alone = bench.paint(bench.execute("cat", steps=4))[0]
-    bench.engine.submit(first)
-    bench.engine.submit(second)
-    assert bench.engine.turn() is None  # the prompt's encoding
-    assert isinstance(bench.engine.turn(), Stepped)
-    assert bench.engine.abort(first.attempt) == Ended(
-        first.attempt, "cancelled", "aborted between two steps"
-    )
-    assert bench.engine.abort(first.attempt) is None
-    reports = []
-    while bench.engine.is_busy:
-        reports.append(bench.engine.turn())
-    assert {r.attempt for r in reports if r is not None} == {second.attempt}
-    assert isinstance(reports[-1], Finished)
-    sealed, slot = reports[-1].images[0], second.slots[0]
-    pixels = np.frombuffer(bench.reader.image(slot.offset, sealed.nbytes, slot.generation), np.uint8)
-    assert np.array_equal(pixels, alone.ravel())
 
 
 def test_nothing_is_computed_after_the_deadline(bench: Bench) -> None:
@@ -49,40 +42,294 @@ def test_nothing_is_computed_after_the_deadline(bench: Bench) -> None:
     assert bench.run(execute) == [Ended(execute.attempt, "expired", "the deadline passed")]
 
 
-def test_a_failure_is_typed_and_the_engine_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def out_of_memory(self: object, work: object) -> None:
-        raise torch.OutOfMemoryError("no memory\nwith details")
+def test_a_prompt_that_is_too_long_is_painted_with_the_count_of_what_was_cut(bench: Bench) -> None:
+    short, long = finished(bench.run(bench.execute("apple " * 5), bench.execute("apple " * 40)))
+    room = bench.engine._painters["emoji-base"].pipe.tokenizer.model_max_length
+    cut = 40 + 2 - room
+    assert long.notes == (f"the prompt's last {cut} tokens were not used: it is too long",)
+    assert short.notes == ()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(StableDiffusion, "step", out_of_memory)
-        (report,) = bench.run(bench.execute())
-    assert isinstance(report, Ended)
-    assert (report.code, report.message) == ("out_of_memory", "no memory")
-    assert isinstance(bench.run(bench.execute())[-1], Finished)
+
+def test_previews_look_like_the_picture_and_better_with_each_that_was_painted(bench: Bench) -> None:
+    def error() -> float:
+        execute = bench.execute("red apple", steps=12, preview_every=4)
+        shown = [r for r in bench.run(execute) if isinstance(r, Stepped) and r.preview is not None]
+        assert [r.step for r in shown] == [4, 8]
+        final = bench.pixels(execute).reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
+        preview = shown[-1].preview
+        assert preview is not None
+        pixels = np.frombuffer(preview.pixels, np.uint8).reshape(preview.height, preview.width, 3)
+        return float(np.abs(pixels - final).mean())
+
+    first = error()
+    for prompt in ("green frog", "strawberry", "banana", "house", "dog", "cherries"):
+        bench.paint(bench.execute(prompt, steps=8))
+    assert error() < first
+    assert error() < 30
+
+
+# ---- loading --------------------------------------------------------------------------------------
+
+
+def test_load_measures_real_costs_for_growing_batches(bench: Bench) -> None:
+    (resident,) = bench.engine.residents
+    costs = resident.costs
+    assert (resident.precision, resident.memory_mode, costs.pixels) == ("fp32", "full", 64 * 64)
+    assert resident.weight_bytes > 50_000_000  # 14.6 M parameters in fp32
+    assert min(costs.encode_s, costs.decode_s, costs.load_s) > 0
+    assert [cost.rows for cost in costs.steps][:3] == [1, 2, 4]
+    assert step_seconds(costs, 64 * 64, 4) < 2 * 1.2 * step_seconds(costs, 64 * 64, 2)
 
 
 def test_a_variant_that_is_not_loaded_is_refused(bench: Bench) -> None:
     (report,) = bench.run(bench.execute(variant="nobody"))
     assert isinstance(report, Ended)
     assert report.code == "engine_failed"
-    with pytest.raises(UnknownName):
-        bench.engine.load("nobody")
+    bench.engine.load("nobody")
+    (failed,) = bench.work()
+    assert isinstance(failed, LoadFailed)
+    assert "no variant 'nobody'" in failed.message
 
 
-def test_a_prompt_that_is_too_long_is_painted_with_a_note(bench: Bench) -> None:
-    last = bench.run(bench.execute("apple " * 40))[-1]
-    assert isinstance(last, Finished)
-    assert "tokens were not used" in last.notes[0]
+def test_a_changed_file_is_not_loaded(tiny_repo: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(tiny_repo / "sd15", tmp_path / "repo" / "sd15")
+    made = Bench(tmp_path, tmp_path / "repo")
+    weights = next((tmp_path / "repo" / "sd15" / "unet").glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    made.engine.load("sd15")
+    (failed,) = made.work()
+    made.close()
+    assert isinstance(failed, LoadFailed)
+    assert "has changed since it was registered" in failed.message
 
 
-def test_load_measures_real_costs(bench: Bench) -> None:
-    resident, costs = bench.resident, bench.resident.costs
-    assert (resident.precision, resident.memory_mode, costs.pixels) == ("fp32", "full", 64 * 64)
-    assert resident.weight_bytes > 50_000_000  # 14.6 M parameters in fp32
-    assert min(costs.encode_s, costs.step_s, costs.bare_step_s, costs.decode_s, costs.load_s) > 0
+def test_others_keep_stepping_while_a_variant_loads(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    load = loading.load_pipeline
+
+    def slowly(*args: Any) -> Any:
+        assert gate.wait(60)
+        return load(*args)
+
+    monkeypatch.setattr(loading, "load_pipeline", slowly)
+    bench.engine.evict("emoji-base")
+    (evicted,) = bench.work()
+    assert isinstance(evicted, Evicted)
+    bench.engine._parking.take("emoji-base")  # gone for good: it must come from the disk
+    bench.engine.load("emoji-base")
+    execute = bench.execute("dog", steps=3)
+    bench.engine.submit(execute)
+    for _ in range(5):
+        assert bench.engine.turn() == []
+    assert bench.engine.is_moving
+    assert not bench.engine.is_busy
+    gate.set()
+    reports = bench.work()
+    assert isinstance(reports[0], Loaded)
+    assert len(finished(reports)) == 1
 
 
-def test_a_family_without_a_recipe_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(RECIPES, "sd15")
-    with pytest.raises(EngineFailed, match="no recipe for family 'sd15'"):
-        bench.engine.load("emoji-base")
+def test_a_load_that_nobody_waits_for_is_cancelled(tiny: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    verify = type(tiny.repository.variant("sd15")).verify
+
+    def slowly(self: Any) -> None:
+        assert gate.wait(60)
+        verify(self)
+
+    monkeypatch.setattr(type(tiny.repository.variant("sd15")), "verify", slowly)
+    tiny.engine.evict("sd2-v")
+    tiny.work()
+    tiny.engine._parking.take("sd2-v")
+    tiny.engine.load("sd2-v")
+    tiny.engine.cancel_load("sd2-v")
+    gate.set()
+    assert tiny.work() == [LoadFailed("sd2-v", "cancelled")]
+    assert isinstance(tiny.load("sd2-v").costs.load_s, float)
+
+
+def test_what_was_parked_returns_without_the_disk_and_bit_for_bit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = bench.paint(bench.execute("red apple"))[0]
+    bench.engine.evict("emoji-base")
+    (evicted,) = bench.work()
+    assert isinstance(evicted, Evicted)
+    assert evicted.parked is not None
+
+    def no_disk(*args: Any) -> Any:
+        raise AssertionError("it was loaded from disk")
+
+    monkeypatch.setattr(loading, "load_pipeline", no_disk)
+    bench.load("emoji-base")
+    assert np.array_equal(bench.paint(bench.execute("red apple"))[0], before)
+
+
+def test_variants_of_one_base_share_their_text_encoder_and_autoencoder(
+    tiny_repo: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    for name in ("first", "second"):
+        folder = tmp_path / "repo" / name
+        shutil.copytree(tiny_repo / "sd15", folder)
+        manifest = folder / "variant.toml"
+        manifest.write_text(manifest.read_text().replace('name = "sd15"', f'name = "{name}"'))
+    made = Bench(tmp_path, tmp_path / "repo")
+    made.load("first")
+    made.load("second")
+    first, second = (made.engine._painters[name].pipe for name in ("first", "second"))
+    assert first.text_encoder is second.text_encoder
+    assert first.vae is second.vae
+    assert first.unet is not second.unet
+    made.paint(made.execute("a shared prompt", variant="first"))
+    misses = made.engine._prompts.misses
+    made.paint(made.execute("a shared prompt", variant="second"))
+    assert made.engine._prompts.misses == misses, "a prompt is encoded once for both"
+    made.close()
+
+
+# ---- the cache of encoded prompts -----------------------------------------------------------------
+
+
+def test_a_prompt_is_encoded_once_and_paints_the_same_bits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    encode = StableDiffusion.encode
+
+    def count(self: StableDiffusion, pipe: Any, text: str, device: torch.device) -> Any:
+        calls.append(text)
+        return encode(self, pipe, text, device)
+
+    monkeypatch.setattr(StableDiffusion, "encode", count)
+    first = bench.paint(bench.execute("an uncommon prompt", negative_prompt="an uncommon one too"))[0]
+    again = bench.paint(bench.execute("an uncommon prompt", negative_prompt="an uncommon one too"))[0]
+    assert calls == ["an uncommon prompt", "an uncommon one too"]
+    assert np.array_equal(first, again)
+
+
+# ---- failures -------------------------------------------------------------------------------------
+
+
+def fail(times: int, error: Exception, method: Any) -> Any:
+    """Return a method of Painter that raises `error` for its first `times` calls."""
+    left = [times]
+
+    def failing(self: Painter, *args: Any, **kwargs: Any) -> Any:
+        if left[0] > 0:
+            left[0] -= 1
+            raise error
+        return method(self, *args, **kwargs)
+
+    return failing
+
+
+NO_MEMORY = torch.OutOfMemoryError("no memory\nwith details")
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("encode", "out of memory at encode: memory mode sliced"),
+        ("_predict", "out of memory at step: memory mode sliced"),
+        ("image", "out of memory at decode: decoded in tiles"),
+    ],
+)
+def test_memory_that_fails_once_costs_a_rung_and_no_request(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str, words: str
+) -> None:
+    alone = bench.paint(bench.execute("cat"))[0]
+    monkeypatch.setattr(Painter, method, fail(1, NO_MEMORY, getattr(Painter, method)))
+    execute = bench.execute("cat")
+    (done,) = finished(bench.run(execute))
+    assert done.notes == (words,)
+    assert np.abs(bench.pixels(execute).astype(int) - alone).max() <= 12, "tiles differ at their seams"
+    bench.engine.switch_mode("emoji-base", "full")
+    (switched,) = bench.work()
+    assert isinstance(switched, Switched)
+    assert np.array_equal(bench.paint(bench.execute("cat"))[0], alone)
+
+
+@pytest.mark.parametrize("method", ["encode", "_predict", "image"])
+def test_memory_that_never_suffices_is_a_typed_failure_and_the_engine_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Painter, method, fail(99, NO_MEMORY, getattr(Painter, method)))
+        reports = bench.run(bench.execute("a prompt of its own"))
+    ended = reports[-1]
+    assert isinstance(ended, Ended)
+    assert (ended.code, ended.message) == ("out_of_memory", "no memory")
+    bench.engine.switch_mode("emoji-base", "full")
+    bench.work()
+    assert len(finished(bench.run(bench.execute()))) == 1
+
+
+def test_a_batch_that_is_too_large_is_halved_and_loses_no_step(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = Painter._predict
+
+    def small_only(self: Painter, works: Any) -> Any:
+        if len(works) > 2:
+            raise NO_MEMORY
+        return predict(self, works)
+
+    monkeypatch.setattr(Painter, "_predict", small_only)
+    executes = [bench.execute("cat", seeds=(i,)) for i in range(4)]
+    reports = bench.run(*executes)
+    assert len(finished(reports)) == 4
+    assert all("rows share a step" in r.notes[0] for r in finished(reports))
+    steps = sorted((r.attempt, r.step) for r in reports if isinstance(r, Stepped))
+    assert steps == sorted((e.attempt, s) for e in executes for s in (1, 2, 3, 4))
+
+
+def test_a_scheduler_that_breaks_off_begins_its_image_anew(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state may be spoilt: the image restarts from its noise, and is the same in the end."""
+    from diffusers import DDIMScheduler
+
+    alone = bench.paint(bench.execute("dog", steps=5))[0]
+    step, calls = DDIMScheduler.step, [0]
+
+    def breaking(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise NO_MEMORY
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(DDIMScheduler, "step", breaking)
+    execute = bench.execute("dog", steps=5)
+    assert len(finished(bench.run(execute))) == 1
+    assert calls[0] == 3 + 5
+    bench.engine.switch_mode("emoji-base", "full")
+    bench.work()
+    monkeypatch.undo()
+    assert np.abs(bench.pixels(execute).astype(int) - alone).max() <= 1
+
+
+def test_a_sticky_device_error_reaches_the_actor(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(Painter, "_predict", fail(1, error, Painter._predict))
+    bench.engine.submit(bench.execute())
+    with pytest.raises(DeviceBroken, match="illegal memory access"):
+        bench.work()
+    bench.engine.clear()
+
+
+def test_what_breaks_in_torch_is_told_without_internals(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = RuntimeError("/home/somebody/model has a bug")
+    monkeypatch.setattr(Painter, "_predict", fail(1, secret, Painter._predict))
+    (ended,) = bench.run(bench.execute())
+    assert isinstance(ended, Ended)
+    assert (ended.code, ended.message) == ("engine_failed", "the engine failed: RuntimeError")

@@ -2,82 +2,21 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from difs.actor_messages import Ended, Execute, Finished, Slot, Stepped
-from difs.actors.engine import Report
-from difs.actors.simulated import NATIVE_PIXELS, Fault, Script, SimulatedEngine, parse_script, pattern
-from difs.clock import ManualClock
-from difs.errors import ConfigError, EngineFailed, OutOfMemory, UnknownName
-from difs.repository import Manifest, Repository, StepRange, Variant
-from difs.shm import layout, segment
-from difs.shm.reader import SegmentReader, matches
+from difs.actor_messages import Ended, Finished, Loaded, LoadFailed, Slot, Stepped
+from difs.actors.engine import DeviceBroken
+from difs.actors.simulated import NATIVE_PIXELS, Fault, Script, parse_script, pattern
+from difs.errors import ConfigError
+from difs.profiles import step_seconds
+from difs.shm import segment
+from difs.shm.reader import matches
 from difs.shm.segment import SegmentWriter
 from tests import builders
-
-KIB = 1024
-PLAN = layout.plan([(64 * KIB, 4), (1024 * KIB, 2)])
-MANIFEST = Manifest(
-    name="tiny",
-    task="text-to-image",
-    family="sd15",
-    path=".",
-    precision="fp16",
-    sampler="ddim",
-    steps=StepRange(4, 20, 50),
-    guidance_scale=2.5,
-    native_sizes=((64, 64),),
-    licence="Apache-2.0",
-    digests={},
-)
-
-
-class Studio:
-    """An engine with the variant `tiny` loaded, its time and its segment."""
-
-    def __init__(self, path: Path, writer: SegmentWriter, script: Script) -> None:
-        self.reader = SegmentReader(path)
-        self.clock = ManualClock()
-        variants = {"tiny": Variant(MANIFEST, path.parent, 1000)}
-        repository = Repository(MappingProxyType(variants))
-        self.engine = SimulatedEngine(script, repository, writer, self.clock, self.sleep)
-        self.generation = 0
-
-    def sleep(self, seconds: float) -> None:
-        """Let the time pass at once."""
-        self.clock.advance(seconds)
-
-    def order(self, attempt: int = 1, **changes: Any) -> Execute:
-        """Return an order with a slot for each of its seeds."""
-        seeds = changes.setdefault("seeds", (5,))
-        nbytes = changes.get("height", 64) * changes.get("width", 64) * 3
-        slots = []
-        for place in [p for p in PLAN.slots if p.capacity_bytes >= nbytes][: len(seeds)]:
-            self.generation += 1
-            slots.append(Slot(place.index, place.offset, place.capacity_bytes, self.generation))
-        return builders.execute(attempt=attempt, slots=tuple(slots), **changes)
-
-    def run(self, *orders: Execute) -> list[Report]:
-        """Submit orders and work until nothing is left; returns the reports."""
-        for order in orders:
-            self.engine.submit(order)
-        reports: list[Report] = []
-        for _ in range(10_000):
-            if not self.engine.is_busy:
-                return reports
-            if (report := self.engine.turn()) is not None:
-                reports.append(report)
-        raise AssertionError("the engine never comes to an end")
-
-    def pixels(self, order: Execute, image: int = 0) -> bytes:
-        """Return what lies in the slot of an image."""
-        slot = order.slots[image]
-        nbytes = order.height * order.width * 3
-        return bytes(self.reader.image(slot.offset, nbytes, slot.generation))
+from tests.studio import PLAN, Studio, ends
 
 
 @pytest.fixture
@@ -98,7 +37,7 @@ def studio(path: Path, writer: SegmentWriter, request: pytest.FixtureRequest) ->
     """Return a studio that follows the test's script, if it has one."""
     made = Studio(path, writer, getattr(request, "param", Script()))
     if not any(fault.phase == "load" for fault in getattr(request, "param", Script()).faults):
-        made.engine.load("tiny")
+        made.load()
     return made
 
 
@@ -162,12 +101,13 @@ def test_reports_come_in_order_and_say_the_scripted_seconds(studio: Studio) -> N
     order = studio.order(7, seeds=(5, 6), steps=2, width=512, height=256, format="jpeg", metadata="")
     assert studio.clock.now() == 3.0
     *steps, finished = studio.run(order)
-    assert steps == [Stepped(7, image, step, 2) for image in (0, 1) for step in (1, 2)]
+    assert steps == [Stepped(7, image, step, 2) for step in (1, 2) for image in (0, 1)]
     assert isinstance(finished, Finished)
     half = 512 * 256 / NATIVE_PIXELS
-    assert (finished.attempt, finished.seed_contract) == (7, "bitwise")
-    assert (finished.encode_s, finished.steps_s, finished.decode_s) == (1.0, 8 * half, 8 * half)
-    assert studio.clock.now() == 3.0 + 1.0 + 8 * half + 8 * half
+    assert (finished.attempt, finished.seed_contract, finished.shared_by) == (7, "same-noise", 2.0)
+    # four rows: the two beyond the first image's cost half of theirs
+    assert (finished.encode_s, finished.steps_s, finished.decode_s) == (1.0, 2 * 3 * half, 2 * 4 * half)
+    assert studio.clock.now() == 3.0 + 1.0 + 6 * half + 8 * half
 
 
 @scripted(step_s=2.0)
@@ -185,21 +125,23 @@ def test_a_sampler_that_evaluates_more_reports_more_steps(studio: Studio) -> Non
 
 @scripted(**TIMES)
 def test_loading_reports_what_it_costs(studio: Studio) -> None:
-    resident = studio.engine.load("tiny")
-    assert (resident.variant, resident.precision, resident.weight_bytes) == ("tiny", "fp16", 1000)
+    (loaded,) = studio.load("wide")
+    assert isinstance(loaded, Loaded)
+    resident = loaded.resident
+    assert (resident.variant, resident.precision, resident.weight_bytes) == ("wide", "fp16", 1000)
     costs = resident.costs
     assert (costs.pixels, costs.load_s, costs.encode_s) == (NATIVE_PIXELS, 3.0, 1.0)
-    assert (costs.step_s, costs.bare_step_s, costs.decode_s) == (2.0, 1.0, 4.0)
+    seconds = [step_seconds(costs, NATIVE_PIXELS, rows) for rows in (1, 2, 4, 8)]
+    assert (seconds, costs.decode_s) == ([1.0, 2.0, 3.0, 5.0], 4.0)
 
 
-def test_attempts_run_in_the_order_in_which_they_came(studio: Studio) -> None:
+def test_attempts_of_equal_laxity_end_in_the_order_in_which_they_came(studio: Studio) -> None:
     orders = [studio.order(attempt, steps=2) for attempt in (4, 2, 9)]
-    ends = [report.attempt for report in studio.run(*orders) if isinstance(report, Finished)]
-    assert ends == [4, 2, 9]
+    assert ends(studio.run(*orders)) == [4, 2, 9]
 
 
 def test_nothing_to_do_is_nothing_to_report(studio: Studio) -> None:
-    assert (studio.engine.is_busy, studio.engine.turn(), studio.engine.attempts) == (False, None, ())
+    assert (studio.engine.is_busy, studio.engine.turn(), studio.engine.attempts) == (False, [], ())
 
 
 # ---- ends ---------------------------------------------------------------------------------------
@@ -207,33 +149,36 @@ def test_nothing_to_do_is_nothing_to_report(studio: Studio) -> None:
 
 def test_an_attempt_is_aborted_between_two_steps(studio: Studio) -> None:
     studio.engine.submit(studio.order(1, steps=9))
-    studio.engine.submit(studio.order(2, steps=1))
-    while studio.engine.turn() != Stepped(1, 0, 3, 9):
+    studio.engine.submit(studio.order(2, steps=4))
+    while Stepped(1, 0, 3, 9) not in studio.engine.turn():
         pass
-    ended = studio.engine.abort(1)
+    studio.engine.abort(1)
+    (ended, *others) = studio.run()
     assert isinstance(ended, Ended)
     assert (ended.attempt, ended.code) == (1, "cancelled")
-    assert studio.engine.attempts == (2,)
-    assert {report.attempt for report in studio.run()} == {2}
+    assert {report.attempt for report in others if isinstance(report, (Stepped, Finished))} == {2}
 
 
 def test_an_attempt_is_aborted_before_its_turn(studio: Studio) -> None:
     for attempt in (1, 2):
         studio.engine.submit(studio.order(attempt))
-    assert isinstance(studio.engine.abort(2), Ended)
-    assert {report.attempt for report in studio.run()} == {1}
+    studio.engine.abort(2)
+    reports = studio.run()
+    assert reports[0] == Ended(2, "cancelled", "aborted between two steps")
+    assert ends(reports) == [2, 1]
 
 
 def test_what_is_not_here_cannot_be_aborted(studio: Studio) -> None:
-    assert studio.engine.abort(99) is None
+    studio.engine.abort(99)
     studio.run(studio.order(1))
-    assert studio.engine.abort(1) is None
+    studio.engine.abort(1)
+    assert studio.run() == []
 
 
 def test_all_attempts_can_be_forgotten(studio: Studio) -> None:
     studio.engine.submit(studio.order())
     studio.engine.clear()
-    assert (studio.engine.is_busy, studio.engine.turn()) == (False, None)
+    assert (studio.engine.is_busy, studio.engine.turn()) == (False, [])
 
 
 @scripted(step_s=64.0)
@@ -254,19 +199,21 @@ def test_an_attempt_whose_deadline_has_passed_is_not_begun(studio: Studio) -> No
 
 def test_a_variant_that_was_evicted_cannot_be_painted_with(studio: Studio) -> None:
     studio.engine.evict("tiny")
-    (ended,) = studio.run(studio.order())
+    (evicted, ended) = studio.run(studio.order())
+    assert evicted.variant == "tiny"  # type: ignore[union-attr]
     assert isinstance(ended, Ended)
     assert ended.code == "engine_failed"
     studio.engine.evict("tiny")  # twice is no error
 
 
 def test_a_variant_that_nobody_knows_cannot_be_loaded(studio: Studio) -> None:
-    with pytest.raises(UnknownName):
-        studio.engine.load("../tiny")
+    (failed,) = studio.load("../tiny")
+    assert isinstance(failed, LoadFailed)
+    assert "no variant" in failed.message
 
 
 def test_a_slot_that_is_too_small_ends_the_attempt_alone(studio: Studio) -> None:
-    tight = builders.execute(attempt=1, slots=(Slot(0, PLAN.slots[0].offset, 100, 1),))
+    tight = builders.execute(attempt=1, slots=(Slot(0, PLAN.slots[0].offset, 100, 1),), is_alone=True)
     reports = studio.run(tight, studio.order(2))
     ended = next(report for report in reports if isinstance(report, Ended))
     assert (ended.attempt, ended.code) == (1, "internal")
@@ -282,7 +229,7 @@ def test_a_scripted_failure_ends_its_attempt_and_the_engine_goes_on(
     path: Path, writer: SegmentWriter, phase: Any, kind: Any, code: str
 ) -> None:
     studio = Studio(path, writer, Script(faults=(Fault(kind, "bad", phase),)))
-    studio.engine.load("tiny")
+    studio.load()
     reports = studio.run(studio.order(1, prompt="a bad apple"), studio.order(2))
     ended = next(report for report in reports if isinstance(report, Ended))
     assert (ended.attempt, ended.code) == (1, code)
@@ -299,25 +246,29 @@ def test_a_failure_comes_at_its_step(studio: Studio) -> None:
 
 @scripted(Fault("error", times=2))
 def test_a_failure_comes_as_often_as_scripted(studio: Studio) -> None:
-    reports = studio.run(*(studio.order(attempt) for attempt in (1, 2, 3, 4)))
-    ends = [(type(r), r.attempt) for r in reports if not isinstance(r, Stepped)]
-    assert ends == [(Ended, 1), (Ended, 2), (Finished, 3), (Finished, 4)]
+    reports = [report for attempt in (1, 2, 3, 4) for report in studio.run(studio.order(attempt))]
+    kinds = [(type(r), r.attempt) for r in reports if isinstance(r, (Ended, Finished))]
+    assert kinds == [(Ended, 1), (Ended, 2), (Finished, 3), (Finished, 4)]
 
 
 @scripted(Fault("oom", "tin", "load", times=1), load_s=2.0)
-def test_a_scripted_failure_to_load_is_raised_after_the_time_that_loading_takes(studio: Studio) -> None:
-    with pytest.raises(OutOfMemory):
-        studio.engine.load("tiny")
+def test_a_scripted_failure_to_load_is_told_after_the_time_that_loading_takes(studio: Studio) -> None:
+    assert studio.load() == [LoadFailed("tiny", "a scripted lack of memory")]
     assert studio.clock.now() == 2.0
-    assert studio.engine.load("tiny").variant == "tiny"
+    assert isinstance(studio.load()[0], Loaded)
 
 
 @scripted(Fault("error", "", "load"))
 def test_a_variant_that_failed_to_load_is_not_resident(studio: Studio) -> None:
-    with pytest.raises(EngineFailed):
-        studio.engine.load("tiny")
+    assert isinstance(studio.load()[0], LoadFailed)
     (ended,) = studio.run(studio.order())
     assert isinstance(ended, Ended)
+
+
+@scripted(Fault("sticky"))
+def test_a_sticky_fault_reaches_whoever_runs_the_engine(studio: Studio) -> None:
+    with pytest.raises(DeviceBroken):
+        studio.run(studio.order())
 
 
 # ---- scripts ------------------------------------------------------------------------------------

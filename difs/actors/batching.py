@@ -1,0 +1,132 @@
+"""Which unit of work an engine does next, and which images share it: a pure decision.
+
+The order is by least laxity: the time left until an image is due, less the time that it still needs
+(Mok 1983, "Fundamental Design Problems of Distributed Systems for the Hard Real-Time Environment").
+The laxity of what waits falls by a second each second, that of a newcomer begins at its own, so
+nothing starves. No time, no tensors and no jobs here: candidates in, their keys out.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from difs.actor_messages import Costs
+from difs.profiles import best_rows, step_seconds
+
+Phase = Literal["encode", "step", "decode", "measure"]
+STICKINESS = 2.0
+"""Steps of its own by which a running image may have more laxity than a waiting one and still go on:
+without it two images of equal laxity would take turns and both be late."""
+
+
+class Candidate(NamedTuple):
+    """One image (or prompt) and the unit that it needs next."""
+
+    key: int
+    phase: Phase
+    group: Hashable
+    """What it may share a call with: the same resident, latent shape and precision."""
+    rows: int
+    """UNet rows that its step takes."""
+    due: float
+    remaining_s: float
+    """Seconds that it still needs, alone."""
+    unit_s: float
+    """Seconds of its next unit, alone."""
+    evaluations: int = 0
+    """UNet calls that it still needs."""
+    is_firm: bool = False
+    """`due` was promised: a batch does not grow so far that it is missed."""
+    is_running: bool = False
+    """It took part in the last step of its group."""
+
+
+class Pace(Struct, frozen=True):
+    """What a step of one group costs, and how many rows fit."""
+
+    costs: Costs
+    pixels: int
+    max_rows: int
+
+    def seconds(self, rows: int) -> float:
+        """Return the seconds of one call with `rows` rows."""
+        return step_seconds(self.costs, self.pixels, rows)
+
+    @property
+    def worthwhile_rows(self) -> int:
+        """Return the rows above which a call only makes everybody wait longer."""
+        return min(self.max_rows, best_rows(self.costs))
+
+
+class Turn(NamedTuple):
+    """What to do now: one unit for these keys."""
+
+    phase: Phase
+    keys: tuple[int, ...]
+
+
+def choose(
+    candidates: Sequence[Candidate], paces: Mapping[Hashable, Pace], now: float, aside_s: float
+) -> Turn | None:
+    """Return the next unit, or None when there are no candidates.
+
+    `aside_s`: seconds spent since the last step on units that are no steps. While images wait to step,
+    these take no longer than one step between two steps, or are a single one.
+    """
+    steps = [c for c in candidates if c.phase == "step"]
+    asides = [c for c in candidates if c.phase != "step"]
+    if not steps:
+        first = min(asides, key=lambda c: _laxity(c, now), default=None)
+        return Turn(first.phase, (first.key,)) if first is not None else None
+    head = min(steps, key=lambda c: _standing(c, now))
+    if asides:
+        first = min(asides, key=lambda c: _laxity(c, now))
+        if _may_go_aside(first, head, paces[head.group], now, aside_s):
+            return Turn(first.phase, (first.key,))
+    rivals = [c for c in steps if c.group == head.group and c is not head]
+    rivals.sort(key=lambda c: _standing(c, now))
+    return Turn("step", tuple(c.key for c in _grow(head, rivals, paces[head.group], now)))
+
+
+def _laxity(candidate: Candidate, now: float) -> float:
+    return candidate.due - now - candidate.remaining_s
+
+
+def _standing(candidate: Candidate, now: float) -> float:
+    stays = STICKINESS * candidate.unit_s if candidate.is_running else 0.0
+    return _laxity(candidate, now) - stays
+
+
+def _may_go_aside(aside: Candidate, head: Candidate, pace: Pace, now: float, aside_s: float) -> bool:
+    """Whether an encoding or decoding may come before the next step."""
+    room_s = pace.seconds(head.rows) - aside_s
+    if aside_s > 0 and aside.unit_s > room_s:
+        return False
+    laxity = _laxity(head, now)
+    is_urgent = head.is_firm and 0 <= laxity < aside.unit_s
+    return not (is_urgent and laxity < _laxity(aside, now))
+
+
+def _grow(head: Candidate, rivals: Sequence[Candidate], pace: Pace, now: float) -> list[Candidate]:
+    """Return the batch of `head`: rivals join in order where it pays and no firm due is lost."""
+    batch, rows = [head], head.rows
+    for rival in rivals:
+        grown = rows + rival.rows
+        if grown > pace.worthwhile_rows:
+            continue
+        was_s, will_s = pace.seconds(rows), pace.seconds(grown)
+        alone_s = pace.seconds(rival.rows)
+        if any(_loses(c, was_s, will_s, now) for c in batch) or _loses(rival, alone_s, will_s, now):
+            continue
+        batch.append(rival)
+        rows = grown
+    return batch
+
+
+def _loses(candidate: Candidate, was_s: float, will_s: float, now: float) -> bool:
+    """Whether a candidate keeps its firm due at `was_s` seconds a step, and not at `will_s`."""
+    if not candidate.is_firm:
+        return False
+    left = candidate.due - now - (candidate.remaining_s - candidate.evaluations * candidate.unit_s)
+    return candidate.evaluations * was_s <= left < candidate.evaluations * will_s

@@ -1,0 +1,147 @@
+"""Attempts on their way through an engine: what is done, what was measured. No decisions, no tensors."""
+
+from concurrent.futures import Future
+from typing import Any
+
+from difs.actor_messages import Costs, Ended, Execute, Finished, Resident, Sealed
+from difs.actors.batching import Candidate
+from difs.profiles import step_seconds
+
+
+class Painting:
+    """One image of an attempt."""
+
+    def __init__(self, job: "Job", index: int) -> None:
+        """Begin before the noise is drawn."""
+        self.job = job
+        self.index = index
+        self.work: Any = None
+        """What the engine keeps of it between two units: noise, latents, a scheduler."""
+        self.done = 0
+        self.total = 0
+        """UNet calls; 0 before the noise is drawn."""
+        self.is_running = False
+        self.is_shared = False
+        """Some call of it was shared with another image."""
+        self.is_alone = job.execute.is_alone
+        """It shares no call: it was asked to, or a call that it shared failed."""
+        self.sharers = 0
+        """Images in each of its calls, summed."""
+        self.is_tiled = False
+        self.decoded_at = 0.0
+        self.delivery: Future[Sealed] | None = None
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of its noise."""
+        return self.job.execute.seeds[self.index]
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether nothing is left to compute."""
+        return self.delivery is not None or self.index in self.job.sealed
+
+    def restart(self) -> None:
+        """Begin anew from the noise: its sampler's state may be spoilt."""
+        self.work, self.done, self.total = None, 0, 0
+
+
+class Job:
+    """An attempt: its images, and the seconds in which it was at work."""
+
+    def __init__(self, execute: Execute) -> None:
+        """Begin before the prompt is encoded."""
+        self.execute = execute
+        self.conditioning: Any = None
+        self.paintings = [Painting(self, i) for i in range(len(execute.seeds))]
+        self.sealed: dict[int, Sealed] = {}
+        self.encode_s = self.steps_s = self.decode_s = self.deliver_s = 0.0
+        self.notes: list[str] = []
+        self.is_cached = False
+        """Its prompts had been encoded before: the seconds say nothing of what encoding costs."""
+        self.is_exact = True
+        """Nothing but the batch can make it differ from a run of diffusers."""
+        self.ending: Ended | None = None
+        """How it ends once its slots are written no more."""
+
+    @property
+    def due(self) -> float:
+        """Return when its images are wanted."""
+        return self.execute.due or self.execute.deadline
+
+    @property
+    def group(self) -> tuple[str, int, int]:
+        """Return what its images may share a call with."""
+        return (self.execute.variant, self.execute.width, self.execute.height)
+
+    @property
+    def is_delivering(self) -> bool:
+        """Whether one of its slots is being written in the background."""
+        return any(p.delivery is not None for p in self.paintings)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it can be reported: it ended or has all images, and writes into no slot."""
+        return not self.is_delivering and (
+            self.ending is not None or len(self.sealed) == len(self.paintings)
+        )
+
+    def note(self, words: str) -> None:
+        """Tell the client something, once."""
+        if words and words not in self.notes:
+            self.notes.append(words)
+
+    def finished(self, resident: Resident | None) -> Finished:
+        """Return the report of a job whose images are all sealed; `resident` painted them."""
+        calls = sum(p.total for p in self.paintings)
+        exact = self.is_exact and not any(p.is_shared for p in self.paintings)
+        return Finished(
+            attempt=self.execute.attempt,
+            images=tuple(self.sealed[i] for i in range(len(self.paintings))),
+            encode_s=self.encode_s,
+            steps_s=self.steps_s,
+            decode_s=self.decode_s,
+            deliver_s=self.deliver_s,
+            seed_contract="bitwise" if exact else "same-noise",
+            notes=tuple(self.notes),
+            seed_bound=resident.seed_bound if resident is not None and not exact else 0.0,
+            shared_by=sum(p.sharers for p in self.paintings) / calls if calls else 1.0,
+            costs=resident.costs if resident is not None else None,
+        )
+
+
+def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int) -> list[Candidate]:
+    """Return a job's units that can be done now; `key` + i stands for image i.
+
+    `rows` and `evaluations`: UNet rows and UNet calls of one image of it.
+    """
+    pixels = job.execute.width * job.execute.height
+    step_s = step_seconds(costs, pixels, rows)
+    decode_s = costs.decode_s * pixels / costs.pixels
+    common = Candidate(
+        key=key,
+        phase="encode",
+        group=job.group,
+        rows=rows,
+        due=job.due,
+        remaining_s=costs.encode_s + len(job.paintings) * (evaluations * step_s + decode_s),
+        unit_s=costs.encode_s,
+        is_firm=job.execute.is_firm,
+    )
+    if job.conditioning is None:
+        return [common]
+    found = []
+    for painting in job.paintings:
+        if painting.is_decoded:
+            continue
+        left = (painting.total or evaluations) - painting.done
+        own = common._replace(
+            key=key + painting.index,
+            phase="step" if left else "decode",
+            remaining_s=left * step_s + decode_s,
+            unit_s=step_s if left else decode_s,
+            evaluations=left,
+            is_running=painting.is_running,
+        )
+        found.append(own._replace(group=(*job.group, own.key)) if painting.is_alone else own)
+    return found

@@ -1,0 +1,62 @@
+"""A thread that loads and parks, so that the step loop goes on meanwhile."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from difs.errors import DifsError
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple):
+    """What became of a task."""
+
+    name: str
+    value: Any
+    error: Exception | None
+
+
+class Loader:
+    """Does one task at a time, in order; what becomes of them is taken with `outcomes`."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        """`wake` is called, from the thread, when there is an outcome."""
+        self._wake = wake
+        self._tasks: queue.SimpleQueue[tuple[str, Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, name: str, task: Callable[[], Any]) -> None:
+        """Have `task` done in the background."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
+            self._thread.start()
+        self._tasks.put((name, task))
+
+    def outcomes(self) -> list[Outcome]:
+        """Take what was done since the last time."""
+        found = []
+        while not self._outcomes.empty():
+            found.append(self._outcomes.get())
+        return found
+
+    def close(self) -> None:
+        """End the thread when the task at work is done."""
+        if self._thread is not None:
+            self._tasks.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            name, work = task
+            try:
+                outcome = Outcome(name, work(), None)
+            except Exception as error:
+                if not isinstance(error, DifsError):
+                    log.debug("%s broke in the background", name, exc_info=True)
+                outcome = Outcome(name, None, error)
+            self._outcomes.put(outcome)
+            self._wake()

@@ -1,0 +1,148 @@
+"""From a registered variant to a loaded pipeline: part by part, shared where another has the part.
+
+Runs off the step loop; between two parts it looks whether anybody still wants the result.
+"""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import diffusers.utils.logging
+import torch
+import transformers.utils.logging
+from safetensors.torch import load_file
+
+from difs.actors.recipes import StableDiffusion
+from difs.errors import EngineFailed
+from difs.repository import Variant
+
+transformers.utils.logging.disable_progress_bar()
+diffusers.utils.logging.disable_progress_bar()
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LIBRARIES = ("diffusers", "transformers")
+"""Only their own classes are loaded: a checkpoint brings no code."""
+
+
+class LoadCancelled(Exception):
+    """Nobody waits for this load any more."""
+
+
+class PartStore:
+    """The loaded modules by their weights; a part lives as long as a pipeline holds it."""
+
+    def __init__(self) -> None:
+        self._parts: WeakValueDictionary[str, torch.nn.Module] = WeakValueDictionary()
+
+    def get(self, key: str, load: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+        """Return the part called `key`, loaded at need."""
+        found = self._parts.get(key)
+        if found is None:
+            found = self._parts[key] = load()
+        return found
+
+
+def part_key(variant: Variant, part: str, dtype: torch.dtype) -> str:
+    """Return what names a part's content: its weights' digests, its configuration, its precision."""
+    digests = sorted(d for path, d in variant.manifest.digests.items() if path.startswith(f"{part}/"))
+    config = (variant.folder / part / "config.json").read_bytes()
+    return hashlib.sha256("|".join([*digests, str(dtype)]).encode() + config).hexdigest()
+
+
+def encoder_key(variant: Variant, recipe: StableDiffusion, dtype: torch.dtype) -> str:
+    """Return what names the text encoders' content, for the cache of encoded prompts."""
+    return "+".join(part_key(variant, part, dtype) for part in recipe.text_encoders)
+
+
+SHARED = ("text_encoder", "text_encoder_2", "vae")
+"""Parts that variants of one base have in common."""
+
+
+def load_pipeline(
+    variant: Variant,
+    recipe: StableDiffusion,
+    dtype: torch.dtype,
+    store: PartStore,
+    check: Callable[[], None],
+) -> Any:
+    """Return the pipeline of a variant, on the CPU, its digests checked first.
+
+    `check` is called between parts and raises LoadCancelled. Raises EngineFailed, RepositoryError.
+    """
+    variant.verify()
+    check()
+    try:
+        parts = {}
+        for part, cls in _modules(variant.folder).items():
+            parts[part] = _load_part(variant, part, cls, dtype, store)
+            check()
+        pipe = recipe.pipeline.from_pretrained(
+            variant.folder, dtype=dtype, local_files_only=True, **parts, **recipe.options
+        )
+    except (LoadCancelled, EngineFailed):
+        raise
+    except Exception as error:  # what a broken checkpoint raises has no common class
+        raise EngineFailed(f"{variant.name} does not load: {_first_line(error)}") from error
+    pipe.set_progress_bar_config(disable=True)
+    _check_precision(variant, pipe, dtype)
+    return pipe
+
+
+def _modules(folder: Path) -> dict[str, Any]:
+    """Return the classes of the parts that have weights, from model_index.json."""
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    found = {}
+    for part, named in index.items():
+        if not isinstance(named, list) or None in named:
+            continue
+        library, name = named
+        if library not in LIBRARIES:
+            raise EngineFailed(f"{part} is a class of {library!r}: only {', '.join(LIBRARIES)} are run")
+        cls = getattr(importlib.import_module(library), name)
+        if issubclass(cls, torch.nn.Module) and (folder / part).is_dir():
+            found[part] = cls
+    return found
+
+
+def _load_part(variant: Variant, part: str, cls: Any, dtype: torch.dtype, store: PartStore) -> Any:
+    def load() -> Any:
+        module = cls.from_pretrained(
+            variant.folder / part, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+        if dtype is torch.float16 and getattr(module.config, "force_upcast", False):
+            module.float()  # SDXL's autoencoder overflows in fp16
+        return module.eval()
+
+    return store.get(part_key(variant, part, dtype), load) if part in SHARED else load()
+
+
+def _check_precision(variant: Variant, pipe: Any, dtype: torch.dtype) -> None:
+    parts = [m for name, m in pipe.components.items() if isinstance(m, torch.nn.Module) and name != "vae"]
+    mixed = {p.dtype for part in parts for p in part.parameters() if p.is_floating_point()}
+    if mixed != {dtype}:
+        raise EngineFailed(f"{variant.name}: its parts have different precisions: {mixed}")
+
+
+def weight_bytes(pipe: Any) -> int:
+    """Return the bytes of all weights of a pipeline."""
+    modules = [m for m in pipe.components.values() if isinstance(m, torch.nn.Module)]
+    return sum(t.nbytes for module in modules for t in module.state_dict().values())
+
+
+def restore_denoiser(pipe: Any, folder: Path) -> None:
+    """Load the denoiser's exact weights from its files again, adapters beside it left as they are."""
+    module = pipe.unet
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    plain = {name.replace(".base_layer.", "."): tensor for name, tensor in own.items()}
+    with torch.no_grad():
+        for path in sorted((folder / "unet").glob("*.safetensors")):
+            for name, tensor in load_file(path).items():
+                plain[name].data = tensor.to(plain[name].device, module.dtype)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

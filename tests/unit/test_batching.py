@@ -1,0 +1,218 @@
+"""difs.actors.batching: which unit is next and who shares it, as a pure function."""
+
+import math
+from collections.abc import Hashable
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from difs.actor_messages import Costs, RowCost
+from difs.actors.batching import STICKINESS, Candidate, Pace, Phase, Turn, choose
+
+# a call costs 0.1 s and 0.05 s a row up to 16 rows; beyond, rows gain nothing
+TABLE = (*tuple(RowCost(rows, 0.1 + 0.05 * rows) for rows in (1, 2, 4, 8, 16)), RowCost(32, 1.8))
+COSTS = Costs(pixels=64 * 64, encode_s=0.02, steps=TABLE, decode_s=0.1, load_s=1.0)
+STEP_S, DECODE_S = 0.2, 0.1
+
+
+def pace(max_rows: int = 32) -> Pace:
+    return Pace(COSTS, 64 * 64, max_rows)
+
+
+def step(
+    key: int, due: float = 100.0, *, left: int = 10, group: Hashable = "g", **changes: Any
+) -> Candidate:
+    """Return an image that waits to step, alone 0.2 s a step and 0.1 s to decode."""
+    return Candidate(
+        key, "step", group, 2, due, left * STEP_S + DECODE_S, STEP_S, evaluations=left
+    )._replace(**changes)
+
+
+def aside(key: int, phase: Phase = "decode", due: float = 100.0, unit_s: float = 0.1) -> Candidate:
+    return Candidate(key, phase, "g", 2, due, unit_s, unit_s)
+
+
+def pick(
+    *candidates: Candidate, now: float = 0.0, aside_s: float = 0.0, max_rows: int = 32
+) -> Turn | None:
+    paces = {c.group: pace(max_rows) for c in candidates}
+    return choose(candidates, paces, now, aside_s)
+
+
+# ---- nothing waits for company --------------------------------------------------------------------
+
+
+def test_nothing_to_do_is_no_turn() -> None:
+    assert pick() is None
+
+
+def test_a_lone_request_is_never_delayed() -> None:
+    assert pick(step(3)) == Turn("step", (3,))
+
+
+def test_all_that_can_share_a_call_share_it() -> None:
+    assert pick(*(step(key) for key in range(5))) == Turn("step", (0, 1, 2, 3, 4))
+
+
+def test_only_one_group_shares_a_call() -> None:
+    turn = pick(step(0, group="a", due=5), step(1, group="b", due=9), step(2, group="a", due=20))
+    assert turn == Turn("step", (0, 2))
+
+
+# ---- least laxity first ---------------------------------------------------------------------------
+
+
+def test_the_least_lax_group_comes_first() -> None:
+    assert pick(step(0, group="a", due=9), step(1, group="b", due=5)) == Turn("step", (1,))
+
+
+def test_laxity_counts_what_is_still_to_do() -> None:
+    far, near = step(0, due=10, left=40, group="a"), step(1, due=9, left=2, group="b")
+    assert pick(far, near) == Turn("step", (0,))
+
+
+def test_a_running_image_goes_on_against_one_of_like_laxity() -> None:
+    running = step(0, due=9.0, group="a", is_running=True)
+    hardly_less = step(1, due=9.0 - (STICKINESS - 0.5) * STEP_S, group="b")
+    clearly_less = step(1, due=9.0 - (STICKINESS + 0.5) * STEP_S, group="b")
+    assert pick(running, hardly_less) == Turn("step", (0,))
+    assert pick(running, clearly_less) == Turn("step", (1,))
+
+
+# ---- the size of a batch --------------------------------------------------------------------------
+
+
+def test_a_batch_grows_no_further_than_rows_pay() -> None:
+    turn = pick(*(step(key) for key in range(16)))
+    assert turn is not None
+    assert len(turn.keys) == 8  # 16 rows
+
+
+def test_a_batch_grows_no_further_than_memory_allows() -> None:
+    turn = pick(*(step(key) for key in range(16)), max_rows=5)
+    assert turn == Turn("step", (0, 1))
+
+
+def test_the_first_is_stepped_even_if_it_alone_has_too_many_rows() -> None:
+    assert pick(step(0), step(1), max_rows=1) == Turn("step", (0,))
+
+
+def test_a_batch_grows_no_further_than_firm_dues_are_kept() -> None:
+    """10 steps alone take 2.1 s with the decoding; two images together 3.1 s, three 4.1 s."""
+    firm = step(0, due=3.2, is_firm=True)
+    assert pick(firm, step(1), step(2)) == Turn("step", (0, 1))
+    assert pick(firm._replace(due=2.9), step(1), step(2)) == Turn("step", (0,))
+
+
+def test_a_firm_due_that_is_lost_already_holds_nobody_up() -> None:
+    late = step(0, due=1.0, is_firm=True)
+    assert pick(late, step(1), step(2)) == Turn("step", (0, 1, 2))
+
+
+def test_a_due_that_nobody_was_promised_holds_nobody_up() -> None:
+    assert pick(step(0, due=2.2), step(1), step(2)) == Turn("step", (0, 1, 2))
+
+
+def test_a_firm_rival_that_the_batch_would_make_late_waits_for_a_smaller_one() -> None:
+    others = [step(key, due=2.0) for key in (0, 1, 2)]
+    rival = step(9, due=4.0, is_firm=True)
+    assert pick(*others, rival) == Turn("step", (0, 1, 2))
+
+
+# ---- encodings and decodings between steps --------------------------------------------------------
+
+
+def test_a_newcomer_is_encoded_before_the_next_step_and_a_finished_one_decoded() -> None:
+    assert pick(step(0), aside(1, "encode")) == Turn("encode", (1,))
+    assert pick(step(0), aside(1, "decode")) == Turn("decode", (1,))
+
+
+def test_what_stands_aside_takes_no_longer_than_one_step_between_two_steps() -> None:
+    many = [aside(key, unit_s=0.09) for key in range(1, 9)]
+    assert pick(step(0), *many, aside_s=0.09) == Turn("decode", (1,))
+    assert pick(step(0), *many, aside_s=0.18) == Turn("step", (0,))
+
+
+def test_a_decoding_that_is_longer_than_a_step_comes_alone_between_two_steps() -> None:
+    long = aside(1, unit_s=5.0)
+    assert pick(step(0), long) == Turn("decode", (1,))
+    assert pick(step(0), long, aside_s=5.0) == Turn("step", (0,))
+
+
+def test_without_steps_the_rest_is_done_by_laxity() -> None:
+    assert pick(aside(1, due=9), aside(2, "encode", due=5), aside_s=99) == Turn("encode", (2,))
+
+
+def test_a_decoding_that_can_wait_does_not_cost_a_firm_due() -> None:
+    firm = step(0, due=2.15, is_firm=True)
+    assert pick(firm, aside(1, unit_s=0.3)) == Turn("step", (0,))
+    assert pick(firm._replace(due=4.0), aside(1, unit_s=0.3)) == Turn("decode", (1,))
+
+
+# ---- properties -----------------------------------------------------------------------------------
+
+candidates = st.lists(
+    st.builds(
+        step,
+        st.integers(0, 10**6),
+        st.floats(-50, 50),
+        left=st.integers(1, 150),
+        group=st.sampled_from(["a", "b", "c"]),
+        is_firm=st.booleans(),
+        is_running=st.booleans(),
+        rows=st.sampled_from([1, 2]),
+    ),
+    min_size=1,
+    max_size=24,
+    unique_by=lambda c: c.key,
+)
+
+
+@given(candidates, st.integers(1, 64), st.floats(-5, 5))
+@settings(max_examples=300)
+def test_a_batch_is_always_sound(found: list[Candidate], max_rows: int, now: float) -> None:
+    turn = pick(*found, now=now, max_rows=max_rows)
+    assert turn is not None
+    by_key = {c.key: c for c in found}
+    batch = [by_key[key] for key in turn.keys]
+    assert len({c.group for c in batch}) == 1
+    assert len(set(turn.keys)) == len(turn.keys)
+    rows = sum(c.rows for c in batch)
+    assert rows <= max(max_rows, batch[0].rows)
+    for c in batch[1:]:
+        own_s, shared_s = pace().seconds(c.rows), pace().seconds(rows)
+        rest_s = c.remaining_s - c.evaluations * c.unit_s
+        kept_alone = now + c.evaluations * own_s + rest_s <= c.due
+        kept = now + c.evaluations * shared_s + rest_s <= c.due
+        assert not c.is_firm or kept or not kept_alone
+
+
+@given(st.lists(st.floats(0.05, 5), min_size=1, max_size=12), st.floats(5, 60), st.integers(1, 12))
+@settings(max_examples=60)
+def test_nobody_starves_however_many_urgent_ones_come(
+    slacks: list[float], patience: float, rows: int
+) -> None:
+    """A patient image against an endless stream of urgent ones, one new each step, on a full device."""
+    patient = step(-1, patience, left=5, group="patient")
+    now, served, urgent, number = 0.0, 0, [], 0
+    while served < 5:
+        assert now < patience + 20 * (1 + max(slacks)), "the patient one starves"
+        urgent.append(step(number, now + slacks[number % len(slacks)], left=3, group="urgent"))
+        number += 1
+        turn = pick(patient, *urgent, now=now, max_rows=rows)
+        assert turn is not None
+        now += pace().seconds(2 * len(turn.keys))
+        if turn.keys == (-1,):
+            served += 1
+            patient = patient._replace(
+                evaluations=5 - served, remaining_s=(5 - served) * STEP_S + DECODE_S
+            )
+        urgent = [
+            c._replace(evaluations=c.evaluations - 1, remaining_s=c.remaining_s - STEP_S)
+            if c.key in turn.keys
+            else c
+            for c in urgent
+        ]
+        urgent = [c for c in urgent if c.evaluations]
+    assert math.isfinite(now)
