@@ -15,29 +15,20 @@ Exit codes (sysexits.h where there is one):
 """
 
 import errno
-import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from difs import config, processes
-from difs.errors import (
-    CapacityError,
-    ConfigError,
-    DifsError,
-    Infeasible,
-    RepositoryError,
-    RequestEnded,
-    RequestError,
-)
-from difs.rundir import AlreadyRunning, RunDir
+from difs import config, exits, processes
+from difs.errors import ConfigError, Unavailable
+from difs.exits import readable
+from difs.memory_modes import MODES
+from difs.rundir import RunDir
 from difs.version import __version__
 
 app = typer.Typer(
@@ -59,82 +50,18 @@ ConfigOption = Annotated[
 ]
 
 
-# ---- errors -------------------------------------------------------------------------------------
-
-
-def exit_code(error: DifsError) -> int:
-    """Return the exit code that an error ends the command with."""
-    table: list[tuple[type[DifsError], int]] = [
-        (AlreadyRunning, processes.EXIT_TAKEN),
-        (ConfigError, processes.EXIT_CONFIG),
-        (RepositoryError, processes.EXIT_CONFIG),
-        (Infeasible, os.EX_TEMPFAIL),
-        (RequestEnded, os.EX_TEMPFAIL),
-        (RequestError, os.EX_USAGE),
-        (CapacityError, os.EX_UNAVAILABLE),
-    ]
-    return next((code for cls, code in table if isinstance(error, cls)), processes.EXIT_SOFTWARE)
-
-
-def fail(error: DifsError, as_json: bool) -> NoReturn:
-    """Print one readable line (or one JSON object) and leave."""
-    if as_json:
-        facts = {
-            "error": {
-                "code": error.code,
-                "message": error.message,
-                "field": error.field,
-                "limit": error.limit,
-                "retryable": error.retryable,
-                "retry_after_s": error.retry_after_s,
-            }
-        }
-        print(json.dumps(facts))
-    else:
-        print(f"difs: {error.message}", file=sys.stderr)
-    raise typer.Exit(exit_code(error))
-
-
-P = ParamSpec("P")
-
-
-def _readable(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn errors into one line and an exit code; `difs --debug` shows where they came from."""
-
-    @wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except DifsError as error:
-            if _debug["on"]:
-                raise
-            fail(error, bool(kwargs.get("as_json")))
-        except OSError as error:
-            if _debug["on"]:
-                raise
-            print(f"difs: {error.strerror}: {error.filename}", file=sys.stderr)
-            raise typer.Exit(os.EX_IOERR) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-
-    return guarded
-
-
-_debug = {"on": False}
-
-
 @app.callback()
 def _main(
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
 ) -> None:
-    _debug["on"] = debug
+    exits.show_origins(debug)
 
 
 # ---- serve --------------------------------------------------------------------------------------
 
 
 @app.command()
-@_readable
+@readable
 def serve(
     config_file: ConfigOption = None,
     policy: Annotated[str | None, typer.Option(help="Which policy decides.")] = None,
@@ -235,6 +162,7 @@ def _wishes(options: dict[str, Any]) -> Any:
         "adapters": _adapters(options["adapter"]),
         "on_infeasible": "reject" if options["strict"] else None,
         "timeout_s": options["timeout"],
+        "deterministic": options["deterministic"] or None,
     }
 
 
@@ -253,11 +181,14 @@ VariantOption = Annotated[str | None, typer.Option("--variant", help="Pin the va
 Family = Annotated[str | None, typer.Option("--family", help="Pin the family.")]
 AdapterOption = Annotated[list[str] | None, typer.Option("--adapter", help="LoRA, as name[:weight].")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse rather than miss the latency.")]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="Compute each image alone: same seed, same bits.")
+]
 Timeout = Annotated[float | None, typer.Option("--timeout", help="Give up after so many seconds.")]
 
 
 @app.command()
-@_readable
+@readable
 def generate(
     prompt: str,
     latency: Latency = None,
@@ -273,11 +204,16 @@ def generate(
     family: Family = None,
     adapter: AdapterOption = None,
     strict: Strict = False,
+    deterministic: Deterministic = False,
     timeout: Timeout = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="File (.png .jpg .webp) or folder; default: out/")
     ] = None,
     metadata: Annotated[bool, typer.Option(help="Write prompt and plan into the file.")] = True,
+    previews: Annotated[
+        Path | None, typer.Option(help="Folder for preview-IMAGE-STEP.png, a file for each step.")
+    ] = None,
+    preview_every: Annotated[int, typer.Option(help="Steps between two previews.")] = 1,
     run_dir: RunDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -286,8 +222,11 @@ def generate(
 
     wishes = _wishes(dict(locals()))
     _check_target(out)
+    if previews is not None:
+        wishes["preview_every"] = preview_every
     with _client(run_dir, terminal.Notes(quiet=as_json)) as client:
-        result = terminal.generate(client, prompt, wishes, show=not as_json)
+        keep = _preview_keeper(previews)
+        result = terminal.generate(client, prompt, wishes, show=not as_json, on_progress=keep)
         with result:
             paths = result.save(_target(out, prompt, result.seeds), metadata=metadata)
             facts = {
@@ -295,6 +234,8 @@ def generate(
                 "seeds": result.seeds,
                 "plan": result.plan,
                 "timings": result.timings,
+                "seed_contract": result.seed_contract,
+                "seed_bound": result.seed_bound,
                 "notes": result.notes,
                 "request_id": result.request_id,
             }
@@ -312,9 +253,23 @@ def _check_target(out: Path | None) -> None:
     if folder.suffix:
         form_of(folder)
         folder = folder.parent
+    _make_folder(folder)
+
+
+def _make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def _preview_keeper(folder: Path | None) -> Callable[[Any], Any] | None:
+    """Return what writes the previews of a request into `folder`; raises OSError."""
+    from difs.client import previews
+
+    if folder is None:
+        return None
+    _make_folder(folder)
+    return lambda event: previews.save(event, folder)
 
 
 def _target(out: Path | None, prompt: str, seeds: list[int]) -> Path:
@@ -343,6 +298,18 @@ def _client(run_dir: Path | None, notes: Any) -> Iterator[Any]:
         yield client
 
 
+@contextmanager
+def _running(run_dir: Path | None) -> Iterator[Any]:
+    """Yield a client of the running service; raises Unavailable when there is none."""
+    from difs.client import Client
+
+    home = _home(run_dir)
+    if not home.is_running():
+        raise Unavailable(f"no DIFS runs in {home.path}; start one with `difs serve`")
+    with Client(home.clients) as client:
+        yield client
+
+
 def _home(run_dir: Path | None) -> RunDir:
     chosen = {"service.run_dir": str(run_dir)} if run_dir else None
     return RunDir(config.run_dir(config.load(None, chosen)))
@@ -352,7 +319,7 @@ def _home(run_dir: Path | None) -> RunDir:
 
 
 @app.command()
-@_readable
+@readable
 def explain(
     prompt: str,
     latency: Latency = None,
@@ -368,6 +335,7 @@ def explain(
     family: Family = None,
     adapter: AdapterOption = None,
     strict: Strict = False,
+    deterministic: Deterministic = False,
     timeout: Timeout = None,
     run_dir: RunDirOption = None,
     as_json: JsonOption = False,
@@ -388,27 +356,30 @@ def explain(
 
 
 @app.command()
-@_readable
+@readable
 def variants(run_dir: RunDirOption = None, as_json: JsonOption = False) -> None:
-    """List the registered variants; without a service, those in the model repository."""
+    """List the registered variants and adapters; without a service, those in the model repository."""
     from difs import repository, terminal
 
     home = _home(run_dir)
     if home.is_running():
         with _client(run_dir, terminal.Notes(quiet=True)) as client:
-            infos, problems = client.variants(), tuple[str, ...]()
+            infos, adapters = client.variants(), client.adapters()
+            problems = tuple[str, ...]()
     else:
         found = repository.scan(repository.locate(config.Config().service.model_repo))
         infos = tuple(variant.info() for variant in found.variants.values())
+        adapters = tuple(adapter.info() for adapter in found.adapters.values())
         problems = found.problems
     if as_json:
-        print(msgspec.json.encode({"variants": infos, "problems": problems}).decode())
+        facts = {"variants": infos, "adapters": adapters, "problems": problems}
+        print(msgspec.json.encode(facts).decode())
     else:
-        terminal.show_variants(infos, problems)
+        terminal.show_variants(infos, adapters, problems)
 
 
 @app.command()
-@_readable
+@readable
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
     run_dir: RunDirOption = None,
@@ -416,17 +387,47 @@ def status(
 ) -> None:
     """Show devices, residents, queues and counts of the running service."""
     from difs import terminal
-    from difs.client import Client
-    from difs.errors import Unavailable
 
-    home = _home(run_dir)
-    if not home.is_running():
-        raise Unavailable(f"no DIFS runs in {home.path}; start one with `difs serve`")
-    with Client(home.clients) as client:
+    with _running(run_dir) as client:
         if as_json:
             print(msgspec.json.encode(client.status()).decode())
         else:
             terminal.show_status(client, watch)
+
+
+# ---- admin --------------------------------------------------------------------------------------
+
+VariantName = Annotated[str, typer.Argument(metavar="VARIANT", help="See `difs variants`.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="As in `difs status`; else all.")]
+
+
+@app.command()
+@readable
+def load(variant: VariantName, device: DeviceOption = None, run_dir: RunDirOption = None) -> None:
+    """Load a variant in the background; `difs status` shows when it is there."""
+    with _running(run_dir) as client:
+        print(client.load(variant, device))
+
+
+@app.command()
+@readable
+def evict(variant: VariantName, device: DeviceOption = None, run_dir: RunDirOption = None) -> None:
+    """Take an idle variant off a device; it is parked in host memory if there is room."""
+    with _running(run_dir) as client:
+        print(client.evict(variant, device))
+
+
+@app.command()
+@readable
+def set_mode(
+    variant: VariantName,
+    mode: Annotated[str, typer.Argument(metavar="MODE", help=f"One of {', '.join(MODES)}.")],
+    device: DeviceOption = None,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Change how much device memory a loaded variant takes, for speed in return."""
+    with _running(run_dir) as client:
+        print(client.set_mode(variant, mode, device))
 
 
 @app.command()

@@ -12,6 +12,7 @@ from PIL import Image as PilImage
 from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 
+from difs.messages import Adapter
 from difs.samplers import SAMPLERS
 from difs.version import __version__
 
@@ -35,10 +36,11 @@ class Facts(Struct, frozen=True):
     variant: str
     plan_json: str
     """JSON for our own key."""
+    adapters: tuple[Adapter, ...] = ()
 
 
 def parameters_text(facts: Facts, height: int, width: int) -> str:
-    """Return the text in A1111's form that Civitai and others parse."""
+    """Return the text in A1111's form, which Civitai and others parse: adapters follow the prompt."""
     sampler = SAMPLERS[facts.sampler]
     pairs = [
         ("Steps", facts.steps),
@@ -50,7 +52,8 @@ def parameters_text(facts: Facts, height: int, width: int) -> str:
         ("Model", facts.variant),
         ("Version", f"difs {__version__}"),
     ]
-    lines = [facts.prompt]
+    used = [f"<lora:{adapter.name}:{adapter.weight:g}>" for adapter in facts.adapters]
+    lines = [" ".join(filter(None, (facts.prompt, *used)))]
     if facts.negative_prompt:
         lines.append(f"Negative prompt: {facts.negative_prompt}")
     return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in pairs)])

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,15 @@ from rich.table import Table
 
 from difs.client import Client, Result
 from difs.client.requests import Wishes
-from difs.messages import Accepted, Plan, StatusReport, Timings, VariantInfo
+from difs.messages import (
+    AdapterInfo,
+    DeviceStatus,
+    Plan,
+    SeedContract,
+    StatusReport,
+    Timings,
+    VariantInfo,
+)
 from difs.messages import Progress as StepDone
 
 console = Console(stderr=True, highlight=False)
@@ -44,26 +52,37 @@ class Notes:
             console.print(f"Ready after {time.monotonic() - self._started:.1f} s.")
 
 
-def generate(client: Client, prompt: str, wishes: Wishes, *, show: bool) -> Result:
-    """Generate with a live bar of steps on standard error."""
-    if not show:
-        return client.generate(prompt, **wishes)
+def generate(
+    client: Client,
+    prompt: str,
+    wishes: Wishes,
+    *,
+    show: bool,
+    on_progress: Callable[[StepDone], object] | None = None,
+) -> Result:
+    """Generate with a live bar of steps on standard error; `on_progress` hears of each step, too."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} steps"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+    done: dict[int, int] = {}
+    progress = show or on_progress is not None
+    with Progress(*columns, console=console, disable=not (show and sys.stderr.isatty())) as bar:
         task = bar.add_task("queued", total=None)
-        for event in client.stream(prompt, **wishes):
-            if isinstance(event, Accepted) and event.plan is not None:
-                bar.update(task, description=event.plan.variant, total=_total(event.plan, wishes))
-            elif isinstance(event, StepDone):
-                total = event.steps * (wishes.get("n") or 1)
-                bar.update(task, completed=event.image * event.steps + event.step, total=total)
-            elif isinstance(event, Result):
+        for event in client.stream(prompt, progress=progress, **wishes):
+            if isinstance(event, Result):
                 return event
+            if isinstance(event, StepDone):
+                done[event.image] = event.step  # the images count up side by side
+                total = event.steps * (wishes.get("n") or 1)
+                bar.update(task, completed=sum(done.values()), total=total)
+                if on_progress is not None:
+                    on_progress(event)
+            elif event.plan is not None:
+                done.clear()
+                bar.update(task, description=event.plan.variant, total=_total(event.plan, wishes))
     raise AssertionError("a stream ends with a Result or an error")
 
 
@@ -80,6 +99,16 @@ def show_result(facts: dict[str, Any]) -> None:
     output.print(_times(plan, facts["timings"]))
     for note in facts["notes"]:
         output.print(f"note: {note}")
+    if said := _sharing(facts["seed_contract"], facts["seed_bound"], facts["timings"].shared_by):
+        output.print(said)
+
+
+def _sharing(contract: SeedContract, bound: float, shared_by: float) -> str:
+    """Return how far the images were computed together, and what that means for their seeds."""
+    if shared_by > 1:
+        measured = f"no value (0..1) moved by more than {bound:.1g} when that was measured"
+        return f"steps shared by {shared_by:.1f} images on average; {contract}: {measured}"
+    return f"{contract}: close to a run alone, not equal" if contract != "bitwise" else ""
 
 
 def show_plan(plan: Plan | None) -> None:
@@ -123,28 +152,44 @@ def _times(plan: Plan, measured: Timings | None) -> Table:
     return table
 
 
-def show_variants(infos: tuple[VariantInfo, ...], problems: tuple[str, ...]) -> None:
-    """Print the registered variants and what is wrong with others."""
-    table = Table(box=None, pad_edge=False)
+def show_variants(
+    infos: Sequence[VariantInfo], adapters: Sequence[AdapterInfo], problems: Sequence[str]
+) -> None:
+    """Print the registered variants and adapters, and what is wrong with others."""
     names = ("name", "family", "size", "steps", "sampler", "guidance", "MB", "resident on", "what")
-    for name in names:
-        table.add_column(name)
-    for info in infos:
-        width, height = info.native_sizes[0]
-        table.add_row(
-            info.name,
-            info.family,
-            f"{width}x{height}",
-            f"{info.steps_min}-{info.steps_max} ({info.steps_default})",
-            info.sampler,
-            f"{info.guidance_scale:g}",
-            f"{info.bytes / 1e6:.0f}",
-            ", ".join(info.resident_on) or "-",
-            info.description,
-        )
-    output.print(table)
+    output.print(_table(names, [_variant_row(info) for info in infos]))
+    if adapters:
+        rows = [_adapter_row(info) for info in adapters]
+        output.print(_table(("adapter", "family", "for", "MB", "what"), rows))
     for problem in problems:
         console.print(f"not registered: {problem}")
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(*names, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _variant_row(info: VariantInfo) -> tuple[str, ...]:
+    width, height = info.native_sizes[0]
+    return (
+        info.name,
+        info.family,
+        f"{width}x{height}",
+        f"{info.steps_min}-{info.steps_max} ({info.steps_default})",
+        info.sampler,
+        f"{info.guidance_scale:g}",
+        f"{info.bytes / 1e6:.0f}",
+        ", ".join(info.resident_on) or "-",
+        info.description,
+    )
+
+
+def _adapter_row(info: AdapterInfo) -> tuple[str, ...]:
+    fits = ", ".join(info.variants) or f"all of {info.family}"
+    return info.name, info.family, fits, f"{info.bytes / 1e6:.1f}", info.description
 
 
 def show_status(client: Client, watch: bool) -> None:
@@ -164,29 +209,35 @@ def _status(report: StatusReport) -> RenderableType:
         f"DIFS {report.version}: {state} for {report.uptime_s:.0f} s, policy {report.policy};"
         f" {report.queued} queued, {report.running} running, {report.clients} clients"
     )
-    table = Table(box=None, pad_edge=False)
-    names = ("device", "state", "residents", "queued", "running", "backlog s", "slots free")
-    for name in (*names, "memory GB", "busy", "C", "W"):
-        table.add_column(name)
-    for device in report.devices:
-        reading = device.reading
-        table.add_row(
-            device.device,
-            device.state,
-            ", ".join(device.residents),
-            str(device.queued),
-            f"{device.running}/{device.credits}",
-            f"{device.backlog_s:.2f}",
-            f"{device.slots_free}/{device.slots_total}",
-            f"{reading.memory_used_bytes / 1e9:.1f}/{reading.memory_total_bytes / 1e9:.1f}"
-            if reading
-            else "-",
-            _share(reading.utilisation if reading else None),
-            _number(reading.temperature_c if reading else None),
-            _number(reading.power_w if reading else None),
-        )
+    names = (
+        *("device", "state", "residents", "loading", "parked", "queued", "running", "backlog s"),
+        *("slots free", "memory GB", "busy", "C", "W"),
+    )
+    table = _table(names, [_device_row(device) for device in report.devices])
     counts = "  ".join(f"{name} {count}" for name, count in sorted(report.counts.items()))
     return Group(head, table, counts or "no requests yet")
+
+
+def _device_row(device: DeviceStatus) -> tuple[str, ...]:
+    reading, modes = device.reading, device.memory_modes
+    residents = [f"{name} ({modes[name]})" if name in modes else name for name in device.residents]
+    return (
+        device.device,
+        device.state,
+        ", ".join(residents) or "-",
+        ", ".join(device.loading) or "-",
+        ", ".join(device.parked) or "-",
+        str(device.queued),
+        f"{device.running}/{device.credits}",
+        f"{device.backlog_s:.2f}",
+        f"{device.slots_free}/{device.slots_total}",
+        f"{reading.memory_used_bytes / 1e9:.1f}/{reading.memory_total_bytes / 1e9:.1f}"
+        if reading
+        else "-",
+        _share(reading.utilisation if reading else None),
+        _number(reading.temperature_c if reading else None),
+        _number(reading.power_w if reading else None),
+    )
 
 
 def _share(value: float | None) -> str:

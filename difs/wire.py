@@ -28,6 +28,7 @@ from difs.messages import (
     ClientMessage,
     Format,
     Level,
+    MemoryMode,
 )
 
 Frame = bytes | memoryview
@@ -132,6 +133,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = {
     "requirements.on_infeasible": ("degrade", "reject"),
     "delivery.mode": ("shm", "inline"),
     "delivery.format": get_args(Format),
+    "memory_mode": get_args(MemoryMode),
 }
 
 

@@ -20,6 +20,7 @@ from difs.clock import MonotonicClock
 from difs.errors import DifsError, Unavailable
 from difs.messages import (
     Accepted,
+    AdapterInfo,
     BrokerMessage,
     ClientMessage,
     Done,
@@ -27,9 +28,11 @@ from difs.messages import (
     Explain,
     Explanation,
     Load,
+    MemoryMode,
     Ping,
     Pong,
     Progress,
+    SetMode,
     Status,
     StatusReport,
     VariantInfo,
@@ -179,6 +182,7 @@ class AsyncClient:
     ) -> AsyncGenerator[Event, None]:
         """Generate, yielding `Accepted`, `Progress` and at last the `Result`.
 
+        The images of a request advance side by side: each counts up on its own.
         Leaving the loop early, or cancelling the task, cancels the request. Raises DifsError.
         """
         request = requests.build(prompt, wishes, progress=progress)
@@ -242,6 +246,10 @@ class AsyncClient:
         """Return the registered variants."""
         return (await self._ask(Variants(), VariantList)).variants
 
+    async def adapters(self) -> tuple[AdapterInfo, ...]:
+        """Return the registered LoRA adapters."""
+        return (await self._ask(Variants(), VariantList)).adapters
+
     async def status(self) -> StatusReport:
         """Return the service's state."""
         return await self._ask(Status(), StatusReport)
@@ -251,9 +259,13 @@ class AsyncClient:
         return await self._ask(Ping(), Pong)
 
     async def load(self, variant: str, device: str | None = None) -> str:
-        """Load a variant on a device, or on all."""
+        """Have a variant loaded on a device, or on all; `status` tells when it is."""
         return (await self._ask(Load(variant, device), Done)).what
 
     async def evict(self, variant: str, device: str | None = None) -> str:
-        """Drop an idle variant from a device, or from all."""
+        """Take an idle variant off a device, or all; it is parked in host memory if there is room."""
         return (await self._ask(Evict(variant, device), Done)).what
+
+    async def set_mode(self, variant: str, memory_mode: MemoryMode, device: str | None = None) -> str:
+        """Have a resident's memory mode changed on a device, or on all; `status` tells when it is."""
+        return (await self._ask(SetMode(variant, memory_mode, device), Done)).what

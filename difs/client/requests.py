@@ -13,6 +13,7 @@ from difs.messages import (
     MAX_PROMPT_BYTES,
     MAX_SEED,
     PROTOCOL,
+    Adapter,
     Format,
     Generate,
     Level,
@@ -36,15 +37,20 @@ class Wishes(TypedDict, total=False):
     steps: int
     guidance_scale: float
     sampler: str
-    adapters: Iterable[tuple[str, float]] | Mapping[str, float]
+    adapters: Iterable[Adapter | tuple[str, float] | str] | Mapping[str, float]
+    """LoRA adapters with their weights; a name alone has weight 1."""
     priority: int
     best_effort: bool
     on_infeasible: Literal["degrade", "reject"]
     timeout_s: float
     """Seconds after which the request is given up (default 120)."""
+    deterministic: bool
+    """Compute each image alone: the same seed gives the same bits, at the price of speed."""
     delivery: Literal["shm", "inline"]
     format: Format
     metadata: bool
+    preview_every: int
+    """Steps between two previews in `Progress`; `difs.client.previews` makes arrays of them."""
     request_id: str
     retries: int
     """How often a retryable error is tried again, with the same id (default 3).
@@ -56,8 +62,8 @@ class Wishes(TypedDict, total=False):
 _PLACES: dict[str, tuple[str, ...]] = {
     "requirements": ("latency_s", "quality", "priority", "best_effort", "on_infeasible"),
     "overrides": ("variant", "family", "steps", "guidance_scale", "sampler"),
-    "delivery": ("format", "metadata"),
-    "": ("width", "height", "n", "seed", "negative_prompt", "timeout_s"),
+    "delivery": ("format", "metadata", "preview_every"),
+    "": ("width", "height", "n", "seed", "negative_prompt", "timeout_s", "deterministic"),
 }
 
 
@@ -97,11 +103,19 @@ def build(prompt: str, wishes: Wishes, *, progress: bool) -> Generate:
 
 
 def _adapters(given: Any) -> list[dict[str, Any]]:
-    """Return (name, weight) pairs as the protocol has them; raises InvalidRequest."""
+    """Return adapters as the protocol has them; raises InvalidRequest."""
+    found = given.items() if isinstance(given, Mapping) else given
     try:
-        pairs = given.items() if isinstance(given, Mapping) else given
-        return [{"name": name, "weight": weight} for name, weight in pairs]
+        if isinstance(found, str):  # whose letters are names, too
+            raise TypeError
+        return [_adapter(one) for one in found]
     except (TypeError, ValueError):
-        raise InvalidRequest(
-            "adapters: must be (name, weight) pairs or a mapping of names to weights", field="adapters"
-        ) from None
+        words = "must be names, (name, weight) pairs or a mapping of names to weights"
+        raise InvalidRequest(f"adapters: {words}", field="adapters") from None
+
+
+def _adapter(given: Any) -> dict[str, Any]:
+    if isinstance(given, str):
+        return {"name": given}
+    name, weight = (given.name, given.weight) if isinstance(given, Adapter) else given
+    return {"name": name, "weight": weight}

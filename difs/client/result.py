@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from difs.errors import InvalidRequest, LeaseLost, RemoteProtocolError
-from difs.messages import Generate, Image, Plan, Timings
+from difs.messages import Generate, Image, Plan, SeedContract, Timings
 from difs.messages import Result as ResultMessage
 from difs.shm.reader import SegmentReader, matches
 
@@ -105,9 +105,14 @@ class Result:
         return [image.seed for image in self._message.images]
 
     @property
-    def seed_contract(self) -> str:
-        """Return how exactly the same seed gives the same image again."""
+    def seed_contract(self) -> SeedContract:
+        """Return how exactly the same seed gives the same image again: "bitwise" or "same-noise"."""
         return self._message.seed_contract
+
+    @property
+    def seed_bound(self) -> float:
+        """Return the largest difference of a value in 0..1 to an image computed alone, as measured."""
+        return self._message.seed_bound
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -207,6 +212,7 @@ class Result:
             seed=seed,
             variant=plan.variant,
             plan_json=plan.describe(request.requirements),
+            adapters=request.overrides.adapters,
         )
 
     # ---- the end --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, Unpack
 from difs.client.aio import AsyncClient, Event
 from difs.client.requests import Wishes
 from difs.client.result import Result
-from difs.messages import Explanation, Pong, Progress, StatusReport, VariantInfo
+from difs.messages import AdapterInfo, Explanation, MemoryMode, Pong, Progress, StatusReport, VariantInfo
 
 T = TypeVar("T")
 
@@ -65,6 +65,7 @@ class Client:
     def stream(self, prompt: str, *, progress: bool = True, **wishes: Unpack[Wishes]) -> Iterator[Event]:
         """Generate, yielding `Accepted`, `Progress` and at last the `Result`.
 
+        The images of a request advance side by side: each counts up on its own.
         Leaving the loop early cancels the request. Raises DifsError.
         """
         queue: SimpleQueue[Event | BaseException | None] = SimpleQueue()
@@ -112,6 +113,10 @@ class Client:
         """Return the registered variants."""
         return self._do(self._client.variants())
 
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """Return the registered LoRA adapters."""
+        return self._do(self._client.adapters())
+
     def status(self) -> StatusReport:
         """Return the service's state."""
         return self._do(self._client.status())
@@ -121,9 +126,13 @@ class Client:
         return self._do(self._client.ping())
 
     def load(self, variant: str, device: str | None = None) -> str:
-        """Load a variant on a device, or on all."""
+        """Have a variant loaded on a device, or on all; `status` tells when it is."""
         return self._do(self._client.load(variant, device))
 
     def evict(self, variant: str, device: str | None = None) -> str:
-        """Drop an idle variant from a device, or from all."""
+        """Take an idle variant off a device, or all; it is parked in host memory if there is room."""
         return self._do(self._client.evict(variant, device))
+
+    def set_mode(self, variant: str, memory_mode: MemoryMode, device: str | None = None) -> str:
+        """Have a resident's memory mode changed on a device, or on all; `status` tells when it is."""
+        return self._do(self._client.set_mode(variant, memory_mode, device))

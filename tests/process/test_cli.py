@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from difs import pictures
+from difs.messages import DeviceStatus
 from tests.process.service import Service, assert_one_line, difs, picture, script, settings, until
 
 pytestmark = pytest.mark.process
@@ -55,7 +56,9 @@ def test_generate_prints_one_json_object(here: tuple[str, str], tmp_path: Path) 
     ended = difs("generate", "red apple", "--json", "--seed", "7", "-n", "2", "--out", str(out), *here)
     assert (ended.returncode, ended.stderr) == (0, "")
     facts = json.loads(ended.stdout)
-    assert set(facts) == {"paths", "seeds", "plan", "timings", "notes", "request_id"}
+    assert set(facts) == {
+        *("paths", "seeds", "plan", "timings", "seed_contract", "seed_bound", "notes", "request_id")
+    }
     assert facts["seeds"] == [7, 8]
     assert facts["plan"]["variant"] == "emoji-base"
     assert facts["plan"]["reason"]
@@ -77,6 +80,33 @@ def test_generate_for_people_names_the_file_and_the_plan(
         assert words in ended.stdout
     off = np.abs(pictures.decode(out.read_bytes()).astype(int) - picture("pear", 3)).mean()
     assert off < (1e-9 if suffix == "png" else 8)
+
+
+def test_the_closing_line_tells_when_steps_were_shared(here: tuple[str, str], tmp_path: Path) -> None:
+    command = ("generate", "x", *BIG, "--steps", "3", "-n", "2", "--out", str(tmp_path), *here)
+    ended = difs(*command)
+    assert ended.returncode == 0, ended.stderr
+    assert "steps shared by 2.0 images on average; same-noise" in ended.stdout.splitlines()[-1]
+    ended = difs(*command, "--deterministic")
+    assert ended.returncode == 0, ended.stderr
+    assert "shared" not in ended.stdout
+    assert json.loads(difs(*command, "--deterministic", "--json").stdout)["seed_contract"] == "bitwise"
+
+
+@pytest.mark.parametrize("extra", [(), ("--json",)])
+def test_previews_are_files_in_a_folder(
+    here: tuple[str, str], tmp_path: Path, extra: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "new" / "previews"
+    options = ("--previews", str(folder), "--preview-every", "2", "--steps", "5", "-n", "2")
+    out = tmp_path / "out.png"
+    ended = difs("generate", "y", "--seed", "3", *options, *extra, "--out", str(out), *here)
+    assert ended.returncode == 0, ended.stderr
+    names = [f"preview-{image}-{step:03}.png" for image in (0, 1) for step in (2, 4)]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for path in folder.iterdir():
+        seed = 3 + int(path.name.split("-")[1])
+        assert np.array_equal(pictures.decode(path.read_bytes()), picture("y", seed)[::8, ::8])
 
 
 def test_a_folder_gets_a_name_made_of_the_prompt(here: tuple[str, str], tmp_path: Path) -> None:
@@ -116,6 +146,7 @@ def test_variants_of_a_service_and_of_the_repository(
         [info] = [v for v in found["variants"] if v["name"] == "emoji-base"]
         assert info.get("resident_on") == resident_on
         assert found["problems"] == []
+        assert isinstance(found["adapters"], list)
     assert "emoji-base" in difs("variants", *here).stdout
 
 
@@ -128,6 +159,28 @@ def test_status_for_machines_and_for_people(here: tuple[str, str]) -> None:
     ended = difs("status", *here)
     assert "ready" in ended.stdout
     assert "simulated-1" in ended.stdout
+
+
+def test_a_variant_is_evicted_loaded_and_switched(service: Service, here: tuple[str, str]) -> None:
+    there = ("--device", "simulated-1", *here)
+
+    def told(*arguments: str) -> str:
+        ended = difs(*arguments)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert "emoji-base" in ended.stdout
+        return ended.stdout
+
+    def second() -> DeviceStatus:
+        return service.status().devices[1]
+
+    told("set-mode", "emoji-base", "sliced", *there)
+    until(lambda: second().memory_modes == {"emoji-base": "sliced"}, 5, "the switch")
+    assert "(sliced)" in told("status", *here)
+    told("set-mode", "emoji-base", "full", *there)
+    told("evict", "emoji-base", *there)
+    until(lambda: second().parked == ("emoji-base",), 5, "the parking")
+    told("load", "emoji-base", *there)
+    until(lambda: second().memory_modes == {"emoji-base": "full"}, 5, "the variant's return")
 
 
 def test_the_run_directory_is_found_by_the_environment(service: Service) -> None:
@@ -161,6 +214,9 @@ def test_the_run_directory_is_found_by_the_environment(service: Service) -> None
         (["-n", "9"], "n:"),
         (["--timeout", "0"], "timeout_s"),
         (["--adapter", "no-such:0.5"], "no-such"),
+        (["--adapter", "no-such"], "no-such"),
+        (["--adapter", "x:5"], "weight"),
+        (["--previews", "out", "--preview-every", "151"], "preview_every"),
         (["--out", "picture.gif"], ".gif"),
     ],
 )
@@ -173,8 +229,24 @@ def test_a_bad_prompt_is_64(here: tuple[str, str], prompt: str) -> None:
     refused(64, "generate", prompt, *here)
 
 
-def test_no_service_is_69(nowhere: tuple[str, str]) -> None:
-    assert "difs serve" in refused(69, "status", *nowhere)
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["load", "emoji-base"], ["evict", "emoji-base"], ["set-mode", "emoji-base", "full"]],
+)
+def test_no_service_is_69(nowhere: tuple[str, str], command: list[str]) -> None:
+    assert "difs serve" in refused(69, *command, *nowhere)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["load", "no-such"], "no-such"),
+        (["evict", "emoji-base", "--device", "cuda-7"], "cuda-7"),
+        (["set-mode", "emoji-base", "fast"], "sequential_offload"),
+    ],
+)
+def test_a_bad_admin_command_is_64(here: tuple[str, str], command: list[str], words: str) -> None:
+    assert words in refused(64, *command, *here)
 
 
 @pytest.mark.parametrize("prompt", ["it breaks", "a hungry one"])
@@ -213,6 +285,10 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(
     (tmp_path / "file").write_text("in the way")
     for out in (tmp_path / "file" / "x.png", Path("/proc/nothing/x.png")):
         assert str(out.parent) in refused(os.EX_IOERR, "generate", "x", "--out", str(out), *here)
+    folder = str(tmp_path / "file" / "previews")
+    options = ("--out", str(tmp_path / "x.png"), "--previews", folder)
+    assert folder in refused(os.EX_IOERR, "generate", "x", *options, *here)
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_an_error_as_json_is_one_object(here: tuple[str, str]) -> None:

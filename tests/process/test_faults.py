@@ -240,7 +240,6 @@ def test_a_deadline_is_kept_although_the_actor_hangs(service: Service, client: C
     [
         ("an error here", EngineFailed),
         ("unencodable", EngineFailed),
-        ("oom at the end", OutOfMemory),
     ],
 )
 def test_an_engine_error_is_typed_and_its_actor_lives_on(
@@ -256,6 +255,44 @@ def test_an_engine_error_is_typed_and_its_actor_lives_on(
     assert is_right(client.generate("and on", seed=8), "and on", 8, 64)
     assert service.children() == before
     assert service.count("actors_lost") == lost
+
+
+def test_memory_that_does_not_suffice_is_typed_and_the_second_time_its_actor_starts_anew(
+    start: Start, calls: Calls
+) -> None:
+    service = start(
+        "--device", "simulated:1", *settings(script([fault("oom", phase="decode")])), *RESTLESS
+    )
+    [before] = [pid for name, pid in service.children().items() if name != "broker"]
+    with Client(service.address) as client:
+        with pytest.raises(OutOfMemory) as caught:
+            client.generate("oom at the end", n=2)
+        assert caught.value.request_id
+        assert is_right(client.generate("and on", seed=8), "and on", 8, 64)
+        assert before in service.children().values()
+        mate = calls.submit(client.generate, "mate", **big(seed=3, steps=20))
+        with pytest.raises(OutOfMemory):
+            client.generate("oom once more")
+        until(lambda: before not in service.children().values(), 10, "the end of the old process")
+        result = mate.result(20)
+        assert result.attempts == 1, "it left when its work was done"
+        assert is_right(result, "mate", 3)
+        until(lambda: len(service.status().devices) == 1, 10, "a new one")
+        assert is_right(client.generate("afterwards", seed=9), "afterwards", 9, 64)
+    assert "exited with status 70" in service.log_text()
+
+
+def test_a_sticky_device_error_ends_the_process_and_its_request_goes_elsewhere(
+    start: Start, calls: Calls
+) -> None:
+    once = "{kind='sticky', prompt='sticky', phase='step', step=2, times=1}"
+    service = start(*TWO, *settings(script([once])), *RESTLESS)
+    with Client(service.address) as client:
+        mates = [calls.submit(client.generate, "mate", **big(seed=i, steps=8)) for i in range(4)]
+        with pytest.raises(ActorLost, match="status 70"):  # each new process has a fault of its own
+            client.generate("sticky", **big(steps=4))
+        assert all(is_right(mate.result(30), "mate", i) for i, mate in enumerate(mates))
+    assert "exited with status 70" in service.log_text()
 
 
 def test_pictures_outlive_the_actor_that_painted_them(service: Service, client: Client) -> None:
@@ -359,7 +396,7 @@ async def main():
         held = [await client.generate("held", seed=i, n=2) for i in range(3)]
         tasks = [
             asyncio.create_task(client.generate("open", seed=i, width=512, height=512, steps=50))
-            for i in range(8)
+            for i in range(24)
         ]
         await asyncio.sleep(0)
         print("open", flush=True)
@@ -378,15 +415,15 @@ def test_what_a_killed_client_had_comes_back(service: Service) -> None:
         try:
             assert child.stdout is not None
             assert child.stdout.readline() == "open\n"
-            until(lambda: service.status().queued == 4, 5, "eight requests in the service")
-            assert service.slots_used() == 3 * 2 + 4
+            until(lambda: service.status().queued == 8, 5, "24 requests in the service, 16 at work")
+            assert service.slots_used() == 3 * 2 + 16
         finally:
             child.kill()
     died_at = time.monotonic()
     until(service.is_idle, 3, "slots, credits and queue free again")
     assert time.monotonic() - died_at < 3
     after = service.status().counts
-    assert after["cancelled"] - before.get("cancelled", 0) == 8
+    assert after["cancelled"] - before.get("cancelled", 0) == 24
     assert after["clients_lost"] - before.get("clients_lost", 0) == 1
 
 
@@ -509,9 +546,9 @@ def test_sigterm_answers_every_accepted_request(start: Start) -> None:
     async def load() -> list[bool]:
         async with AsyncClient(service.address) as client:
             tasks = [
-                asyncio.create_task(client.generate("last", **big(seed=i, steps=6))) for i in range(14)
+                asyncio.create_task(client.generate("last", **big(seed=i, steps=6))) for i in range(24)
             ]
-            await asyncio.to_thread(until, lambda: service.status().queued == 10, 5, "14 accepted")
+            await asyncio.to_thread(until, lambda: service.status().queued == 8, 5, "24 accepted")
             os.kill(pid, signal.SIGTERM)
             await asyncio.to_thread(until, lambda: service.status().draining, 2, "the drain")
             with pytest.raises(Draining) as refused:
@@ -522,7 +559,7 @@ def test_sigterm_answers_every_accepted_request(start: Start) -> None:
             assert await asyncio.to_thread(service.end, 30) == 0
             return [is_right(result, "last", i) for i, result in enumerate(results)]
 
-    assert asyncio.run(load()) == [True] * 14, "also when the service is gone already"
+    assert asyncio.run(load()) == [True] * 24, "also when the service is gone already"
     assert_nothing_left(service, pid)
 
 
@@ -530,8 +567,8 @@ def test_a_drain_that_takes_too_long_ends_with_typed_errors(start: Start, calls:
     service = start("--device", "simulated:1", *settings(script(), "supervisor.drain='1s'"))
     pid = service.pid
     with Client(service.address) as client:
-        jobs = [calls.submit(client.generate, "long", **big(steps=150, retries=0)) for _ in range(3)]
-        until(lambda: service.status().queued == 1, 5, "two at work, one queued")
+        jobs = [calls.submit(client.generate, "long", **big(steps=150, retries=0)) for _ in range(10)]
+        until(lambda: service.status().queued == 2, 5, "eight at work, two queued")
         os.kill(pid, signal.SIGTERM)
         for job in jobs:
             with pytest.raises(Draining, match="shut down"):

@@ -15,9 +15,19 @@ import pytest
 from numpy.typing import NDArray
 
 from difs import AsyncClient, Client, Result
+from difs.client import previews
 from difs.client.requests import Wishes
-from difs.errors import Cancelled, DifsError, IdConflict, LeaseLost, UnknownName
-from difs.messages import MAX_SEED, Accepted, Progress
+from difs.errors import (
+    Cancelled,
+    DifsError,
+    IdConflict,
+    InvalidRequest,
+    LeaseLost,
+    NotFound,
+    UnknownName,
+    Unsupported,
+)
+from difs.messages import MAX_SEED, Accepted, DeviceStatus, Progress
 from tests.process.service import SIDE, Calls, Service, big, picture, script, settings, until
 
 pytestmark = pytest.mark.process
@@ -129,13 +139,25 @@ def test_saved_files_hold_the_pixels(client: Client, tmp_path: Path) -> None:
 # ---- events ---------------------------------------------------------------------------------------
 
 
-def test_progress_counts_up_image_by_image(client: Client) -> None:
+def test_progress_counts_up_for_each_image_on_its_own(client: Client) -> None:
     seen: list[tuple[int, int, int]] = []
     with client.generate(
         "steps", n=2, steps=6, on_progress=lambda p: seen.append((p.image, p.step, p.steps))
     ):
         pass
-    assert seen == [(image, step, 6) for image in range(2) for step in range(1, 7)]
+    for image in range(2):
+        of_this = [(step, steps) for i, step, steps in seen if i == image]
+        assert of_this == [(step, 6) for step in range(1, 7)]
+    assert len(seen) == 12
+
+
+def test_the_images_of_a_request_advance_together(client: Client) -> None:
+    seen: list[int] = []
+    with client.generate(
+        "side by side", **big(n=3, steps=4), on_progress=lambda p: seen.append(p.step)
+    ) as result:
+        assert seen == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4], "no image is a step ahead of another"
+        assert result.timings.shared_by == pytest.approx(3)
 
 
 def test_a_stream_is_accepted_then_progress_then_the_result(client: Client) -> None:
@@ -152,6 +174,60 @@ def test_a_stream_is_accepted_then_progress_then_the_result(client: Client) -> N
 def test_without_progress_a_stream_has_none(client: Client) -> None:
     events = list(client.stream("quiet", progress=False))
     assert [type(event) for event in events] == [Accepted, Result]
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_previews_come_every_few_steps_but_not_after_the_last(client: Client, progress: bool) -> None:
+    """And they are asked for by themselves: without `progress` only the steps with a preview are told."""
+    events = list(client.stream("seen", seed=4, n=2, steps=6, progress=progress, preview_every=2))
+    steps = [event for event in events if isinstance(event, Progress)]
+    shown = [event for event in steps if event.preview is not None]
+    assert sorted((event.image, event.step) for event in shown) == [(0, 2), (0, 4), (1, 2), (1, 4)]
+    assert len(steps) == (12 if progress else 4)
+    for event in shown:
+        pixels = previews.pixels(event)
+        assert pixels is not None
+        assert np.array_equal(pixels, picture("seen", 4 + event.image)[::8, ::8])
+    assert isinstance(events[-1], Result)
+
+
+def test_no_preview_comes_unasked(client: Client) -> None:
+    events = [event for event in client.stream("unseen", steps=6) if isinstance(event, Progress)]
+    assert [event.preview for event in events] == [None] * 6
+
+
+# ---- sharing --------------------------------------------------------------------------------------
+
+
+def test_a_lone_image_is_bitwise(client: Client) -> None:
+    with client.generate("alone", **big(steps=3)) as result:
+        assert (result.seed_contract, result.seed_bound) == ("bitwise", 0.0)
+        assert result.timings.shared_by == 1.0
+
+
+def test_requests_at_the_same_time_share_steps_and_say_so(client: Client, calls: Calls) -> None:
+    jobs = [calls.submit(client.generate, "together", **big(seed=i, steps=10 + i)) for i in range(8)]
+    for seed, job in enumerate(jobs):
+        with job.result(20) as result:
+            assert result.seed_contract == "same-noise"
+            assert 1 < result.timings.shared_by <= 8
+            assert np.array_equal(result.images[0], picture("together", seed, SIDE))
+
+
+def test_a_deterministic_request_shares_nothing_among_others_that_do(
+    client: Client, calls: Calls
+) -> None:
+    others = [calls.submit(client.generate, "others", **big(seed=i, steps=20)) for i in range(6)]
+    with client.generate("exact", **big(seed=9, n=2, steps=5, deterministic=True)) as result:
+        assert (result.seed_contract, result.seed_bound) == ("bitwise", 0.0)
+        assert result.timings.shared_by == 1.0
+        for i, pixels in enumerate(result.images):
+            assert np.array_equal(pixels, picture("exact", 9 + i, SIDE))
+    contracts = []
+    for job in others:
+        with job.result(20) as result:
+            contracts.append(result.seed_contract)
+    assert contracts == ["same-noise"] * 6
 
 
 # ---- questions ------------------------------------------------------------------------------------
@@ -219,6 +295,67 @@ def test_a_variant_is_evicted_and_loaded_again(client: Client) -> None:
     until(lambda: residents() == ("simulated-0", "simulated-1"), 5, "the variant's return")
     with pytest.raises(UnknownName):
         client.load("no-such")
+
+
+def test_what_is_evicted_is_parked_until_it_returns(client: Client) -> None:
+    def first() -> DeviceStatus:
+        return client.status().devices[0]
+
+    client.evict("emoji-base", "simulated-0")
+    until(lambda: first().parked == ("emoji-base",), 5, "the parking")
+    assert first().residents == ()
+    client.load("emoji-base", "simulated-0")
+    until(lambda: first().residents == ("emoji-base",), 5, "the variant's return")
+    assert (first().parked, first().loading) == ((), ())
+
+
+def test_a_memory_mode_is_switched_while_requests_run(client: Client, calls: Calls) -> None:
+    def modes() -> list[str | None]:
+        return [device.memory_modes.get("emoji-base") for device in client.status().devices]
+
+    assert modes() == ["full", "full"]
+    jobs = [calls.submit(client.generate, "at work", **slow(seed=seed)) for seed in range(4)]
+    until(lambda: client.status().running == 4, 5, "requests at work")
+    client.set_mode("emoji-base", "sliced", "simulated-0")
+    until(lambda: modes() == ["sliced", "full"], 5, "the switch on one device")
+    client.set_mode("emoji-base", "tiled")
+    until(lambda: modes() == ["tiled", "tiled"], 5, "the switch on both")
+    for seed, job in enumerate(jobs):
+        with job.result(30) as result:
+            assert np.array_equal(result.images[0], picture("at work", seed, SIDE))
+            assert result.attempts == 1
+    with client.generate("afterwards") as result:
+        assert result.plan.memory_mode == "tiled"
+    client.set_mode("emoji-base", "full")
+    until(lambda: modes() == ["full", "full"], 5, "the switch back")
+
+
+def test_a_mode_or_a_variant_that_is_not_there_is_refused(client: Client) -> None:
+    with pytest.raises(UnknownName, match="no-such"):
+        client.set_mode("no-such", "full")
+    with pytest.raises(UnknownName, match="cuda-7"):
+        client.set_mode("emoji-base", "full", "cuda-7")
+    with pytest.raises(InvalidRequest, match="sequential_offload") as caught:
+        client.set_mode("emoji-base", "fast")  # type: ignore[arg-type]
+    assert caught.value.field == "memory_mode"
+    with pytest.raises(Unsupported, match="it has: full, sliced, tiled"):
+        client.set_mode("emoji-base", "group_offload")
+    client.evict("emoji-base", "simulated-1")
+    with pytest.raises(NotFound, match="not loaded on simulated-1"):
+        client.set_mode("emoji-base", "tiled", "simulated-1")
+    client.load("emoji-base", "simulated-1")
+    until(lambda: client.status().devices[1].residents == ("emoji-base",), 5, "the variant's return")
+
+
+def test_an_async_client_has_the_same_questions(service: Service) -> None:
+    async def ask() -> None:
+        async with AsyncClient(service.address) as client:
+            with Client(service.address) as other:
+                assert await client.adapters() == other.adapters()
+                assert await client.variants() == other.variants()
+            assert await client.set_mode("emoji-base", "full")
+
+    asyncio.run(ask())
 
 
 def test_ping_says_ready(client: Client) -> None:
@@ -420,12 +557,14 @@ def test_queued_requests_are_cancelled_too(service: Service) -> None:
 
     async def give_up() -> None:
         async with AsyncClient(service.address) as client:
-            tasks = [asyncio.create_task(client.generate(f"q{i}", **slow())) for i in range(10)]
+            at_work = sum(device.credits for device in service.status().devices)
+            wanted = at_work + 6
+            tasks = [asyncio.create_task(client.generate(f"q{i}", **slow())) for i in range(wanted)]
             await asyncio.to_thread(until, lambda: service.status().queued == 6, 5, "a queue")
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.to_thread(wait_for_cancel, service, before, 10)
+            await asyncio.to_thread(wait_for_cancel, service, before, wanted)
 
     asyncio.run(give_up())
 

@@ -265,6 +265,9 @@ LIMITS: list[tuple[str, Any, Any]] = [
     ("overrides.adapters", [], [{"name": "a"}] * (MAX_ADAPTERS + 1)),
     ("delivery.mode", "shm", "pigeon"),
     ("delivery.format", "png", "gif"),
+    ("delivery.preview_every", MAX_STEPS, MAX_STEPS + 1),
+    ("delivery.preview_every", 0, -1),
+    ("deterministic", True, "yes"),
     ("request_id", "r" * MAX_ID_CHARS, "r" * (MAX_ID_CHARS + 1)),
     ("request_id", "r", ""),
     ("request_id", "r", "a/b"),
@@ -339,6 +342,41 @@ def test_one_request_cannot_ask_for_hours_of_work(raw: Raw) -> None:
     assert_error(answer, "invalid_request")
     assert answer["field"] == "overrides.steps"
     assert answer["limit"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"memory_mode": "fast"}, "memory_mode"),
+        ({"memory_mode": None}, "memory_mode"),
+        ({"variant": "../x"}, "variant"),
+        ({"device": "cuda:0"}, "device"),
+    ],
+)
+def test_a_bad_switch_of_the_memory_mode_is_refused(
+    raw: Raw, changes: dict[str, Any], field: str
+) -> None:
+    good = {"type": "set_mode", "variant": "emoji-base", "memory_mode": "full"}
+    answer = raw.ask(good | changes, FAST_S)
+    assert_error(answer, "invalid_request")
+    assert answer["field"] == field
+    assert raw.ask(good, FAST_S)["type"] == "done"
+
+
+def test_a_preview_is_bytes_to_any_client(raw: Raw) -> None:
+    """And it comes without `progress` being asked for."""
+    raw.say(generate("seen", seed=1, overrides={"steps": 5}, delivery={"preview_every": 2}))
+    heard = []
+    for message in raw.all_heard(FAST_S):
+        if message["type"] == "result":
+            break
+        heard.append(message)
+    shown = [message for message in heard if message["type"] == "progress"]
+    assert [message["step"] for message in shown] == [2, 4]
+    small = picture("x", 1)[::8, ::8]
+    for message in shown:
+        height, width, _ = small.shape
+        assert message["preview"] == {"height": height, "width": width, "pixels": small.tobytes()}
 
 
 @pytest.mark.parametrize("count", [0, MAX_LEASES_PER_RELEASE + 1])

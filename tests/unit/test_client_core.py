@@ -36,15 +36,18 @@ from difs.messages import (
     Done,
     Drain,
     Error,
+    Evict,
     Explain,
     Explanation,
     Generate,
     Load,
     Ping,
     Pong,
+    Preview,
     Progress,
     Release,
     Result,
+    SetMode,
     Status,
     StatusReport,
     VariantList,
@@ -98,6 +101,14 @@ def test_what_the_broker_says_of_a_call_reaches_its_caller_in_order() -> None:
         result("r1"),
     ]
     assert [core.received(message, 1.0, 0.0) for message in news] == [[Deliver("r1", m)] for m in news]
+
+
+def test_the_images_of_a_call_count_up_side_by_side_with_their_previews() -> None:
+    core = called()
+    accepted(core)
+    seen = Preview(1, 2, b"rgbRGB")
+    news = [Progress("r1", i, k, 3, seen if k == 2 else None) for k in (1, 2, 3) for i in (1, 0)]
+    assert [delivered(core.received(message, 1.0, 0.0)) for message in news] == [[m] for m in news]
 
 
 def test_nothing_is_delivered_after_the_end() -> None:
@@ -366,6 +377,8 @@ STATUS = StatusReport(EPOCH, "1", "static", True, False, 1.0, 0, 0, 0, (), {})
         (Ping(), Pong(EPOCH, ready=True)),
         (Explain(ASKED), Explanation("r1")),
         (Load("tiny"), Done("loading")),
+        (Evict("tiny"), Done("evicted")),
+        (SetMode("tiny", "sliced", "cpu-0"), Done("switching")),
         (Drain(), Done("draining")),
     ],
 )

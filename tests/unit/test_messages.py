@@ -3,9 +3,10 @@
 import json
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
-from difs.messages import Adapter, Bad, Generate, Overrides, Requirements
+from difs.messages import Adapter, Bad, DeviceStatus, Generate, Overrides, Requirements
 from tests import builders
 
 NOT_FINITE = [float("nan"), float("inf"), float("-inf")]
@@ -29,6 +30,18 @@ def test_a_message_cannot_be_changed() -> None:
     message = Generate("r1", "x")
     with pytest.raises(AttributeError):
         message.prompt = "y"  # type: ignore[misc]
+
+
+def test_an_old_clients_request_means_what_it_meant() -> None:
+    """What came later is off unless it is asked for."""
+    asked = Generate("r1", "x")
+    assert (asked.deterministic, asked.delivery.preview_every) == (False, 0)
+    assert set(msgspec.to_builtins(asked)) == {"type", "request_id", "prompt"}
+
+
+def test_the_memory_modes_of_a_device_are_its_own() -> None:
+    first, second = (DeviceStatus("cpu-0", "ready", (), 0, 0, 8, 0.0, 1, 1) for _ in range(2))
+    assert first.memory_modes is not second.memory_modes
 
 
 def test_a_plan_describes_itself_and_the_goal_without_any_path() -> None:

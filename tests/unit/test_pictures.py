@@ -15,7 +15,8 @@ from PIL import Image as PilImage
 from PIL.ExifTags import IFD, Base
 
 from difs import pictures
-from difs.messages import Requirements
+from difs.messages import Adapter, Requirements
+from difs.samplers import SAMPLERS
 from difs.version import __version__
 from tests import builders
 
@@ -69,6 +70,23 @@ def test_the_text_has_the_form_that_other_tools_parse() -> None:
         "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 42, Size: 80x64,"
         f" Model: tiny, Version: difs {__version__}"
     )
+
+
+def test_adapters_stand_behind_the_prompt_as_a1111_writes_them() -> None:
+    known = facts(adapters=(Adapter("ink", 0.75), Adapter("old-film", -1.0)), seed=0)
+    assert pictures.parameters_text(known, 64, 64).splitlines()[0] == (
+        "red apple <lora:ink:0.75> <lora:old-film:-1>"
+    )
+    bare = facts(prompt="", adapters=(Adapter("ink"),))
+    assert pictures.parameters_text(bare, 64, 64).splitlines()[0] == "<lora:ink:1>"
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_is_written_with_its_label_and_schedule(name: str) -> None:
+    text = pictures.parameters_text(facts(sampler=name), 64, 64)
+    found = re.search(r"Sampler: ([^,]+)(?:, Schedule type: ([^,]+))?, CFG scale", text)
+    assert found
+    assert (found[1], found[2]) == (SAMPLERS[name].label, SAMPLERS[name].schedule)
 
 
 def test_the_text_leaves_out_what_there_is_not() -> None:

@@ -10,15 +10,16 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from msgspec import UNSET, Struct
+from msgspec import NODEFAULT, UNSET, Struct
 from msgspec.structs import FieldInfo, fields
 
 from difs import config, messages
 from difs.broker import client_desk, loop, outbox, state
 from difs.client import core
 from difs.errors import BY_CODE
-from difs.messages import BrokerMessage, ClientMessage, Image
-from difs.samplers import SAMPLERS
+from difs.memory_modes import MODES, available
+from difs.messages import BrokerMessage, ClientMessage, Image, MemoryMode, SeedContract
+from difs.samplers import SAMPLERS, evaluations
 from difs.shm import layout
 
 SPEC = (Path(__file__).parents[2] / "docs" / "PROTOCOL.md").read_text("utf-8")
@@ -72,7 +73,8 @@ def default_of(field: FieldInfo) -> Any:
         return "required"
     if field.default is UNSET:
         return "absent"
-    return json.loads(msgspec.json.encode(field.default))
+    default = field.default_factory() if field.default is NODEFAULT else field.default
+    return json.loads(msgspec.json.encode(default))
 
 
 def written(cell: str) -> Any:
@@ -156,6 +158,27 @@ def test_the_slot_header_is_as_listed() -> None:
 def test_every_sampler_is_named() -> None:
     row = rows(SECTIONS["Overrides"])["sampler"]
     assert set(re.findall(r"`(\w+)`", row[-1])) == {*SAMPLERS, "MAX_NAME_CHARS"}
+
+
+def test_the_samplers_that_take_more_evaluations_than_steps_are_named() -> None:
+    row = rows(SECTIONS["progress"])["steps"]
+    named = set(re.findall(r"`(\w+)`", row[-1])) - {"steps"}
+    assert named == {name for name in SAMPLERS if evaluations(name, 8) != 8}
+    assert {evaluations(name, 8) for name in named - {"pndm"}} == {2 * 8 - 1}
+    assert evaluations("pndm", 8) == 8 + 1
+
+
+def test_every_memory_mode_is_described_in_the_order_of_the_ladder() -> None:
+    listed = re.findall(r"^- `(\w+)`: ", SECTIONS["set_mode"], re.MULTILINE)
+    assert tuple(listed) == tuple(MODES) == get_args(MemoryMode)
+    on_a_cpu = re.search(r"On a CPU there are (.*)\.", SECTIONS["set_mode"])
+    assert on_a_cpu
+    assert tuple(re.findall(r"`(\w+)`", on_a_cpu[1])) == available("cpu")
+
+
+def test_every_seed_contract_is_described() -> None:
+    row = rows(SECTIONS["result"])["seed_contract"]
+    assert set(re.findall(r'"([\w-]+)"', row[-1])) == set(get_args(SeedContract))
 
 
 def examples() -> list[str]:

@@ -36,9 +36,11 @@ EVERY_WISH: Wishes = {
     "best_effort": True,
     "on_infeasible": "reject",
     "timeout_s": 9.0,
+    "deterministic": True,
     "delivery": "inline",
     "format": "webp",
     "metadata": False,
+    "preview_every": 5,
     "request_id": "mine",
     "retries": 2,
 }
@@ -62,6 +64,7 @@ def test_every_wish_lands_in_its_place() -> None:
         n=3,
         seed=2**64 - 1,
         timeout_s=9.0,
+        deterministic=True,
         requirements=Requirements(
             latency_s=2.5, quality="high", priority=8, on_infeasible="reject", best_effort=True
         ),
@@ -73,7 +76,7 @@ def test_every_wish_lands_in_its_place() -> None:
             sampler="Euler a",
             adapters=(Adapter("style", 0.5),),
         ),
-        delivery=Delivery(mode="inline", format="webp", progress=True, metadata=False),
+        delivery=Delivery(mode="inline", format="webp", progress=True, metadata=False, preview_every=5),
     )
 
 
@@ -130,13 +133,20 @@ def test_an_unknown_argument_is_a_type_error_that_names_it(name: str) -> None:
         ("sampler", "", "overrides.sampler"),
         ("adapters", [("x", 5.0)], "overrides.adapters"),
         ("adapters", [(f"a{i}", 1.0) for i in range(9)], "overrides.adapters"),
-        ("adapters", ["x"], "adapters"),
+        ("adapters", ["X"], "overrides.adapters"),
+        ("adapters", ["x", 5], "adapters"),
+        ("adapters", [b"x"], "adapters"),
+        ("adapters", {"x": "much"}, "overrides.adapters"),
         ("adapters", "style", "adapters"),
         ("adapters", 5, "adapters"),
         ("adapters", [("x", 1.0, 2.0)], "adapters"),
         ("delivery", "mail", "delivery.mode"),
         ("format", "gif", "delivery.format"),
         ("metadata", "yes", "delivery.metadata"),
+        ("preview_every", -1, "delivery.preview_every"),
+        ("preview_every", 151, "delivery.preview_every"),
+        ("preview_every", True, "delivery.preview_every"),
+        ("deterministic", 1, "deterministic"),
         ("width", 64, "height"),
         ("height", 64, "width"),
         ("n", 0, "n"),
@@ -200,12 +210,21 @@ def test_the_longest_prompts_are_taken() -> None:
         {"a": 0.5, "b": -4.0},
         UserDict({"a": 0.5, "b": -4.0}),
         {"a": 0.5, "b": -4}.items(),
+        [Adapter("a", 0.5), ("b", -4.0)],
     ],
-    ids=["list", "tuple", "dict", "mapping", "items"],
+    ids=["list", "tuple", "dict", "mapping", "items", "structs"],
 )
-def test_adapters_are_pairs_or_a_mapping(given_as: Any) -> None:
+def test_adapters_are_pairs_or_a_mapping_or_structs(given_as: Any) -> None:
     asked = build("x", {"adapters": given_as}, progress=False)
     assert asked.overrides.adapters == (Adapter("a", 0.5), Adapter("b", -4.0))
+
+
+@pytest.mark.parametrize(
+    "given_as", [["ab", "c"], ("ab", "c"), {"ab": 1.0, "c": 1}, ["ab", Adapter("c")]]
+)
+def test_an_adapters_name_alone_has_weight_1(given_as: Any) -> None:
+    asked = build("x", {"adapters": given_as}, progress=False)
+    assert asked.overrides.adapters == (Adapter("ab", 1.0), Adapter("c", 1.0))
 
 
 @pytest.mark.parametrize("given_as", [[], (), {}])

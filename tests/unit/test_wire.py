@@ -14,6 +14,7 @@ from difs import wire
 from difs.actor_messages import (
     Abort,
     ActorExited,
+    CancelLoad,
     DrainAll,
     Ended,
     Evicted,
@@ -35,6 +36,9 @@ from difs.actor_messages import (
     Stepped,
     Stop,
     Supervise,
+    Switched,
+    SwitchFailed,
+    SwitchMode,
     ToActor,
     ToSupervisor,
     Welcome,
@@ -53,6 +57,7 @@ from difs.messages import (
     PROTOCOL,
     Accepted,
     Adapter,
+    AdapterInfo,
     Beat,
     BrokerMessage,
     Cancel,
@@ -67,12 +72,15 @@ from difs.messages import (
     Explanation,
     Generate,
     Load,
+    MemoryMode,
     Overrides,
     Ping,
     Pong,
+    Preview,
     Progress,
     Release,
     Requirements,
+    SetMode,
     Status,
     StatusReport,
     VariantList,
@@ -163,6 +171,9 @@ LIMITS: list[tuple[str, Any, Any]] = [
     ("delivery.mode", "shm", "post"),
     ("delivery.format", "webp", "gif"),
     ("delivery.progress", True, "yes"),
+    ("delivery.preview_every", 0, -1),
+    ("delivery.preview_every", 150, 151),
+    ("deterministic", True, 1),
 ]
 IDS = [f"{path}-{i}" for i, (path, _, _) in enumerate(LIMITS)]
 
@@ -224,11 +235,30 @@ def test_a_release_takes_1_to_64_leases(leases: list[int], field: str) -> None:
     assert (type(error), error.field) == (InvalidRequest, field)
 
 
-@pytest.mark.parametrize("kind", ["load", "evict"])
+@pytest.mark.parametrize("kind", ["load", "evict", "set_mode"])
 def test_the_names_of_admin_messages_are_checked(kind: str) -> None:
-    wire.decode_from_client(frames({"type": kind, "variant": "a" * 64, "device": "cuda-0"}))
-    assert refusal({"type": kind, "variant": "a" * 65}).field == "variant"
-    assert refusal({"type": kind, "variant": "a", "device": "cuda:0"}).field == "device"
+    tree: Tree = {"type": kind} | ({"memory_mode": "full"} if kind == "set_mode" else {})
+    wire.decode_from_client(frames(tree | {"variant": "a" * 64, "device": "cuda-0"}))
+    assert refusal(tree | {"variant": "a" * 65}).field == "variant"
+    assert refusal(tree | {"variant": "a", "device": "cuda:0"}).field == "device"
+
+
+@pytest.mark.parametrize("mode", get_args(MemoryMode))
+def test_every_memory_mode_can_be_asked_for(mode: MemoryMode) -> None:
+    tree = {"type": "set_mode", "variant": "tiny", "memory_mode": mode}
+    assert wire.decode_from_client(frames(tree)) == SetMode("tiny", mode)
+
+
+@pytest.mark.parametrize("mode", ["FULL", "", "fast"])
+def test_another_memory_mode_is_refused_with_those_there_are(mode: str) -> None:
+    error = refusal({"type": "set_mode", "variant": "tiny", "memory_mode": mode})
+    assert (type(error), error.field) == (InvalidRequest, "memory_mode")
+    assert error.limit == f"one of {', '.join(get_args(MemoryMode))}"
+
+
+def test_a_mode_must_be_named() -> None:
+    error = refusal({"type": "set_mode", "variant": "tiny"})
+    assert (type(error), error.field) == (InvalidRequest, "memory_mode")
 
 
 @pytest.mark.parametrize(
@@ -392,6 +422,29 @@ def test_unknown_fields_are_ignored_at_any_depth() -> None:
     assert wire.decode_from_client(frames(tree)) == Generate("r1", "x", delivery=Delivery(mode="shm"))
 
 
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (1, 128), (8, 8)])
+def test_a_preview_reaches_the_client_whole(height: int, width: int) -> None:
+    """Its bytes stand in the map; what limits the maps of clients does not limit the broker's."""
+    pixels = bytes(i % 251 for i in range(height * width * 3))
+    stepped = Stepped(1, 0, 5, 20, Preview(height, width, pixels))
+    from_actor = wire.decode_from_actor(wire.encode(stepped))
+    assert from_actor == stepped
+    said = Progress("r1", 0, 5, 20, Preview(height, width, pixels))
+    sent = wire.encode(said)
+    assert len(sent[1]) < len(pixels) + 200, "bytes, and no text of them"
+    assert wire.decode_from_broker(sent) == said
+    tree = msgpack.unpackb(sent[1])
+    assert tree["preview"] == {"height": height, "width": width, "pixels": pixels}
+
+
+def test_a_preview_of_a_later_version_is_read_as_far_as_it_is_known() -> None:
+    preview = {"height": 1, "width": 1, "pixels": b"rgb", "channels": 3, "depth": {"bits": 8}}
+    tree = {"type": "progress", "request_id": "r1", "image": 0, "step": 1, "steps": 2}
+    found = wire.decode_from_broker(frames(tree | {"preview": preview, "eta_s": 0.5}))
+    assert found == Progress("r1", 0, 1, 2, Preview(1, 1, b"rgb"))
+    assert wire.decode_from_broker(frames(tree)) == Progress("r1", 0, 1, 2), "as an earlier broker says"
+
+
 def test_a_memoryview_is_as_good_as_bytes() -> None:
     assert wire.decode_from_client([memoryview(f) for f in frames({"type": "ping"})]) == Ping()
 
@@ -502,7 +555,14 @@ def test_damaged_messages_never_raise_anything_else(data: st.DataObject) -> None
 # ---- there and back -----------------------------------------------------------------------------
 
 FROM_CLIENT: list[ClientMessage] = [
-    builders.generate(seed=2**64 - 1, n=8, latency_s=0.5, quality="best", adapters=(Adapter("a", 0.5),)),
+    builders.generate(
+        seed=2**64 - 1,
+        n=8,
+        deterministic=True,
+        latency_s=0.5,
+        quality="best",
+        adapters=(Adapter("a", 0.5),),
+    ),
     Generate("r1", "a prompt and all defaults"),
     Explain(builders.generate(quality=0.25, sampler="Euler a", timeout_s=1.5)),
     Cancel("r1"),
@@ -512,13 +572,16 @@ FROM_CLIENT: list[ClientMessage] = [
     Ping(),
     Load("tiny", "cpu-0"),
     Evict("tiny"),
+    SetMode("tiny", "sequential_offload", "cuda-0"),
     Drain(),
 ]
 FROM_BROKER: list[BrokerMessage] = [
     Accepted("r1", 7, 0),
     Accepted("r1", 7, 2, builders.plan(notes=("a", "b"), keeps_latency=False, expected_quality=0.5)),
     Progress("r1", 0, 3, 20),
+    Progress("r1", 1, 3, 20, Preview(1, 2, b"\0\1\2\xfd\xfe\xff")),
     builders.result(),
+    builders.result(seed_contract="same-noise", seed_bound=4e-6),
     builders.result(leases=(1, 2**64 - 1)),
     Error("invalid_request", "n: too many", retryable=False, field="n", limit="<= 8"),
     Error("overloaded", "later", retryable=True, request_id="r1", retry_after_s=0.5),
@@ -527,6 +590,7 @@ FROM_BROKER: list[BrokerMessage] = [
     Explanation("r1", builders.plan()),
     Explanation("r1", refusal=Error("unavailable", "no", retryable=True)),
     VariantList((builders.variant(resident_on=("cpu-0",)),)),
+    VariantList((), (AdapterInfo("ink", "sd15", "CC0-1.0", "ink drawings", 1000, ("tiny",)),)),
     StatusReport(
         epoch=7,
         version="1",
@@ -537,7 +601,15 @@ FROM_BROKER: list[BrokerMessage] = [
         queued=1,
         running=2,
         clients=3,
-        devices=(DeviceStatus("cpu-0", "ready", ("tiny",), 1, 2, 2, 0.5, 3, 4, builders.reading()),),
+        devices=(
+            DeviceStatus("cpu-0", "ready", ("tiny",), 1, 2, 2, 0.5, 3, 4, builders.reading()),
+            DeviceStatus(
+                *("cpu-1", "ready", ("tiny",), 0, 0, 8, 0.0, 4, 4),
+                memory_modes={"tiny": "tiled"},
+                loading=("wide",),
+                parked=("other",),
+            ),
+        ),
         counts={"accepted": 1},
     ),
     Done("draining"),
@@ -546,11 +618,21 @@ FROM_ACTOR: list[FromActor] = [
     builders.ready(attempts=(1, 2**63)),
     Pulse("cpu-0.first", 5, builders.reading()),
     Stepped(2**63 + 1, 0, 1, 20),
+    Stepped(2**63 + 1, 7, 5, 20, Preview(1, 1, b"\xff\0\x80")),
     Finished(1, (Sealed(0, 12, 2**32 - 1),), 0.1, 0.2, 0.3, 0.4, "bitwise", ("note",)),
+    Finished(
+        *(1, (Sealed(0, 12, 0),), 0.1, 0.2, 0.3, 0.4, "same-noise"),
+        seed_bound=4e-6,
+        shared_by=2.5,
+        costs=builders.COSTS,
+    ),
     Ended(1, "cancelled", "words"),
     Loaded(builders.resident()),
     LoadFailed("tiny", "words"),
     Evicted("tiny"),
+    Evicted("tiny", parked=builders.resident(), dropped=("wide",)),
+    Switched(builders.resident()),
+    SwitchFailed("tiny", "words"),
     Retiring(),
     Leaving(),
     Supervise(1),
@@ -559,9 +641,12 @@ FROM_ACTOR: list[FromActor] = [
 ]
 TO_ACTOR: list[ToActor] = [
     builders.execute(adapters=(Adapter("a"),), slots=(Slot(0, 4096, 100, 2**63),)),
+    builders.execute(due=5.5, is_firm=True, is_alone=True, preview_every=5),
     Abort(1),
     LoadVariant("tiny"),
+    CancelLoad("tiny"),
     EvictVariant("tiny"),
+    SwitchMode("tiny", "sliced"),
     Stop(),
     Welcome(7),
 ]
@@ -595,7 +680,7 @@ def test_a_message_comes_back_as_it_was_sent(message: msgspec.Struct, decode: De
 
 @every_message
 def test_another_library_reads_and_writes_the_same(message: msgspec.Struct, decode: Decode) -> None:
-    tree = msgspec.to_builtins(message)
+    tree = msgspec.to_builtins(message, builtin_types=(bytes,))
     assert decode(frames(tree)) == message
     assert msgpack.unpackb(wire.encode(message)[1]) == msgpack.unpackb(msgpack.packb(tree))
 
@@ -618,6 +703,7 @@ REQUESTS = st.builds(
     n=st.integers(1, 8),
     seed=st.none() | st.integers(0, 2**64 - 1),
     timeout_s=st.floats(0.001, 3600),
+    deterministic=st.booleans(),
     requirements=st.builds(
         Requirements,
         latency_s=st.none() | st.floats(0.001, 3600),
@@ -632,7 +718,12 @@ REQUESTS = st.builds(
         guidance_scale=st.none() | st.floats(0, 50),
         adapters=st.lists(st.builds(Adapter, NAMES, st.floats(-4, 4)), max_size=8).map(tuple),
     ),
-    delivery=st.builds(Delivery, mode=st.sampled_from(["shm", "inline"]), progress=st.booleans()),
+    delivery=st.builds(
+        Delivery,
+        mode=st.sampled_from(["shm", "inline"]),
+        progress=st.booleans(),
+        preview_every=st.integers(0, 150),
+    ),
 )
 
 
