@@ -25,6 +25,10 @@ class Easel:
         self._wake = wake
         self._pool = ThreadPoolExecutor(1, "encode")
 
+    def segment(self) -> NDArray[np.uint8]:
+        """Return all of the shared memory that canvases for raw pixels lie in."""
+        return self._writer.whole()
+
     def canvas(self, execute: Execute, image: int) -> NDArray[np.uint8]:
         """Return the array of shape (height, width, 3) to write image number `image` into.
 

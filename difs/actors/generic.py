@@ -8,9 +8,11 @@ import importlib.util
 import inspect
 import json
 import statistics
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Semaphore, Thread
 from typing import Any
@@ -22,8 +24,8 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from numpy.typing import NDArray
 
 from difs.actor_messages import Costs, Execute, RowCost
-from difs.actors.loading import LIBRARIES
-from difs.actors.memory_modes import ModeKeeper
+from difs.actors.loading import LIBRARIES, refuse_code
+from difs.actors.memory_modes import DENOISERS, ModeKeeper
 from difs.actors.warmup import Measured, Timed, orders
 from difs.errors import EngineFailed, Unsupported
 from difs.messages import Preview
@@ -117,7 +119,7 @@ class Work:
     def _run(self, pipe: Any, stream: Any) -> None:
         try:
             with torch.inference_mode(), torch.cuda.stream(stream):
-                self.pixels = self._call(pipe)
+                self.pixels = _pixels(pipe(**self._arguments()))
         except _Abandoned:
             pass
         except BaseException as error:
@@ -125,13 +127,6 @@ class Work:
         finally:
             self._is_over = True
             self._paused.release()
-
-    def _call(self, pipe: Any) -> NDArray[np.uint8]:
-        try:
-            return _pixels(pipe(**self._arguments()))
-        except BaseException:
-            pipe.maybe_free_model_hooks()  # as the call itself does at its end
-            raise
 
     def _arguments(self) -> dict[str, Any]:
         """Return what the pipeline's call takes of the request; the rest keeps its defaults."""
@@ -203,11 +198,7 @@ def load_generic(folder: Path, dtype: torch.dtype) -> Any:
 
 def _absent_parts(folder: Path) -> list[str]:
     """Return the parts that model_index.json says are not there; refuses what is not diffusers' own."""
-    scripts = sorted(path.name for path in folder.rglob("*.py"))
-    if scripts:
-        raise EngineFailed(
-            f"{folder.name} brings code ({scripts[0]}): only weights are loaded; remove it"
-        )
+    refuse_code(folder)
     try:
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
         parts = {name: tuple(value) for name, value in index.items() if isinstance(value, list)}
@@ -266,6 +257,9 @@ class NoAdapters:
         """Refuse: only families with a recipe have adapters."""
         raise Unsupported(f"adapter {name}: this family takes none", field="overrides.adapters")
 
+    def to_host(self) -> None:
+        """There is nothing to move."""
+
 
 class GenericPainter:
     """Paints with any pipeline, one image at a time; see `difs.actors.painter.Painter`."""
@@ -293,7 +287,8 @@ class GenericPainter:
     def step(self, works: Sequence[Work]) -> None:
         """Run the call of the only one of `works` to its next step's end."""
         (work,) = works
-        work.advance()
+        with _refusals_in_words():
+            work.advance()
 
     def decode(self, work: Work, canvas: NDArray[np.uint8], *, is_tiled: bool = False) -> None:
         """Let the call return, and write the pixels into `canvas`, of shape (height, width, 3).
@@ -302,7 +297,7 @@ class GenericPainter:
         """
         if work.is_spoilt:
             work.restart()
-        with self.keeper.decoding(is_tiled=is_tiled):
+        with self.keeper.decoding(is_tiled=is_tiled), _refusals_in_words():
             while work.advance():
                 pass
         assert work.pixels is not None
@@ -315,13 +310,36 @@ class GenericPainter:
         return None
 
 
+@contextmanager
+def _refusals_in_words() -> Iterator[None]:
+    """Pass on what a pipeline says of arguments that it does not take, such as an odd size."""
+    try:
+        yield
+    except ValueError as error:
+        raise EngineFailed(f"the pipeline refuses: {str(error).strip()[:200]}") from error
+
+
 def load_painter(variant: Variant, device: torch.device, dtype: torch.dtype) -> GenericPainter:
     """Load a variant, its digests checked first; raises EngineFailed or RepositoryError."""
     variant.verify()
     pipe = load_generic(variant.folder, dtype)
-    keeper = ModeKeeper(pipe, device, lambda: None)
+    keeper = ModeKeeper(pipe, device, partial(_restore_denoiser, pipe, variant.folder))
     keeper.switch(variant.manifest.default_mode)
     return GenericPainter(pipe, keeper)
+
+
+def _restore_denoiser(pipe: Any, folder: Path) -> None:
+    """Load the denoiser's exact weights from its files again."""
+    for name in DENOISERS:
+        part = pipe.components.get(name)
+        if part is None:
+            continue
+        exact = type(part).from_pretrained(
+            folder / name, dtype=part.dtype, use_safetensors=True, local_files_only=True
+        )
+        own = dict(part.named_parameters()) | dict(part.named_buffers())
+        for key, tensor in exact.state_dict().items():
+            own[key].data = tensor.to(own[key].device)
 
 
 def measure(
@@ -337,16 +355,16 @@ def measure(
 
     One unit between two yields, as `difs.actors.warmup.measure`; there are no batches to try.
     """
-    width, height = manifest.native_sizes[0]
+    guided, bare = orders(manifest, steps)
     rows, encode_s, decode_s = [], 0.0, 0.0
-    for execute in reversed(orders(manifest, steps)):
+    for execute in (bare, guided):
         work = painter.begin(execute, 0, painter.encode(execute))
         taken = yield from _time(work, timed)
         *step_s, decode_s = taken if work.has_steps else [taken[0] / steps, 0.0]
         median = statistics.median(step_s[1:] or step_s)
         encode_s = max(0.0, step_s[0] - median)
         rows.append(RowCost(painter.rows(execute), median))
-    return Measured(Costs(width * height, encode_s, tuple(rows), decode_s, load_s), 0.0)
+    return Measured(Costs(bare.width * bare.height, encode_s, tuple(rows), decode_s, load_s), 0.0)
 
 
 def _time(work: Work, timed: Timed) -> Generator[None, None, list[float]]:

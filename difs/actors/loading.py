@@ -73,11 +73,12 @@ def load_pipeline(
 
     `check` is called between parts and raises LoadCancelled. Raises EngineFailed, RepositoryError.
     """
+    refuse_code(variant.folder)
     variant.verify()
     check()
     try:
         parts = {}
-        for part, cls in _modules(variant.folder).items():
+        for part, cls in _modules(variant.folder, recipe).items():
             parts[part] = _load_part(variant, part, cls, dtype, store)
             check()
         pipe = recipe.pipeline.from_pretrained(
@@ -92,12 +93,21 @@ def load_pipeline(
     return pipe
 
 
-def _modules(folder: Path) -> dict[str, Any]:
-    """Return the classes of the parts that have weights, from model_index.json."""
+def refuse_code(folder: Path) -> None:
+    """Refuse a folder that brings code: diffusers would import `<part>/<library>.py`."""
+    scripts = sorted(path.name for path in folder.rglob("*.py"))
+    if scripts:
+        raise EngineFailed(
+            f"{folder.name} brings code ({scripts[0]}): only weights are loaded; remove it"
+        )
+
+
+def _modules(folder: Path, recipe: StableDiffusion) -> dict[str, Any]:
+    """Return the classes of the parts that have weights and are used, from model_index.json."""
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     found = {}
     for part, named in index.items():
-        if not isinstance(named, list) or None in named:
+        if not isinstance(named, list) or None in named or part in recipe.options:
             continue
         library, name = named
         if library not in LIBRARIES:

@@ -29,6 +29,7 @@ KOHYA = re.compile(r"lora_(unet|te|te1|te2)_([^.]+)\.(lora_down\.weight|lora_up\
 PARTS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
 SLOTS = {"A": "down", "B": "up", "lora_down.weight": "down", "lora_up.weight": "up"}
 LAYER_NAME = re.compile(r"\^?[\w.]+")
+CACHE_LINE = 64
 METADATA = "lora_adapter_metadata"
 """Where diffusers' trainers keep peft's settings in a file."""
 
@@ -148,10 +149,22 @@ def _misfit(path: Path, tensors: Mapping[str, torch.Tensor], strangers: list[str
 def _open(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- no mapping
+            tensors = {key: _own(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 -- no mapping
             return tensors, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise EngineFailed(f"{path.name} is no readable safetensors file: {error}") from None
+
+
+def _own(mapped: torch.Tensor) -> torch.Tensor:
+    """Return a copy in our own memory: a file that is truncated later would take the process with it.
+
+    The copy lies as the file's tensor did, to the cache line: a CPU's kernels, and so the last bits,
+    depend on that, and diffusers computes in the mapped file.
+    """
+    size = mapped.element_size()
+    room = torch.empty(mapped.numel() + CACHE_LINE // size, dtype=mapped.dtype)
+    start = (mapped.data_ptr() - room.data_ptr()) % CACHE_LINE // size
+    return room[start : start + mapped.numel()].view(mapped.shape).copy_(mapped)
 
 
 # ---- names --------------------------------------------------------------------------------------

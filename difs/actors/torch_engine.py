@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from difs import config, memory_modes
 from difs.actor_messages import Evicted, Execute, Loaded, Resident, Switched, SwitchFailed
-from difs.actors import generic, loading, warmup
+from difs.actors import generic, loading, pinning, warmup
 from difs.actors.adapters import AdapterShelf
 from difs.actors.delivery import Easel
 from difs.actors.engine import DeviceBroken, Engine
@@ -92,6 +92,9 @@ class TorchEngine(Engine):
         self._prompts = PromptCache(settings.prompt_cache)
         self._loader = Loader(wake)
         self._stopwatch = Stopwatch(self._device, clock)
+        self._segment = easel.segment() if kind == "cuda" else None
+        if self._segment is not None and not pinning.pin(self._segment):
+            self._segment = None
 
     def close(self) -> None:
         """See Engine.close."""
@@ -99,6 +102,9 @@ class TorchEngine(Engine):
         for loadee in self._loadees.values():
             loadee.cancelled.set()
         self._loader.close()
+        if self._segment is not None:
+            pinning.unpin(self._segment)
+            self._segment = None
 
     # ---- loading ----------------------------------------------------------------------------------
 
@@ -355,7 +361,7 @@ class TorchEngine(Engine):
             painter.step([p.work for p in paintings])
         finally:
             for painting in paintings:
-                painting.done = painting.work.done
+                painting.done, painting.total = painting.work.done, painting.work.total
                 if painting.work.is_spoilt:
                     painting.restart()
 

@@ -70,6 +70,10 @@ class SegmentWriter:
             os.close(fd)
         self._view = memoryview(self._map)
 
+    def whole(self) -> NDArray[np.uint8]:
+        """Return the mapped segment, to be registered with a device."""
+        return np.frombuffer(self._map, np.uint8)
+
     def canvas(self, slot: Slot, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         """Return the slot's place for an image of `shape` (height, width, channels), to be written into.
 

@@ -13,88 +13,9 @@ from difs.errors import EngineFailed
 from difs.messages import Adapter
 from tests.engine import tiny
 from tests.engine.lora_files import ATTENTION, Lora, draw, save_diffusers, save_kohya
+from tests.engine.scene import BOUND, EMOJI, NONE, ROOMY, Scene, hooks, one, paint
 
 pytestmark = pytest.mark.torch
-
-EMOJI = Path(__file__).parents[2] / "model_repo" / "emoji-base"
-BOUND = 1e-5
-ROOMY = 2**30
-NONE: tuple[Adapter, ...] = ()
-
-
-def one(name: str, weight: float = 1.0) -> tuple[Adapter, ...]:
-    return (Adapter(name, weight),)
-
-
-class Scene:
-    """A bare pipeline, another for diffusers' own loader, and inputs for the UNet."""
-
-    def __init__(self, folder: Path) -> None:
-        from diffusers import DiffusionPipeline
-
-        self.ours, self.theirs = (
-            DiffusionPipeline.from_pretrained(folder, local_files_only=True) for _ in range(2)
-        )
-        for pipe in (self.ours, self.theirs):
-            pipe.set_progress_bar_config(disable=True)
-        numbers = torch.Generator().manual_seed(0)
-        self.latents = torch.randn(8, 4, 16, 16, generator=numbers)
-        self.times = torch.tensor([981, 700, 400, 100, 3, 500, 250, 800])
-        self.texts = torch.randn(8, 24, self.ours.unet.config.cross_attention_dim, generator=numbers)
-        self.pooled = torch.randn(8, tiny.WIDTH, generator=numbers)
-
-    def unet(self, rows: list[int], unet: Any = None) -> torch.Tensor:
-        """Call the UNet for some of the input rows."""
-        unet = self.ours.unet if unet is None else unet
-        added = None
-        if unet.config.addition_embed_type:
-            sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64]] * len(rows))
-            added = {"text_embeds": self.pooled[rows], "time_ids": sizes}
-        with torch.inference_mode():
-            out: torch.Tensor = unet(
-                self.latents[rows],
-                self.times[rows],
-                encoder_hidden_states=self.texts[rows],
-                added_cond_kwargs=added,
-                return_dict=False,
-            )[0]
-        return out
-
-    def texts_of(self, prompt: str) -> torch.Tensor:
-        """Encode a prompt."""
-        with torch.inference_mode():
-            encoded: torch.Tensor = self.ours.encode_prompt(
-                prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
-            )[0]
-        return encoded
-
-    def theirs_paints(self, files: dict[str, Path], weights: list[float]) -> torch.Tensor:
-        """Paint with diffusers' own LoRA; the pipeline is bare again afterwards."""
-        try:
-            for name, path in files.items():
-                self.theirs.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
-            self.theirs.set_adapters(list(files), weights)
-            return paint(self.theirs)
-        finally:
-            self.theirs.unload_lora_weights()
-
-
-def hooks(pipe: Any) -> int:
-    return sum(len(m._forward_hooks) for part in (pipe.unet, pipe.text_encoder) for m in part.modules())
-
-
-def paint(pipe: Any) -> torch.Tensor:
-    """Return the latent that a whole pipeline run ends with."""
-    latent: torch.Tensor = pipe(
-        "red apple",
-        height=64,
-        width=64,
-        num_inference_steps=3,
-        guidance_scale=2.5,
-        generator=torch.Generator().manual_seed(7),
-        output_type="latent",
-    ).images
-    return latent
 
 
 def merged(pipe: Any, lora: Lora, weight: float) -> Callable[[], None]:
@@ -188,7 +109,7 @@ def test_weights_follow_the_base_to_another_precision_and_back(scene: Scene, she
         layer.double()
         double = layer(x.double())
         layer.float()
-        assert torch.equal(layer(x), single)
+        assert torch.allclose(layer(x), single, atol=BOUND)
     assert double.dtype is torch.float64
     assert torch.allclose(double.float(), single, atol=BOUND)
 
@@ -208,18 +129,19 @@ def test_alone_a_picture_is_bit_for_bit_what_diffusers_paints(scene: Scene, tmp_
     assert not torch.allclose(painted, paint(scene.ours), atol=0.01)
 
 
-def test_both_formats_paint_the_same_bits_as_diffusers(scene: Scene, tmp_path: Path) -> None:
+def test_both_formats_paint_what_diffusers_paints(scene: Scene, tmp_path: Path) -> None:
     lora = draw(scene.ours, 5, ATTENTION, alphas=(2.0,))
-    files = {
-        "diffusers": save_diffusers(tmp_path / "diffusers.safetensors", lora),
-        "kohya": save_kohya(tmp_path / "kohya.safetensors", lora),
-    }
-    expected = scene.theirs_paints({"kohya": files["kohya"]}, [1.3])
-    shelf = AdapterShelf(scene.ours, ROOMY)
-    for name, path in files.items():
-        shelf.load(name, path)
-        with shelf.applied([one(name, 1.3)]):
-            assert torch.equal(paint(scene.ours), expected)
+    painted = []
+    for save in (save_diffusers, save_kohya):
+        path = save(tmp_path / f"{save.__name__}.safetensors", lora)
+        shelf = AdapterShelf(scene.ours, ROOMY)
+        shelf.load("lora", path)
+        with shelf.applied([one("lora", 1.3)]):
+            painted.append(paint(scene.ours))
+        assert torch.equal(painted[-1], scene.theirs_paints({"lora": path}, [1.3]))
+    assert torch.allclose(
+        painted[0], painted[1], atol=1e-4
+    )  # the tensors lie differently in the two files
 
 
 def test_a_file_in_half_precision_is_used_in_the_base_s(scene: Scene, tmp_path: Path) -> None:
@@ -388,6 +310,20 @@ def test_what_is_in_use_stays_above_the_budget(scene: Scene, tmp_path: Path) -> 
     assert shelf.names == ("used",)
 
 
+def test_what_is_loaded_is_not_read_again(scene: Scene, shelf: AdapterShelf, tmp_path: Path) -> None:
+    before = shelf.nbytes
+    shelf.load("a", tmp_path / "no-such-file.safetensors")
+    assert shelf.nbytes == before
+
+
+def test_adapters_work_on_after_a_stay_in_host_memory(scene: Scene, shelf: AdapterShelf) -> None:
+    with shelf.applied([one("a"), one("b")]):
+        expected = scene.unet([0, 1])
+    shelf.to_host()
+    with shelf.applied([one("a"), one("b")]):
+        assert torch.equal(scene.unet([0, 1]), expected)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_weights_leave_the_device_and_return_at_the_next_use(scene: Scene, shelf: AdapterShelf) -> None:
     linear = scene.ours.text_encoder.get_submodule("encoder.layers.0.mlp.fc1").cuda()
@@ -402,78 +338,3 @@ def test_weights_leave_the_device_and_return_at_the_next_use(scene: Scene, shelf
             assert torch.equal(linear(x), expected)
     finally:
         linear.cpu()
-
-
-# ---- files that do not fit ----------------------------------------------------------------------
-
-
-Spoil = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
-
-
-def _one_key(ending: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Spoil:
-    def spoil(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        key = next(key for key in tensors if key.endswith(ending))
-        return tensors | {key: change(tensors[key])}
-
-    return spoil
-
-
-SPOILT: dict[str, tuple[Spoil, str]] = {
-    "a layer of another width": (_one_key("lora_down.weight", lambda t: t[:, :-1]), "takes the shapes"),
-    "halves of different ranks": (_one_key("lora_up.weight", lambda t: t[:, :-1]), "takes the shapes"),
-    "a scalar": (_one_key("lora_down.weight", lambda t: t.sum()), "takes the shapes"),
-    "not a number": (_one_key("lora_up.weight", lambda t: t / 0), "not finite"),
-    "whole numbers": (_one_key("lora_up.weight", lambda t: t.to(torch.int8)), "not finite"),
-    "two alphas": (_one_key(".alpha", lambda t: torch.ones(2)), "not one finite number"),
-    "one half": (
-        lambda tensors: {k: t for k, t in tensors.items() if not k.endswith("to_q.lora_up.weight")},
-        "not both halves",
-    ),
-    "another architecture": (
-        lambda tensors: {k.replace("mid_block", "mid_block_9"): t for k, t in tensors.items()},
-        "tensors belong to none of its layers, as 'lora_unet_mid_block_9",
-    ),
-    "DoRA": (
-        lambda tensors: tensors | {"lora_unet_mid_block_resnets_0_conv1.dora_scale": torch.ones(1)},
-        "1 of .* tensors .*no DoRA",
-    ),
-    "a whole checkpoint": (lambda tensors: {"conv_in.weight": torch.ones(1)}, "1 of 1 tensors"),
-    "nothing": (lambda tensors: {}, "holds no tensors"),
-}
-
-
-@pytest.mark.parametrize("case", SPOILT)
-def test_a_file_that_does_not_fit_is_refused_in_words_and_leaves_no_trace(
-    scene: Scene, tmp_path: Path, case: str
-) -> None:
-    from safetensors.torch import load_file, save_file
-
-    spoil, words = SPOILT[case]
-    base, before = scene.unet([0]), hooks(scene.ours)
-    path = save_kohya(
-        tmp_path / "lora.safetensors", draw(scene.ours, 1, "mid_block.*to_q", parts=("unet",))
-    )
-    save_file({key: t.contiguous() for key, t in spoil(load_file(path)).items()}, path)
-    shelf = AdapterShelf(scene.ours, ROOMY)
-    with pytest.raises(EngineFailed, match=f"adapter my-lora does not load: lora.safetensors.*{words}"):
-        shelf.load("my-lora", path)
-    assert (shelf.names, shelf.nbytes) == ((), 0)
-    assert hooks(scene.ours) == before
-    assert torch.equal(scene.unet([0]), base)
-
-
-def test_a_file_that_is_none_is_refused_in_words(scene: Scene, tmp_path: Path) -> None:
-    path = tmp_path / "lora.safetensors"
-    shelf = AdapterShelf(scene.ours, ROOMY)
-    with pytest.raises(EngineFailed, match="no readable safetensors file"):
-        shelf.load("lora", path)
-    path.write_bytes(b"not a tensor in sight" * 9)
-    with pytest.raises(EngineFailed, match="no readable safetensors file"):
-        shelf.load("lora", path)
-
-
-def test_an_adapter_for_another_base_is_refused(scene: Scene, tmp_path: Path) -> None:
-    other = tiny.make_sd2_v(tmp_path / "tiny-sd2")
-    path = save_diffusers(tmp_path / "lora.safetensors", draw(Scene(other).ours, 1, ATTENTION))
-    with pytest.raises(EngineFailed, match="does not fit its base"):
-        AdapterShelf(scene.ours, ROOMY).load("lora", path)

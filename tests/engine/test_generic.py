@@ -20,6 +20,7 @@ from difs.actors import generic
 from difs.actors.generic import GenericPainter, Work, load_generic, load_painter, measure
 from difs.actors.warmup import Measured
 from difs.errors import EngineFailed, RepositoryError, Unsupported
+from difs.messages import MemoryMode
 from tests.engine import tiny
 
 pytestmark = pytest.mark.torch
@@ -376,6 +377,38 @@ def test_a_picture_of_another_size_is_refused(painter: GenericPainter) -> None:
     work = painter.begin(EXECUTE, 7, painter.encode(EXECUTE))
     with pytest.raises(EngineFailed, match=r"painted \(64, 64, 3\) instead of \(96, 64, 3\)"):
         painter.decode(work, np.zeros((96, 64, 3), np.uint8))
+
+
+def test_a_size_that_the_pipeline_refuses_is_refused_in_its_words(painter: GenericPainter) -> None:
+    work = painter.begin(replace(EXECUTE, width=65), 7, painter.encode(EXECUTE))
+    with pytest.raises(EngineFailed, match="the pipeline refuses: `height` and `width` have to be divi"):
+        painter.step([work])
+
+
+@pytest.mark.parametrize("mode", ["sliced", "tiled", "fp8", "sequential_offload"])
+def test_memory_modes_are_entered_and_left_without_a_trace(
+    painter: GenericPainter, mode: MemoryMode
+) -> None:
+    execute = replace(EXECUTE, width=96, height=96)  # larger than a tile
+    canvas, again = np.zeros((2, 96, 96, 3), np.uint8)
+    painter.decode(painter.begin(execute, 7, painter.encode(execute)), canvas)
+    painter.keeper.switch(mode)
+    painter.decode(painter.begin(execute, 7, painter.encode(execute)), again)
+    assert again.std() > 10
+    painter.keeper.switch("full")
+    painter.decode(painter.begin(execute, 7, painter.encode(execute)), again)
+    assert np.array_equal(canvas, again)
+
+
+def test_weights_that_a_mode_spoilt_are_restored_from_their_files(
+    painter: GenericPainter, folder: Path
+) -> None:
+    before = {name: t.clone() for name, t in painter.pipe.transformer.state_dict().items()}
+    for parameter in painter.pipe.transformer.parameters():
+        parameter.data = parameter.data + 1
+    generic._restore_denoiser(painter.pipe, folder)
+    after = painter.pipe.transformer.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_adapters_are_refused_in_words(painter: GenericPainter) -> None:

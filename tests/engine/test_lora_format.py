@@ -191,6 +191,23 @@ def test_a_file_of_the_unet_alone_needs_no_prefix(xl: Any, tmp_path: Path) -> No
     assert read(xl, path).keys() == lora.keys()
 
 
+@pytest.mark.parametrize("padding", ["", "8 bytes.", "16 bytes........"])
+def test_tensors_lie_in_memory_as_in_the_file_and_outlive_it(
+    xl: Any, tmp_path: Path, padding: str
+) -> None:
+    lora = draw(xl, 1, ATTENTION, parts=("unet",))
+    path = save_diffusers(tmp_path / "lora.safetensors", lora)
+    save_file(load_file(path), path, {"padding": padding})
+    mapped = load_file(path)
+    ours = read(xl, path)
+    for (part, name), delta in ours.items():
+        theirs = mapped[f"{part}.{name}.lora_A.weight"]
+        assert delta.down.data_ptr() % 64 == theirs.data_ptr() % 64
+    del mapped, theirs
+    path.write_bytes(b"")
+    assert all(torch.equal(ours[key].down, low.down) for key, low in lora.items())
+
+
 # ---- what the metadata says ---------------------------------------------------------------------
 
 

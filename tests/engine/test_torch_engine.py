@@ -333,3 +333,65 @@ def test_what_breaks_in_torch_is_told_without_internals(
     (ended,) = bench.run(bench.execute())
     assert isinstance(ended, Ended)
     assert (ended.code, ended.message) == ("engine_failed", "the engine failed: RuntimeError")
+
+
+# ---- what a folder may hold -----------------------------------------------------------------------
+
+
+def copy_of(tiny_repo: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(tiny_repo / "sd15", tmp_path / "repo" / "sd15"))
+
+
+def load_from(tmp_path: Path) -> Any:
+    made = Bench(tmp_path, tmp_path / "repo")
+    made.engine.load("sd15")
+    reports = made.work()
+    made.close()
+    return reports[-1]
+
+
+def test_a_folder_that_brings_code_is_refused(tiny_repo: Path, tmp_path: Path) -> None:
+    folder = copy_of(tiny_repo, tmp_path)
+    (folder / "unet" / "diffusers.py").write_text("raise SystemExit('code of a checkpoint ran')")
+    failed = load_from(tmp_path)
+    assert isinstance(failed, LoadFailed)
+    assert "brings code (diffusers.py)" in failed.message
+
+
+def test_a_class_of_another_library_is_refused(tiny_repo: Path, tmp_path: Path) -> None:
+    index = copy_of(tiny_repo, tmp_path) / "model_index.json"
+    index.write_text(index.read_text().replace('"diffusers",\n    "UNet2D', '"evil",\n    "UNet2D'))
+    failed = load_from(tmp_path)
+    assert isinstance(failed, LoadFailed)
+    assert "unet is a class of 'evil'" in failed.message
+
+
+def test_a_safety_checker_in_the_index_is_left_out(tiny_repo: Path, tmp_path: Path) -> None:
+    """As every released SD 1.5 has one, of a library that is a package of diffusers' pipelines."""
+    import json
+
+    path = copy_of(tiny_repo, tmp_path) / "model_index.json"
+    index = json.loads(path.read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    path.write_text(json.dumps(index))
+    assert isinstance(load_from(tmp_path), Loaded)
+
+
+def test_any_other_pipeline_is_painted_unbatched_with_progress(tiny: Bench) -> None:
+    tiny.ensure("other")
+    first, second = (tiny.execute("red", variant="other", seeds=(i,), steps=3) for i in (1, 2))
+    reports = tiny.run(first, second)
+    steps = sorted((r.attempt, r.step, r.steps) for r in reports if isinstance(r, Stepped))
+    assert steps == [(e.attempt, s, 3) for e in (first, second) for s in (1, 2, 3)]
+    assert all((r.seed_contract, r.shared_by) == ("bitwise", 1.0) for r in finished(reports))
+    assert not np.array_equal(tiny.pixels(first), tiny.pixels(second))
+    gone = tiny.execute("red", variant="other", steps=5)
+    tiny.engine.submit(gone)
+    seen: list[Any] = []
+    while Stepped(gone.attempt, 0, 2, 5) not in seen:
+        seen += tiny.engine.turn()
+    tiny.engine.abort(gone.attempt)
+    assert [type(r) for r in tiny.work()] == [Ended]
+    assert "generic-call" not in {thread.name for thread in threading.enumerate()}

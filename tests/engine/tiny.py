@@ -47,6 +47,7 @@ MANIFEST = """\
 name = "{name}"
 task = "text-to-image"
 family = "{family}"
+kind = "{kind}"
 path = "."
 description = "random weights"
 precision = "fp32"
@@ -87,7 +88,7 @@ def make_lcm(folder: Path, seed: int = 0) -> Path:
         unet = _unet(time_cond_proj_dim=32)
         _amplify(unet.time_embedding.cond_proj, 10.0)
         pipe = _sd(unet, LCMScheduler(**SD_SCHEDULE))
-    return _save(pipe, folder, family="sd15", sampler="lcm", guidance=8.0, steps=4)
+    return _save(pipe, folder, family="sd15", kind="lcm", sampler="lcm", guidance=8.0, steps=4)
 
 
 def make_sdxl(folder: Path, seed: int = 0) -> Path:
@@ -101,7 +102,7 @@ def make_sdxl_turbo(folder: Path, seed: int = 0) -> Path:
     """SDXL-Turbo: SDXL's structure, one step of Euler a with trailing spacing, no guidance."""
     with _seeded(seed):
         pipe = _xl(EulerAncestralDiscreteScheduler(**XL_SCHEDULE, timestep_spacing="trailing"))
-    return _save(pipe, folder, family="sdxl", sampler="euler_a", guidance=0.0, steps=1)
+    return _save(pipe, folder, family="sdxl", kind="turbo", sampler="euler_a", guidance=0.0, steps=1)
 
 
 def make_generic(folder: Path, seed: int = 0) -> Path:
@@ -266,7 +267,14 @@ def _amplify(module: Any, factor: float) -> None:
 
 
 def _save(
-    pipe: DiffusionPipeline, folder: Path, *, family: str, sampler: str, guidance: float, steps: int
+    pipe: DiffusionPipeline,
+    folder: Path,
+    *,
+    family: str,
+    kind: str = "base",
+    sampler: str,
+    guidance: float,
+    steps: int,
 ) -> Path:
     pipe.save_pretrained(folder, safe_serialization=True)
     digests = {
@@ -276,6 +284,7 @@ def _save(
     manifest = MANIFEST.format(
         name=folder.name,
         family=family,
+        kind=kind,
         sampler=sampler,
         guidance=guidance,
         steps=steps,

@@ -240,7 +240,9 @@ def test_two_segments_have_names_that_cannot_be_guessed(tmp_path: Path) -> None:
 
 def test_pixels_are_read_as_they_were_written(path: Path, writer: SegmentWriter) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
-    sealed = writer.write_pixels(SLOT, pixels)
+    canvas = writer.canvas(SLOT, (64, 64, 3))
+    canvas[...] = pixels
+    sealed = writer.seal(SLOT, canvas.nbytes, (64, 64, 3))
     reader = SegmentReader(path)
     data = reader.image(SLOT.offset, sealed.nbytes, SLOT.generation)
     assert bytes(data) == pixels.tobytes()
@@ -250,11 +252,19 @@ def test_pixels_are_read_as_they_were_written(path: Path, writer: SegmentWriter)
     assert matches(data, sealed.crc32)
 
 
-def test_pixels_need_not_be_contiguous(path: Path, writer: SegmentWriter) -> None:
-    row = np.arange(64 * 3, dtype=np.uint8).reshape(64, 3)
-    sealed = writer.write_pixels(SLOT, np.broadcast_to(row, (64, 64, 3)))
-    data = SegmentReader(path).image(SLOT.offset, sealed.nbytes, SLOT.generation)
-    assert bytes(data) == row.tobytes() * 64
+def test_nobody_takes_what_is_on_a_canvas_for_a_picture_before_it_is_sealed(
+    path: Path, writer: SegmentWriter
+) -> None:
+    writer.write(SLOT, memoryview(b"z" * 12288), (64, 64, 3))
+    writer.canvas(Slot(2, SLOT.offset, 12288, 6), (64, 64, 3))[:32] = 7
+    for generation in (5, 6):
+        with pytest.raises(LeaseLost):
+            SegmentReader(path).image(SLOT.offset, 12288, generation)
+
+
+def test_a_canvas_must_fit_its_slot(writer: SegmentWriter) -> None:
+    with pytest.raises(InternalError, match="12480 bytes do not fit a slot of 12288"):
+        writer.canvas(Slot(2, SLOT.offset, 12288, 6), (65, 64, 3))
 
 
 def test_a_slot_takes_exactly_what_it_can_hold(path: Path, writer: SegmentWriter) -> None:

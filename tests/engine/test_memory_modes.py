@@ -1,0 +1,501 @@
+"""Memory modes on a CPU stand-in: switched live, without a trace in modules, memory or pictures."""
+
+import gc
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice, permutations
+from pathlib import Path
+from typing import Any, get_args
+
+import psutil
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from peft import LoraConfig
+
+from difs import memory_modes
+from difs.actors import loading, placement
+from difs.actors.memory_modes import HOW, Mode, ModeKeeper
+from difs.errors import EngineFailed, OutOfMemory
+from difs.messages import MemoryMode
+from tests.engine import tiny
+from tests.engine.conftest import MODEL_REPO
+
+pytestmark = pytest.mark.torch
+
+CPU = torch.device("cpu")
+FOLDER = MODEL_REPO / "emoji-base"
+ALL: tuple[MemoryMode, ...] = get_args(MemoryMode)
+LOSSLESS = [mode for mode in ALL if not memory_modes.MODES[mode].is_lossy]
+LEVEL = 1 / 255
+
+
+def load(folder: Path = FOLDER) -> Any:
+    pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def keep(pipe: Any, folder: Path = FOLDER) -> ModeKeeper:
+    keeper = ModeKeeper(pipe, CPU, lambda: loading.restore_denoiser(pipe, folder))
+    keeper.switch("full")
+    return keeper
+
+
+def paint(
+    keeper: ModeKeeper,
+    between: Callable[[int], None] = lambda step: None,
+    *,
+    steps: int = 3,
+    size: int = 64,
+) -> torch.Tensor:
+    """Paint as the engine does, part by part; `between` is called before each step. Values are 0..1."""
+    pipe = keeper._pipe
+    with torch.inference_mode():
+        positive, negative = pipe.encode_prompt("red apple", CPU, 1, True, "")
+        text = torch.cat([negative, positive])
+        numbers = torch.Generator().manual_seed(3)
+        x = torch.randn(1, 4, size // 4, size // 4, generator=numbers)
+        pipe.scheduler.set_timesteps(steps)
+        for step, t in enumerate(pipe.scheduler.timesteps):
+            between(step)
+            eps = pipe.unet(torch.cat([x] * 2), t, encoder_hidden_states=text, return_dict=False)[0]
+            low, high = eps.chunk(2)
+            x = pipe.scheduler.step(low + 2.5 * (high - low), t, x, return_dict=False)[0]
+        with keeper.decoding():
+            image: torch.Tensor = pipe.vae.decode(x, return_dict=False)[0]
+        return (image * 0.5 + 0.5).clamp(0, 1)
+
+
+def own_attributes(pipe: Any) -> dict[str, set[str]]:
+    """Return the names of what each module has of its own, which hooks add to."""
+    parts = {n: m for n, m in pipe.components.items() if isinstance(m, torch.nn.Module)}
+    return {f"{n}.{p}": set(vars(m)) for n, part in parts.items() for p, m in part.named_modules()}
+
+
+def tensor_bytes() -> int:
+    """Return the bytes of all tensors that are alive."""
+    gc.collect()
+    found = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
+    return sum(storages.values())
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[ModeKeeper, torch.Tensor, dict[str, set[str]]]:
+    """The embedded model in no mode yet, what it paints, and what its modules have of their own."""
+    pipe = load()
+    before = own_attributes(pipe)
+    keeper = keep(pipe)
+    return keeper, paint(keeper), before
+
+
+@pytest.fixture
+def keeper(loaded: tuple[ModeKeeper, torch.Tensor, dict[str, set[str]]]) -> Iterator[ModeKeeper]:
+    """The embedded model in `full`; whatever a test does, no hook and no changed bit may be left."""
+    keeper, picture, before = loaded
+    keeper.switch("full")
+    yield keeper
+    keeper.switch("full")
+    assert own_attributes(keeper._pipe) == before
+    assert torch.equal(paint(keeper), picture)
+    assert not any(p.is_inference() for p in keeper._pipe.unet.parameters())
+
+
+@pytest.fixture
+def picture(loaded: tuple[ModeKeeper, torch.Tensor, dict[str, set[str]]]) -> torch.Tensor:
+    """What the embedded model paints in `full`."""
+    return loaded[1]
+
+
+# ---- what a mode does to pictures ---------------------------------------------------------------
+
+
+def test_every_mode_of_the_protocol_can_be_entered() -> None:
+    assert tuple(HOW) == ALL == tuple(memory_modes.MODES)
+
+
+@pytest.mark.parametrize("mode", LOSSLESS)
+def test_a_lossless_mode_paints_the_same_picture(
+    keeper: ModeKeeper, picture: torch.Tensor, mode: MemoryMode
+) -> None:
+    keeper.switch(mode)
+    assert keeper.mode == mode
+    assert (paint(keeper) - picture).abs().max() <= LEVEL / 10
+    assert keeper.is_exact == (mode == "full")
+    with keeper.exact():
+        assert keeper.is_exact
+        assert torch.equal(paint(keeper), picture)
+
+
+def test_fp8_stores_the_denoiser_in_a_quarter_and_paints_nearly_the_same(
+    keeper: ModeKeeper, picture: torch.Tensor
+) -> None:
+    def size() -> int:
+        return sum(p.nbytes for p in keeper._pipe.unet.parameters())
+
+    whole = size()
+    keeper.switch("fp8")
+    assert size() < 0.3 * whole
+    mean = (paint(keeper) - picture).abs().mean()
+    assert 0 < mean < 0.03
+    assert size() < 0.3 * whole
+    with keeper.exact():
+        assert not keeper.is_exact
+
+
+def test_feed_forward_layers_and_decoder_compute_piece_by_piece(keeper: ModeKeeper) -> None:
+    rows: dict[str, int] = {}
+    unet, vae = keeper._pipe.unet, keeper._pipe.vae
+    watched = {
+        "feed forward": unet.mid_block.attentions[0].transformer_blocks[0].ff.net[0].proj,
+        "decoder": vae.decoder.conv_out,
+    }
+    for name, module in watched.items():
+        module.register_forward_pre_hook(
+            lambda _, args, name=name: rows.update({name: args[0].shape[-2]})
+        )
+    paint(keeper, size=128)
+    whole = dict(rows)
+    keeper.switch("tiled")
+    paint(keeper, size=128)
+    assert rows["feed forward"] == whole["feed forward"] // 4
+    assert rows["decoder"] <= whole["decoder"] // 7
+    for module in watched.values():
+        module._forward_pre_hooks.clear()
+
+
+# ---- switching ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", LOSSLESS)
+def test_a_switch_between_two_steps_changes_no_level_by_more_than_one(
+    keeper: ModeKeeper, picture: torch.Tensor, mode: MemoryMode
+) -> None:
+    changed = paint(keeper, lambda step: keeper.switch(mode) if step == 1 else None)
+    assert (changed - picture).abs().max() <= LEVEL
+    keeper.switch(mode)
+    changed = paint(keeper, lambda step: keeper.switch("full") if step == 2 else None)
+    assert (changed - picture).abs().max() <= LEVEL
+
+
+def test_every_mode_can_follow_every_other(keeper: ModeKeeper) -> None:
+    for former, mode in permutations(ALL, 2):
+        keeper.switch(former)
+        paint(keeper, steps=1)
+        keeper.switch(mode)
+        paint(keeper, steps=1)
+
+
+def test_a_hundred_switches_leave_memory_and_pictures_unchanged(
+    keeper: ModeKeeper, picture: torch.Tensor
+) -> None:
+    def switch(times: int) -> None:
+        for mode in islice(cycle(ALL), times):
+            keeper.switch(mode)
+            paint(keeper, steps=1)
+        keeper.switch("full")
+
+    process = psutil.Process()
+    switch(2 * len(ALL))
+    tensors, resident = tensor_bytes(), process.memory_info().rss
+    switch(100)
+    assert tensor_bytes() == tensors
+    assert process.memory_info().rss - resident < 8 * 2**20
+    assert torch.equal(paint(keeper), picture)
+
+
+def test_switching_within_inference_mode_makes_no_inference_tensors(keeper: ModeKeeper) -> None:
+    with torch.inference_mode():
+        for mode in ALL:
+            keeper.switch(mode)
+            paint(keeper, steps=1)
+        keeper.switch("full")
+    modules = [keeper._pipe.unet, keeper._pipe.vae, keeper._pipe.text_encoder]
+    assert not any(p.is_inference() for module in modules for p in module.parameters())
+
+
+def test_a_pipeline_is_brought_straight_into_its_first_mode() -> None:
+    pipe = load()
+    keeper = ModeKeeper(pipe, CPU, lambda: None)
+    keeper.switch("sequential_offload")
+    assert not keeper._stay.forwards[pipe.unet]  # type: ignore[union-attr]
+    assert hasattr(pipe.unet.conv_in, "_hf_hook")
+    keeper.switch("full")
+    assert not hasattr(pipe.unet.conv_in, "_hf_hook")
+
+
+# ---- a switch that fails ------------------------------------------------------------------------
+
+
+def breaking(error: Exception) -> Mode:
+    """A mode whose entry breaks when hooks are on already."""
+
+    def place(parts: placement.Parts) -> placement.Rest:
+        placement.by_layer(parts)
+        raise error
+
+    return Mode(place, is_sliced=True)
+
+
+@pytest.mark.parametrize("former", ALL)
+def test_a_mode_that_cannot_be_entered_leaves_the_former_one(
+    keeper: ModeKeeper, monkeypatch: pytest.MonkeyPatch, former: MemoryMode
+) -> None:
+    keeper.switch(former)
+    expected, attributes = paint(keeper), own_attributes(keeper._pipe)
+    failed: MemoryMode = "tiled" if former != "tiled" else "sliced"
+    with monkeypatch.context() as patch:
+        patch.setitem(HOW, failed, breaking(torch.OutOfMemoryError("no room\nsome details")))
+        with pytest.raises(
+            OutOfMemory, match=rf"{failed} could not be entered, back in {former}: no room$"
+        ):
+            keeper.switch(failed)
+        assert keeper.mode == former
+        assert own_attributes(keeper._pipe) == attributes
+        assert torch.equal(paint(keeper), expected)
+        patch.setitem(HOW, failed, breaking(ValueError("odd")))
+        with pytest.raises(EngineFailed, match="odd"):
+            keeper.switch(failed)
+    keeper.switch(failed)
+
+
+def test_weights_that_cannot_be_restored_stay_in_fp8(
+    keeper: ModeKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper.switch("fp8")
+    expected = paint(keeper)
+
+    def gone() -> None:
+        raise EngineFailed("the file is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper, "_reload", gone)
+        with pytest.raises(EngineFailed, match="back in fp8: the file is gone"):
+            keeper.switch("full")
+    assert keeper.mode == "fp8"
+    assert torch.equal(paint(keeper), expected)
+
+
+def test_a_pipeline_that_cannot_come_back_says_so_and_can_be_tried_again(
+    keeper: ModeKeeper, picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(HOW, "full", breaking(torch.OutOfMemoryError("no room")))
+        patch.setitem(HOW, "tiled", breaking(torch.OutOfMemoryError("no room")))
+        with pytest.raises(OutOfMemory, match="neither memory mode tiled nor full"):
+            keeper.switch("tiled")
+    keeper.switch("sliced")
+    assert (paint(keeper) - picture).abs().max() <= LEVEL
+
+
+def test_a_pipeline_without_a_denoiser_has_no_fp8() -> None:
+    pipe = load()
+    keeper = keep(pipe)
+    del keeper._modules["unet"]
+    with pytest.raises(EngineFailed, match="no unet or transformer of its own"):
+        keeper.switch("fp8")
+    assert keeper.mode == "full"
+
+
+# ---- weights that visit -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are put away are spoilt, so that who uses them without fetching them sees it."""
+    put_away = placement.Weights.put_away
+
+    def spoil(self: placement.Weights) -> None:
+        put_away(self)
+        for tensor, host in self._pairs:
+            tensor.data = torch.full_like(host, torch.nan if host.is_floating_point() else 10**9)
+
+    monkeypatch.setattr(placement.Weights, "put_away", spoil)
+
+
+@pytest.mark.parametrize("mode", ["model_offload", "sequential_offload"])
+@pytest.mark.usefixtures("poisoned")
+def test_whatever_is_called_fetches_its_weights(picture: torch.Tensor, mode: MemoryMode) -> None:
+    keeper = keep(load())
+    keeper.switch(mode)
+    assert keeper._pipe.unet.conv_in.weight.isnan().all()
+    assert (paint(keeper) - picture).abs().max() <= LEVEL / 10
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_one_part_at_a_time_is_on_the_device_and_none_when_nothing_runs() -> None:
+    pipe = load()
+    keeper = keep(pipe)
+    parts = {"text": pipe.text_encoder, "unet": pipe.unet, "vae": pipe.vae}
+    seen = []
+
+    def present() -> list[str]:
+        return [n for n, m in parts.items() if not any(p.isnan().any() for p in m.parameters())]
+
+    keeper.switch("model_offload")
+    assert present() == []
+    for module in parts.values():
+        module.register_forward_hook(lambda *_: seen.append(present()))
+    pipe.vae.decoder.register_forward_hook(lambda *_: seen.append(present()))
+    pipe.vae.decoder.conv_in.register_forward_hook(lambda *_: seen.append(present()))
+    paint(keeper, steps=2)
+    assert seen == [["text"]] * 2 + [["unet"]] * 2 + [["vae"]]
+    assert present() == []
+    with torch.inference_mode():
+        pipe.encode_prompt("cat", CPU, 1, False)
+    assert present() == ["text"]
+    keeper.rest()
+    assert present() == []
+
+
+def test_weights_keep_a_precision_that_was_given_to_them_meanwhile() -> None:
+    layer = torch.nn.Linear(4, 4)
+    weights = placement.Weights(layer, CPU)
+    layer.double()
+    weights.fetch()
+    assert layer(torch.ones(4, dtype=torch.float64)).dtype is torch.float64
+    weights.put_away()
+    assert layer.weight.dtype is torch.float64
+
+
+# ---- adapters, parking, sharing -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_modules_can_be_changed_while_hooks_are_lifted(
+    keeper: ModeKeeper, picture: torch.Tensor, mode: MemoryMode
+) -> None:
+    unet = keeper._pipe.unet
+    keeper.switch(mode)
+    plain = paint(keeper)
+    with keeper.lifted():
+        assert not any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in unet.modules())
+        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    with_adapter = paint(keeper)
+    assert (with_adapter - plain).abs().max() > 10 * LEVEL
+    keeper.switch("full")
+    if not memory_modes.MODES[mode].is_lossy:
+        assert (paint(keeper) - with_adapter).abs().max() <= LEVEL
+    keeper.switch(mode)
+    with keeper.lifted():
+        unet.unload_lora() if hasattr(unet, "unload_lora") else unet.delete_adapters("default")
+    assert (paint(keeper) - plain).abs().max() <= LEVEL / 10
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_parked_and_back_is_bit_equal(keeper: ModeKeeper, mode: MemoryMode) -> None:
+    keeper.switch(mode)
+    before = paint(keeper)
+    keeper.to_host()
+    assert not any("_hf_hook" in names for names in own_attributes(keeper._pipe).values())
+    with keeper.lifted():
+        pass
+    assert keeper._stay is None, "a parked pipeline stays parked"
+    keeper.to_device()
+    assert keeper.mode == mode
+    assert torch.equal(paint(keeper), before)
+
+
+def test_what_cannot_return_stays_in_host_memory(
+    keeper: ModeKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper.to_host()
+    with monkeypatch.context() as patch:
+        patch.setitem(HOW, "full", breaking(torch.OutOfMemoryError("no room")))
+        with pytest.raises(OutOfMemory, match="back in host memory: no room"):
+            keeper.to_device()
+    keeper.to_device()
+
+
+def sharing(keeper: ModeKeeper) -> ModeKeeper:
+    """Return the keeper of a second pipeline with the same text encoder and autoencoder."""
+    first = keeper._pipe
+    pipe = StableDiffusionPipeline(
+        **first.components | {"unet": load().unet}, requires_safety_checker=False
+    )
+    return keep(pipe)
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_a_shared_part_is_unaffected_by_the_other_s_mode(
+    keeper: ModeKeeper, picture: torch.Tensor, mode: MemoryMode
+) -> None:
+    other = sharing(keeper)
+    before = dict(vars(keeper._pipe.vae))
+    other.switch(mode)
+    assert (paint(other) - picture).abs().max() <= (LEVEL if mode != "fp8" else 1)
+    assert vars(keeper._pipe.vae) == before
+    with other.decoding(is_tiled=True), pytest.raises(AssertionError):
+        assert vars(keeper._pipe.vae) == before
+    assert torch.equal(paint(keeper), picture)
+    other.switch("full")
+    other.to_host()
+
+
+def test_shared_parts_move_with_the_last_who_uses_them(
+    keeper: ModeKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[torch.nn.Module] = []
+    monkeypatch.setattr(placement, "to_host", lambda modules, device: moved.extend(modules))
+    other = sharing(keeper)
+    other.to_host()
+    assert moved == [other._pipe.unet]
+    moved.clear()
+    keeper.to_host()
+    assert set(moved) == {keeper._pipe.unet, keeper._pipe.vae, keeper._pipe.text_encoder}
+
+
+def test_one_who_leaves_a_shared_part_behind_leaves_it_on_the_device(
+    keeper: ModeKeeper, picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    returned: list[torch.nn.Module] = []
+    to_device = placement.to_device
+
+    def watch(modules: Any, device: torch.device) -> None:
+        found = list(modules)
+        returned.extend(found)
+        to_device(found, device)
+
+    keeper.switch("model_offload")
+    other = sharing(keeper)
+    assert (paint(other) - picture).abs().max() <= LEVEL / 10, "through the first one's hooks"
+    monkeypatch.setattr(placement, "to_device", watch)
+    keeper.to_host()
+    assert set(returned) == {keeper._pipe.vae, keeper._pipe.text_encoder}
+    assert torch.equal(paint(other), picture)
+
+
+# ---- other families -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [tiny.make_sdxl, tiny.make_generic])
+def test_whole_pipeline_calls_of_other_families_work_in_every_mode(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    folder = make(tmp_path / "tiny")
+    pipe = load(folder)
+    keeper = ModeKeeper(pipe, CPU, lambda: _restore(pipe, folder))
+
+    def call() -> torch.Tensor:
+        numbers = torch.Generator().manual_seed(1)
+        with keeper.decoding():
+            facts = {"width": 64, "height": 64, "num_inference_steps": 3, "output_type": "pt"}
+            image: torch.Tensor = pipe("red apple", generator=numbers, **facts).images
+        return image
+
+    keeper.switch("full")
+    expected, attributes = call(), own_attributes(pipe)
+    for mode in ALL:
+        keeper.switch(mode)
+        off = (call() - expected).abs().max()
+        assert off <= LEVEL or mode == "fp8"
+        keeper.switch("full")
+        assert own_attributes(pipe) == attributes
+        assert torch.equal(call(), expected)
+
+
+def _restore(pipe: Any, folder: Path) -> None:
+    fresh = load(folder)
+    for name in ("unet", "transformer"):
+        if getattr(pipe, name, None) is not None:
+            getattr(pipe, name).load_state_dict(getattr(fresh, name).state_dict())
