@@ -13,7 +13,7 @@ import numpy as np
 import zmq
 
 from difs import sockets, telemetry, wire
-from difs.actor_messages import Costs, Execute, Finished, Ready, Resident, Sealed
+from difs.actor_messages import Costs, Execute, Finished, Ready, Resident, RowCost, Sealed
 from difs.actors.link import Link
 from difs.messages import Generate, Image, Plan, Prediction, Result, Timings
 from difs.rundir import RunDir
@@ -94,7 +94,7 @@ def actor(run_dir: str, side: int) -> None:
     _, segments = home.read_facts()
     writer = SegmentWriter(segments[DEVICE])
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    costs = Costs(4096, 0.0, 1e-9, 1e-9, 0.0, 0.0)
+    costs = Costs(4096, 0.0, (RowCost(1, 1e-9), RowCost(2, 1e-9)), 0.0, 0.0)
     resident = Resident("emoji-base", "full", "fp32", 0, costs)
     link = Link(home.actors)
     link.start_pulse(telemetry.reader(DEVICE, 0), lambda: 0)
@@ -103,7 +103,9 @@ def actor(run_dir: str, side: int) -> None:
         for message in link.receive(1.0):
             if isinstance(message, Execute):
                 slot = message.slots[0]
-                sealed = writer.write_pixels(slot, image) if side else Sealed(slot.index, 1, 0)
+                sealed = Sealed(slot.index, 1, 0)
+                if side:
+                    sealed = writer.write(slot, image.data.cast("B"), (side, side, 3))
                 link.send(Finished(message.attempt, (sealed,), 0.0, 0.0, 0.0, 0.0, "bitwise"))
 
 

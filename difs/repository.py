@@ -1,4 +1,4 @@
-"""The model repository: manifests on disk to validated variants.
+"""The model repository: manifests on disk to validated variants and adapters.
 
 The only place that makes a path from a name: a name is looked up in what was scanned, never joined
 to a path. No torch here, and no weights are read but to hash them.
@@ -6,19 +6,19 @@ to a path. No torch here, and no weights are read but to hash them.
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from difs import samplers
 from difs.errors import RepositoryError, UnknownName
-from difs.messages import MAX_STEPS, Name, Side, VariantInfo
+from difs.messages import MAX_STEPS, AdapterInfo, MemoryMode, Name, Side, VariantInfo
 
-MANIFEST = "variant.toml"
+MANIFEST, ADAPTER_MANIFEST = "variant.toml", "adapter.toml"
 MAX_MANIFEST_BYTES = 256 * 1024
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"})
 
@@ -31,6 +31,15 @@ class StepRange(Struct, frozen=True, forbid_unknown_fields=True):
     min: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
     default: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
     max: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
+
+
+class Runtime(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a variant is computed where the device can: options that change its speed, not its pictures."""
+
+    channels_last: bool = False
+    compilation: Literal["none", "regional", "full"] = "none"
+    attention: Literal["auto", "flash", "efficient", "math"] = "auto"
+    cuda_graphs: bool = False
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +57,23 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     licence: Annotated[str, Meta(min_length=1)]
     digests: dict[str, Digest]
     description: str = ""
+    kind: Literal["base", "turbo", "lcm", "lightning"] = "base"
+    """How it was distilled, which decides its timesteps."""
+    default_mode: MemoryMode = "full"
+    runtime: Runtime = Runtime()
+
+
+class AdapterManifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `adapter.toml` says."""
+
+    name: Name
+    family: Name
+    file: str
+    digest: Digest
+    licence: Annotated[str, Meta(min_length=1)]
+    description: str = ""
+    variants: tuple[Name, ...] = ()
+    """The variants that it was made for; empty: all of its family."""
 
 
 class Variant(Struct, frozen=True):
@@ -84,33 +110,77 @@ class Variant(Struct, frozen=True):
     def verify(self) -> None:
         """Compare every weight file with its pinned digest; raises RepositoryError."""
         for relative, pinned in self.manifest.digests.items():
-            try:
-                with (self.folder / relative).open("rb") as file:
-                    found = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                words = f"{self.name}: {relative} cannot be read: {error.strerror}"
-                raise RepositoryError(words) from None
-            if found != pinned:
-                raise RepositoryError(
-                    f"{self.name}: {relative} has changed since it was registered"
-                    f" (digest {found[:19]}..., pinned {pinned[:19]}...);"
-                    " restore the file or register it anew"
-                )
+            _verify(self.name, self.folder / relative, relative, pinned)
+
+
+class Adapter(Struct, frozen=True):
+    """A registered LoRA adapter: its manifest and the validated path of its weights."""
+
+    manifest: AdapterManifest
+    path: Path
+    nbytes: int
+
+    @property
+    def name(self) -> str:
+        """Return the adapter's name."""
+        return self.manifest.name
+
+    def info(self) -> AdapterInfo:
+        """Return what a client may see."""
+        m = self.manifest
+        return AdapterInfo(
+            name=m.name,
+            family=m.family,
+            licence=m.licence,
+            description=m.description,
+            bytes=self.nbytes,
+            variants=m.variants,
+        )
+
+    def verify(self) -> None:
+        """Compare the weights with their pinned digest; raises RepositoryError."""
+        _verify(self.name, self.path, self.manifest.file, self.manifest.digest)
+
+
+def _verify(name: str, path: Path, relative: str, pinned: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RepositoryError(f"{name}: {relative} cannot be read: {error.strerror}") from None
+    if found != pinned:
+        raise RepositoryError(
+            f"{name}: {relative} has changed since it was registered"
+            f" (digest {found[:19]}..., pinned {pinned[:19]}...);"
+            " restore the file or register it anew"
+        )
 
 
 class Repository(Struct, frozen=True):
-    """All variants under one folder, and what was wrong with the others."""
+    """All variants and adapters under one folder, and what was wrong with the others."""
 
     variants: Mapping[str, Variant]
     problems: tuple[str, ...] = ()
+    adapters: Mapping[str, Adapter] = MappingProxyType({})
 
     def variant(self, name: str) -> Variant:
         """Return the variant called `name`; raises UnknownName."""
-        try:
-            return self.variants[name]
-        except KeyError:
-            known = ", ".join(sorted(self.variants)) or "none"
-            raise UnknownName(f"no variant {name!r}; registered: {known}", field="variant") from None
+        return _named("variant", name, self.variants)
+
+    def adapter(self, name: str) -> Adapter:
+        """Return the adapter called `name`; raises UnknownName."""
+        return _named("adapter", name, self.adapters)
+
+
+T = TypeVar("T")
+
+
+def _named(what: str, name: str, known: Mapping[str, T]) -> T:
+    try:
+        return known[name]
+    except KeyError:
+        registered = ", ".join(sorted(known)) or "none"
+        raise UnknownName(f"no {what} {name!r}; registered: {registered}", field=what) from None
 
 
 def locate(configured: str) -> Path:
@@ -126,31 +196,43 @@ def locate(configured: str) -> Path:
 
 
 def scan(root: Path) -> Repository:
-    """Read every `<root>/<folder>/variant.toml`; a bad variant is a problem, not an end.
+    """Read every `<root>/<folder>/variant.toml` and `adapter.toml`; a bad one is a problem, not an end.
 
     Raises RepositoryError when `root` is no folder.
     """
     if not root.is_dir():
         raise RepositoryError(f"the model repository {root} is not a folder")
-    variants: dict[str, Variant] = {}
     problems: list[str] = []
-    for manifest in sorted(root.glob(f"*/{MANIFEST}")):
+    variants = _read_all(root, MANIFEST, read_variant, problems)
+    adapters = _read_all(root, ADAPTER_MANIFEST, read_adapter, problems)
+    return Repository(variants, tuple(problems), adapters)
+
+
+E = TypeVar("E", Variant, Adapter)
+
+
+def _read_all(
+    root: Path, name: str, read: Callable[[Path, Path], E], problems: list[str]
+) -> Mapping[str, E]:
+    """Return what the manifests called `name` stand for, by its own name; adds to `problems`."""
+    found: dict[str, E] = {}
+    for manifest in sorted(root.glob(f"*/{name}")):
         try:
-            variant = read_variant(manifest, root)
-            if variant.name in variants:
-                raise RepositoryError(f"the name {variant.name!r} is taken already")
-            variants[variant.name] = variant
+            entry = read(manifest, root)
+            if entry.name in found:
+                raise RepositoryError(f"the name {entry.name!r} is taken already")
+            found[entry.name] = entry
         except RepositoryError as error:
             problems.append(f"{manifest.parent.name}: {error}")
         except OSError as error:
-            problems.append(f"{manifest.parent.name}: {MANIFEST}: {error.strerror}")
-    return Repository(MappingProxyType(dict(sorted(variants.items()))), tuple(problems))
+            problems.append(f"{manifest.parent.name}: {name}: {error.strerror}")
+    return MappingProxyType(dict(sorted(found.items())))
 
 
 def read_variant(manifest: Path, root: Path) -> Variant:
     """Validate one manifest and the files that it names; raises RepositoryError."""
     root = root.resolve()
-    parsed = _parse(_inside(manifest, root))
+    parsed = _checked(_parse(_inside(manifest, root), Manifest))
     folder = _inside(manifest.parent / parsed.path, root)
     if not (folder / "model_index.json").is_file():
         raise RepositoryError(f"{parsed.path!r} is no diffusers folder: no model_index.json")
@@ -165,15 +247,31 @@ def read_variant(manifest: Path, root: Path) -> Variant:
     return Variant(parsed, folder, size)
 
 
-def _parse(path: Path) -> Manifest:
+def read_adapter(manifest: Path, root: Path) -> Adapter:
+    """Validate one adapter's manifest and the file that it names; raises RepositoryError."""
+    root = root.resolve()
+    parsed = _parse(_inside(manifest, root), AdapterManifest)
+    folder = _inside(manifest.parent, root)
+    weights = _weight_files(folder)
+    path = _inside(folder / parsed.file, folder)
+    if path.relative_to(folder).as_posix() not in weights or not path.is_file():
+        raise RepositoryError(f"file: {parsed.file!r} is no .safetensors file")
+    return Adapter(parsed, path, path.stat().st_size)
+
+
+def _parse(path: Path, kind: type[T]) -> T:
     if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise RepositoryError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
+        raise RepositoryError(f"{path.name} is larger than {MAX_MANIFEST_BYTES} bytes")
     try:
-        parsed = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Manifest)
+        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), kind)
     except msgspec.ValidationError as error:
-        raise RepositoryError(f"{MANIFEST}: {error}") from None
+        raise RepositoryError(f"{path.name}: {error}") from None
     except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, endless digits
-        raise RepositoryError(f"{MANIFEST} is not TOML: {error}") from None
+        raise RepositoryError(f"{path.name} is not TOML: {error}") from None
+
+
+def _checked(parsed: Manifest) -> Manifest:
+    """Return a manifest whose values agree; raises RepositoryError."""
     steps = parsed.steps
     if not steps.min <= steps.default <= steps.max:
         raise RepositoryError(f"steps: min <= default <= max does not hold: {steps}")

@@ -6,6 +6,8 @@ Pure names and numbers: how a sampler is built stands in `difs.actors.schedulers
 from collections.abc import Callable
 from typing import NamedTuple
 
+from difs.messages import MAX_STEPS
+
 
 def _once(steps: int) -> int:
     return steps
@@ -28,6 +30,8 @@ class Sampler(NamedTuple):
     schedule: str | None = None
     aliases: tuple[str, ...] = ()
     evaluations: Callable[[int], int] = _once
+    most_steps: int = MAX_STEPS
+    """LCM and TCD were distilled to skip between 50 steps: there are no more to choose from."""
 
 
 _2M_SDE = ("dpmpp_2m_sde", "dpmpp_2m_sde_gpu")
@@ -56,8 +60,8 @@ SAMPLERS: dict[str, Sampler] = {
     "unipc": Sampler("UniPC", None, ("uni_pc",)),
     "deis": Sampler("DEIS"),
     "pndm": Sampler("PLMS", None, ("plms",), _plms),
-    "lcm": Sampler("LCM"),
-    "tcd": Sampler("TCD"),
+    "lcm": Sampler("LCM", most_steps=50),
+    "tcd": Sampler("TCD", most_steps=50),
 }
 
 

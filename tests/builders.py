@@ -13,6 +13,7 @@ from difs.actor_messages import (
     Pulse,
     Ready,
     Resident,
+    RowCost,
     Sealed,
     Slot,
     Stepped,
@@ -23,11 +24,13 @@ from difs.broker.effects import Effect, TellActor, TellClient, TellSupervisor
 from difs.broker.events import ActorSaid, ClientSaid, Event, Ticked
 from difs.broker.state import BrokerState
 from difs.messages import (
+    AdapterInfo,
     ClientMessage,
     Delivery,
     Error,
     Generate,
     Image,
+    MemoryMode,
     Overrides,
     Plan,
     Prediction,
@@ -50,7 +53,7 @@ T = TypeVar("T")
 
 _NEEDS = ("latency_s", "quality", "priority", "on_infeasible", "best_effort")
 _PINS = ("variant", "family", "steps", "guidance_scale", "sampler", "adapters")
-_DELIVERY = ("mode", "format", "progress", "metadata")
+_DELIVERY = ("mode", "format", "progress", "metadata", "preview_every")
 
 
 def generate(request_id: str = "r1", **wishes: Any) -> Generate:
@@ -82,12 +85,41 @@ def variant(name: str = "tiny", **changes: Any) -> VariantInfo:
     return VariantInfo(name=name, **facts | changes)
 
 
-COSTS = Costs(pixels=64 * 64, encode_s=0.01, step_s=0.01, bare_step_s=0.005, decode_s=0.02, load_s=1.0)
+def adapter(name: str = "ink", **changes: Any) -> AdapterInfo:
+    """Return an adapter as clients see it."""
+    facts: dict[str, Any] = {
+        "family": "sd15",
+        "licence": "Apache-2.0",
+        "description": "",
+        "bytes": 100,
+        "variants": (),
+    }
+    return AdapterInfo(name=name, **facts | changes)
 
 
-def resident(name: str = "tiny", costs: Costs = COSTS) -> Resident:
+COSTS = Costs(
+    pixels=64 * 64,
+    encode_s=0.01,
+    steps=(RowCost(1, 0.005), RowCost(2, 0.01)),
+    decode_s=0.02,
+    load_s=1.0,
+)
+"""0.23 s for 20 guided steps at 64x64; it does not pay to share a call."""
+SHARED = Costs(
+    pixels=64 * 64,
+    encode_s=0.01,
+    steps=(RowCost(1, 0.006), RowCost(2, 0.01), RowCost(8, 0.02)),
+    decode_s=0.02,
+    load_s=1.0,
+)
+"""As COSTS for a guided image, but four of them take only twice as long as one."""
+
+
+def resident(
+    name: str = "tiny", costs: Costs = COSTS, memory_mode: MemoryMode = "full", precision: str = "fp32"
+) -> Resident:
     """Return a loaded variant: 0.23 s for 20 guided steps at 64x64."""
-    return Resident(name, "full", "fp32", 1000, costs)
+    return Resident(name, memory_mode, precision, 1000, costs)
 
 
 def reading(kind: Any = "simulated") -> Reading:
@@ -121,6 +153,7 @@ def broker_state(
     slots: Sequence[tuple[int, int]] = ((64 * KIB, 4),),
     policy: Policy | str = "static",
     variants: Iterable[VariantInfo] = (variant(),),
+    adapters: Iterable[AdapterInfo] = (),
     now: float = 0.0,
     **rules: Any,
 ) -> BrokerState:
@@ -129,6 +162,7 @@ def broker_state(
         rules=config.Broker(validate=True, **rules),
         policy=POLICIES[policy](Options()) if isinstance(policy, str) else policy,
         variants={info.name: info for info in variants},
+        adapters={info.name: info for info in adapters},
         segments=segments(devices, slots),
         epoch=EPOCH,
         now=now,
@@ -253,9 +287,9 @@ def ended(execute: Execute, code: str = "cancelled") -> Ended:
     return Ended(execute.attempt, code, "as the test wants")
 
 
-def stepped(execute: Execute, step: int = 1) -> Stepped:
-    """Return the report of one step."""
-    return Stepped(execute.attempt, 0, step, execute.steps)
+def stepped(execute: Execute, step: int = 1, image: int = 0, **changes: Any) -> Stepped:
+    """Return the report of one step of an image."""
+    return Stepped(execute.attempt, image, step, execute.steps, **changes)
 
 
 def execute(**changes: Any) -> Execute:
@@ -334,14 +368,22 @@ def result(request_id: str = "r1", leases: Sequence[int] = (), **changes: Any) -
 
 
 def device_view(
-    device: str = "cpu-0", backlog_s: float = 0.0, names: Iterable[str] = ("tiny",)
+    device: str = "cpu-0",
+    backlog_s: float = 0.0,
+    names: Iterable[str] = ("tiny",),
+    parked: Iterable[Resident] = (),
 ) -> DeviceView:
     """Return a ready device with `names` resident."""
-    return DeviceView(device, {name: resident(name) for name in names}, backlog_s, 0, 2)
+    residents = {name: resident(name) for name in names}
+    return DeviceView(device, residents, backlog_s, 0, 2, {found.variant: found for found in parked})
 
 
 def view(
-    *devices: DeviceView, variants: Iterable[VariantInfo] = (variant(),), decisions: int = 0
+    *devices: DeviceView,
+    variants: Iterable[VariantInfo] = (variant(),),
+    decisions: int = 0,
+    adapters: Iterable[AdapterInfo] = (),
 ) -> View:
     """Return what a policy sees."""
-    return View(0.0, devices, {info.name: info for info in variants}, decisions)
+    known = {info.name: info for info in variants}
+    return View(0.0, devices, known, decisions, {info.name: info for info in adapters})

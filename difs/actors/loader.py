@@ -1,20 +1,16 @@
 """A thread that loads and parks, so that the step loop goes on meanwhile."""
 
-import logging
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from difs.errors import DifsError
-
-log = logging.getLogger(__name__)
-
 
 class Outcome(NamedTuple):
     """What became of a task."""
 
-    name: str
+    key: Any
+    """What the task was submitted with."""
     value: Any
     error: Exception | None
 
@@ -25,16 +21,16 @@ class Loader:
     def __init__(self, wake: Callable[[], None]) -> None:
         """`wake` is called, from the thread, when there is an outcome."""
         self._wake = wake
-        self._tasks: queue.SimpleQueue[tuple[str, Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[Any, Callable[[], Any]] | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def submit(self, name: str, task: Callable[[], Any]) -> None:
-        """Have `task` done in the background."""
+    def submit(self, key: Any, task: Callable[[], Any]) -> None:
+        """Have `task` done in the background; its outcome bears `key`."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
             self._thread.start()
-        self._tasks.put((name, task))
+        self._tasks.put((key, task))
 
     def outcomes(self) -> list[Outcome]:
         """Take what was done since the last time."""
@@ -51,12 +47,10 @@ class Loader:
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
-            name, work = task
+            key, work = task
             try:
-                outcome = Outcome(name, work(), None)
+                outcome = Outcome(key, work(), None)
             except Exception as error:
-                if not isinstance(error, DifsError):
-                    log.debug("%s broke in the background", name, exc_info=True)
-                outcome = Outcome(name, None, error)
+                outcome = Outcome(key, None, error)
             self._outcomes.put(outcome)
             self._wake()

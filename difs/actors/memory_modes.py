@@ -191,9 +191,7 @@ class ModeKeeper:
         except Exception as worse:
             self._leave()
             raise _typed(worse, f"neither memory mode {failed} nor {where} could be entered") from error
-        raise _typed(
-            error, f"memory mode {failed} could not be entered, it is in {where} again"
-        ) from error
+        raise _typed(error, f"memory mode {failed} could not be entered, back in {where}") from error
 
     def _make_exact(self, left: MemoryMode) -> None:
         """Restore the denoiser's weights if the mode that was left spoilt them."""

@@ -18,6 +18,7 @@ BACKENDS: dict[str, SDPBackend] = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
+COMPILER: Any = "inductor"
 
 
 class Runtime:
@@ -30,7 +31,7 @@ class Runtime:
         self.unet = unet
         self._backend = BACKENDS.get(options.attention)
         self._is_compiled = options.compilation != "none"
-        settings: dict[str, Any] = {"dynamic": True}
+        settings: dict[str, Any] = {"backend": COMPILER, "dynamic": True}
         if options.cuda_graphs:
             settings = {"mode": "reduce-overhead"}
         if options.compilation == "regional":

@@ -13,7 +13,15 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from difs import config, memory_modes
-from difs.actor_messages import Evicted, Execute, Loaded, Resident, Switched, SwitchFailed
+from difs.actor_messages import (
+    Evicted,
+    Execute,
+    Loaded,
+    LoadFailed,
+    Resident,
+    Switched,
+    SwitchFailed,
+)
 from difs.actors import generic, loading, pinning, warmup
 from difs.actors.adapters import AdapterShelf
 from difs.actors.delivery import Easel
@@ -37,10 +45,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass
+@dataclass(eq=False)
 class Loadee:
     """A variant on its way to the device."""
 
+    variant: str
     cancelled: Event = field(default_factory=Event)
     load_s: float = 0.0
 
@@ -118,19 +127,20 @@ class TorchEngine(Engine):
         return variant in self._loadees or variant in self._measuring
 
     def load(self, variant: str) -> None:
-        """See Engine.load."""
+        """See Engine.load; a load that was cancelled and still goes on does not answer for this one."""
+        loadee = self._loadees.get(variant)
         if variant in self._residents:
             self._reports.append(Loaded(self._residents[variant]))
+        elif variant in self._measuring or (loadee is not None and not loadee.cancelled.is_set()):
             return
-        if self.is_loading_variant(variant):
-            return
-        try:
-            found = self._repository.variant(variant)
-        except DifsError as error:
-            self._give_up_load(variant, error.message)
-            return
-        loadee = self._loadees[variant] = Loadee()
-        self._loader.submit(variant, lambda: self._bring(found, loadee))
+        else:
+            try:
+                found = self._repository.variant(variant)
+            except DifsError as error:
+                self._give_up_load(variant, error.message)
+                return
+            fresh = self._loadees[variant] = Loadee(variant)
+            self._loader.submit(fresh, lambda: self._bring(found, fresh))
 
     def cancel_load(self, variant: str) -> None:
         """See Engine.cancel_load."""
@@ -143,34 +153,37 @@ class TorchEngine(Engine):
     def collect(self) -> None:
         """See Engine.collect."""
         self._stopwatch.settle()
-        for name, value, error in self._loader.outcomes():
-            loadee = self._loadees.get(name)
-            if isinstance(value, Evicted):
+        for key, value, error in self._loader.outcomes():
+            if error is not None and not isinstance(error, (DifsError, LoadCancelled)):
+                log.error("moving a variant broke", exc_info=error)
+            if isinstance(key, Parked):
                 self._leaving -= 1
-                self._reports.append(value)
-            elif error is not None:
-                self._give_up_load(name, _words(error))
-            elif loadee is not None and loadee.cancelled.is_set():
-                self._give_up_load(name, "cancelled")
-                if isinstance(value, Parked):
-                    self._send_away(value)
+                self._reports.append(value if error is None else Evicted(key.resident.variant))
             else:
-                self._arrive(name, value)
+                self._land(key, value, error)
+
+    def _land(self, loadee: Loadee, value: Any, error: Exception | None) -> None:
+        """Take over what became of a load: one that was parked is known, another is measured."""
+        variant = loadee.variant
+        if self._loadees.get(variant) is loadee:
+            del self._loadees[variant]
+        if error is not None or loadee.cancelled.is_set():
+            if isinstance(value, Parked):
+                self._send_away(value)
+            words = "cancelled" if loadee.cancelled.is_set() or error is None else _words(error)
+            self._reports.append(LoadFailed(variant, words))
+        elif isinstance(value, Parked):
+            self._painters[variant] = value.painter
+            self._residents[variant] = value.resident
+            self._reports.append(Loaded(value.resident))
+        else:
+            self._painters[variant] = value
+            units = self._measure_units(variant, loadee.load_s)
+            self._measuring[variant] = (units, self._clock.now())
 
     def catch_up(self) -> None:
         """See Engine.catch_up."""
         self._stopwatch.settle(everything=True)
-
-    def _arrive(self, variant: str, value: Any) -> None:
-        """Take a loaded variant over: one that was parked is known, another is measured."""
-        loadee = self._loadees.pop(variant)
-        if isinstance(value, Parked):
-            self._painters[variant] = value.painter
-            self._residents[variant] = value.resident
-            self._reports.append(Loaded(value.resident))
-            return
-        self._painters[variant] = value
-        self._measuring[variant] = (self._measure_units(variant, loadee.load_s), self._clock.now())
 
     def _bring(self, variant: Variant, loadee: Loadee) -> Any:
         """Return a parked variant, else a painter from disk; runs on the loader's thread."""
@@ -242,7 +255,6 @@ class TorchEngine(Engine):
 
     def forget(self, variant: str) -> None:
         """See Engine.forget."""
-        self._loadees.pop(variant, None)
         self._residents.pop(variant, None)
         if self._painters.pop(variant, None) is not None:
             self.free()
@@ -259,7 +271,7 @@ class TorchEngine(Engine):
 
     def _send_away(self, leaving: Parked) -> None:
         self._leaving += 1
-        self._loader.submit(leaving.resident.variant, lambda: self._park(leaving))
+        self._loader.submit(leaving, lambda: self._park(leaving))
 
     def _park(self, leaving: Parked) -> Evicted:
         """Move a variant to host memory, if there is room; runs on the loader's thread."""

@@ -39,6 +39,7 @@ def main(run_dir: str, parent_pid: str) -> None:
         rules=settings.broker,
         policy=registry.load(settings.policy.name, Options(settings.policy.variant)),
         variants={name: variant.info() for name, variant in found.variants.items()},
+        adapters={name: adapter.info() for name, adapter in found.adapters.items()},
         segments={device: Segment(str(path), plan) for device, path in segments.items()},
         epoch=secrets.randbits(31),
         now=clock.now(),

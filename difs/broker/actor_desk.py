@@ -4,10 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
+from difs import profiles
 from difs.actor_messages import (
     Abort,
     ActorExited,
+    Costs,
     DrainAll,
     Ended,
     Evicted,
@@ -22,14 +25,17 @@ from difs.actor_messages import (
     Retiring,
     Stepped,
     Supervise,
+    Switched,
+    SwitchFailed,
     Welcome,
 )
-from difs.broker import admission, client_desk, dispatch
+from difs.broker import admission, client_desk, dispatch, loads, planning
 from difs.broker.books import Books
 from difs.broker.effects import Payload, TellActor, TellClient, TellSupervisor
 from difs.broker.records import Actor, ActorState, Attempt, AttemptState, Cause, Request
 from difs.errors import BY_CODE
-from difs.messages import MAX_SEED, Error, Image, Plan, Progress, Result, Timings
+from difs.messages import MAX_SEED, Error, Image, Progress, Result, Timings
+from difs.samplers import evaluations
 from difs.shm.layout import HEADER_BYTES
 
 CHANNELS = admission.CHANNELS
@@ -114,16 +120,23 @@ LOAD_PATIENCE_S = 600.0
 
 
 def _patience(books: Books, actor: Actor) -> float:
-    """Return how long an actor may work without a sign of progress."""
-    if actor.loading:
+    """Return how long an actor may work without a sign of progress.
+
+    A load goes on beside the steps, so it excuses only the attempts that wait for it. One call may
+    hold the images of all others, and its cost is that of the memory mode in which they are now.
+    """
+    working = [attempt for attempt in actor.attempts.values() if not actor.waits(attempt)]
+    if not working:
         return LOAD_PATIENCE_S
-    longest = 0.0
-    for attempt in actor.attempts.values():
-        plan = attempt.request.plan
-        if plan is not None:
-            predicted = plan.prediction
-            longest = max(longest, attempt.step_s, predicted.encode_s, predicted.decode_s)
-    return max(books.rules.stall_floor, books.rules.stall_steps * longest)
+    call_s = longest = 0.0
+    for attempt in working:
+        request, plan = attempt.request, attempt.plan
+        resident = actor.residents.get(plan.variant)
+        costs = resident.costs if resident is not None else None
+        predicted = profiles.predict(planning.work_of(request, plan), costs)
+        call_s += predicted.steps_s / evaluations(plan.sampler, plan.steps)
+        longest = max(longest, predicted.encode_s, predicted.decode_s)
+    return max(books.rules.stall_floor, books.rules.stall_steps * max(call_s, longest))
 
 
 def _lose(books: Books, actor: Actor, reason: str, now: float) -> None:
@@ -146,23 +159,56 @@ def unreachable(books: Books, route: bytes, now: float) -> None:
 def _loaded(books: Books, route: bytes, message: Loaded, now: float) -> None:
     actor = books.actors.get(route)
     if actor is not None:
-        actor.loading.discard(message.resident.variant)
-        actor.residents[message.resident.variant] = message.resident
+        variant = message.resident.variant
+        loads.answered(actor, variant)
+        actor.residents[variant] = message.resident
+        actor.parked.pop(variant, None)
+        actor.load_s.pop(variant, None)
         actor.progressed_at = now
 
 
 def _load_failed(books: Books, route: bytes, message: LoadFailed, now: float) -> None:
+    """Note that a load ended without a resident; the attempts that wait for it are ended by its actor."""
     actor = books.actors.get(route)
     if actor is not None:
-        actor.loading.discard(message.variant)
+        load = loads.answered(actor, message.variant)
+        was_cancelled = load is not None and load.is_cancelled
+        books.counts["loads_cancelled" if was_cancelled else "loads_failed"] += 1
         actor.progressed_at = now
-        books.counts["loads_failed"] += 1
 
 
 def _evicted(books: Books, route: bytes, message: Evicted, now: float) -> None:
+    """Note what left a device, and for where; what was asked to load since then is still on its way."""
     actor = books.actors.get(route)
-    if actor is not None and message.variant not in actor.loading:
-        actor.residents.pop(message.variant, None)
+    if actor is None:
+        return
+    actor.residents.pop(message.variant, None)
+    for variant in message.dropped:
+        actor.parked.pop(variant, None)
+    if message.parked is not None:
+        actor.parked[message.variant] = message.parked
+
+
+def _switched(books: Books, route: bytes, message: Switched, now: float) -> None:
+    """Enter a resident as it is now, unless it was told to leave meanwhile."""
+    actor = books.actors.get(route)
+    if actor is not None and message.resident.variant in actor.residents:
+        actor.residents[message.resident.variant] = message.resident
+        actor.progressed_at = now
+
+
+def _switch_failed(books: Books, route: bytes, message: SwitchFailed, now: float) -> None:
+    actor = books.actors.get(route)
+    if actor is not None:
+        books.counts["switches_failed"] += 1
+        actor.progressed_at = now
+
+
+def _learn(actor: Actor, variant: str, costs: Costs | None) -> None:
+    """Enter the costs of a resident as its actor knows them now."""
+    resident = actor.residents.get(variant)
+    if costs is not None and resident is not None:
+        actor.residents[variant] = replace(resident, costs=costs)
 
 
 # ---- attempts -----------------------------------------------------------------------------------
@@ -181,13 +227,16 @@ def _stepped(books: Books, route: bytes, message: Stepped, now: float) -> None:
     attempt = _attempt(books, route, message.attempt)
     if attempt is None:
         return
-    actor = attempt.actor
-    actor.last_heard = actor.progressed_at = now
-    attempt.done_s += attempt.step_s
-    actor.done_s += attempt.step_s
+    attempt.actor.last_heard = attempt.actor.progressed_at = now
+    if attempt.state is not AttemptState.RUNNING:
+        return
+    books.credit(attempt)
     request = attempt.request
-    if attempt.state is AttemptState.RUNNING and request.message.delivery.progress:
-        progress = Progress(request.message.request_id, message.image, message.step, message.steps)
+    asked = request.message.delivery
+    preview = message.preview if asked.preview_every else None
+    if asked.progress or preview is not None:
+        name = request.message.request_id
+        progress = Progress(name, message.image, message.step, message.steps, preview)
         books.effects.append(TellClient(request.client.route, progress))
 
 
@@ -195,22 +244,32 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
     attempt = _attempt(books, route, message.attempt)
     if attempt is None:
         return
-    attempt.actor.last_heard = now
-    request, plan = attempt.request, attempt.request.plan
+    attempt.actor.last_heard = attempt.actor.progressed_at = now
+    request = attempt.request
     wanted = attempt.state is AttemptState.RUNNING
-    if not wanted or plan is None or not _matches(attempt, message):
+    _learn(attempt.actor, attempt.plan.variant, message.costs)
+    if not wanted or not _matches(attempt, message):
         books.free_slots(attempt)
         books.end(attempt, Cause.ENDED)
         if wanted:
             dispatch.fail(books, request, _broken(request), now)
         return
-    dispatch.learn(attempt, message.encode_s, message.steps_s, message.decode_s)
     books.end(attempt, Cause.ENDED)
     if request.deadline < now:
         books.free_slots(attempt)
         dispatch.expire(books, request, now)
         return
-    images, payloads = _hand_over(books, attempt, message, plan, now)
+    result, payloads = _result(books, attempt, message, now)
+    books.effects.append(TellClient(request.client.route, result, payloads))
+    books.move(request, Cause.FINISHED, now)
+
+
+def _result(
+    books: Books, attempt: Attempt, message: Finished, now: float
+) -> tuple[Result, tuple[Payload, ...]]:
+    """Return what a finished request's client gets: the result, and the bytes that travel inline."""
+    request, plan = attempt.request, attempt.plan
+    images, payloads = _hand_over(books, attempt, message, now)
     timings = Timings(
         queue_s=attempt.started_at - request.arrived_at,
         encode_s=message.encode_s,
@@ -218,6 +277,7 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
         decode_s=message.decode_s,
         deliver_s=message.deliver_s,
         total_s=now - request.arrived_at,
+        shared_by=message.shared_by,
     )
     result = Result(
         request_id=request.message.request_id,
@@ -229,9 +289,9 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
         seed_contract=message.seed_contract,
         lease_s=books.rules.lease,
         notes=plan.notes + message.notes,
+        seed_bound=message.seed_bound,
     )
-    books.effects.append(TellClient(request.client.route, result, payloads))
-    books.move(request, Cause.FINISHED, now)
+    return result, payloads
 
 
 def _matches(attempt: Attempt, message: Finished) -> bool:
@@ -250,10 +310,10 @@ def _broken(request: Request) -> Error:
 
 
 def _hand_over(
-    books: Books, attempt: Attempt, message: Finished, plan: Plan, now: float
+    books: Books, attempt: Attempt, message: Finished, now: float
 ) -> tuple[tuple[Image, ...], tuple[Payload, ...]]:
     """Seal the slots for the client, or name the bytes that travel inline and free them."""
-    request, device = attempt.request, attempt.actor.device
+    request, plan, device = attempt.request, attempt.plan, attempt.actor.device
     asked = request.message.delivery
     shared = asked.mode == "shm"
     images, payloads = [], []
@@ -294,7 +354,7 @@ def _ended(books: Books, route: bytes, message: Ended, now: float) -> None:
     request = attempt.request
     if message.code == "expired":
         dispatch.expire(books, request, now)
-    else:
+    elif message.code != "out_of_memory" or not dispatch.lighten(books, request, attempt.plan, now):
         code = message.code if message.code in BY_CODE else "internal"
         error = admission.refusal(code, message.message, request_id=request.message.request_id)
         dispatch.fail(books, request, error, now)
@@ -337,6 +397,8 @@ _HANDLERS: dict[type, Callable[[Books, bytes, Any, float], None]] = {
     Loaded: _loaded,
     LoadFailed: _load_failed,
     Evicted: _evicted,
+    Switched: _switched,
+    SwitchFailed: _switch_failed,
     Supervise: _supervise,
     ActorExited: _exited,
     DrainAll: _drain_all,

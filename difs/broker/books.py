@@ -33,7 +33,7 @@ from difs.broker.records import (
     RequestState,
 )
 from difs.errors import InternalError
-from difs.messages import Generate, VariantInfo
+from difs.messages import AdapterInfo, Generate, Plan, VariantInfo
 from difs.policy.base import Policy
 from difs.shm.layout import Layout
 from difs.shm.pool import SlotPool
@@ -59,6 +59,7 @@ class Books:
         rules: config.Broker,
         policy: Policy,
         variants: Mapping[str, VariantInfo],
+        adapters: Mapping[str, AdapterInfo],
         segments: Mapping[str, Segment],
         epoch: int,
         now: float,
@@ -67,6 +68,7 @@ class Books:
         self.rules = rules
         self.policy = policy
         self.variants = variants
+        self.adapters = adapters
         self.segments = segments
         self.epoch = epoch
         self.started_at = now
@@ -164,12 +166,17 @@ class Books:
     # ---- queues -----------------------------------------------------------------------------
 
     def assign(self, request: Request, actor: Actor) -> None:
-        """Put a queued request into an actor's queue."""
-        self.unassign(request)
+        """Put a queued and planned request that stands nowhere into an actor's queue."""
+        plan = request.plan
+        assert plan is not None
+        assert request.actor is None
         self.waiting.pop(request.message.request_id, None)
         request.actor = actor
         actor.queued += 1
         actor.assigned_s += request.work_s
+        actor.wants[plan.variant] = actor.wants.get(plan.variant, 0) + 1
+        if plan.variant not in actor.residents:
+            actor.load_s[plan.variant] = plan.prediction.load_s
         heapq.heappush(actor.queue, (request.rank, request))
         if len(actor.queue) > 2 * actor.queued + SLACK:
             actor.queue = [entry for entry in actor.queue if _stands_in(entry[1], actor)]
@@ -177,12 +184,17 @@ class Books:
 
     def unassign(self, request: Request) -> None:
         """Take a request off its actor's account, if it is on one."""
-        actor = request.actor
+        actor, plan = request.actor, request.plan
         if actor is None:
             return
+        assert plan is not None
         if request.state is RequestState.QUEUED:
             actor.queued -= 1
         actor.assigned_s -= request.work_s
+        actor.wants[plan.variant] -= 1
+        if not actor.wants[plan.variant]:
+            del actor.wants[plan.variant]
+            actor.load_s.pop(plan.variant, None)
         request.actor = None
         if not actor.queued and not actor.attempts:
             actor.assigned_s = actor.done_s = 0.0  # floats drift: an idle actor owes nothing
@@ -204,16 +216,16 @@ class Books:
     # ---- attempts ---------------------------------------------------------------------------
 
     def begin(
-        self, request: Request, actor: Actor, slots: tuple[Slot, ...], step_s: float, now: float
+        self, request: Request, plan: Plan, actor: Actor, slots: tuple[Slot, ...], now: float
     ) -> Attempt:
         """Enter a dispatch of `request` to `actor`."""
         heapq.heappop(actor.queue)
-        attempt = Attempt(self.next_number(), request, actor, slots, now, step_s)
-        attempt.is_alone = request.is_suspect
-        actor.suspects += attempt.is_alone
+        attempt = Attempt(self.next_number(), request, plan, actor, slots, now, request.step_s)
+        attempt.is_suspect = request.is_suspect
+        actor.suspects += attempt.is_suspect
         request.attempts += 1
         request.attempt = attempt
-        if not actor.attempts:
+        if not actor.is_working:
             actor.progressed_at = now
         actor.attempts[attempt.number] = self.attempts[attempt.number] = attempt
         self.counts["attempts"] += 1
@@ -226,13 +238,21 @@ class Books:
         actor = attempt.actor
         del self.attempts[attempt.number], actor.attempts[attempt.number]
         actor.done_s -= attempt.done_s
-        actor.suspects -= attempt.is_alone
+        actor.suspects -= attempt.is_suspect
         if attempt.request.attempt is attempt:
             attempt.request.attempt = None
 
     def abort(self, attempt: Attempt) -> None:
-        """Mark a dispatch as no longer wanted."""
+        """Mark a dispatch as no longer wanted; its request leaves the actor's account, so it does too."""
         attempt.state = _follow(ATTEMPT_TABLE, attempt.state, Cause.ABORTED, attempt.request.story)
+        attempt.actor.done_s -= attempt.done_s
+        attempt.done_s = 0.0
+
+    def credit(self, attempt: Attempt) -> None:
+        """Enter one evaluation of one image as done; never more than was assigned."""
+        seconds = min(attempt.step_s, attempt.request.work_s - attempt.done_s)
+        attempt.done_s += seconds
+        attempt.actor.done_s += seconds
 
     # ---- actors -----------------------------------------------------------------------------
 
@@ -337,11 +357,13 @@ def _contradictions(books: Books) -> Iterator[str]:
 
 
 def _actor_contradictions(books: Books, actor: Actor) -> Iterator[str]:
+    yield from _account_contradictions(books, actor)
+    yield from _load_contradictions(actor)
     if len(actor.attempts) > actor.credits:
         yield f"{actor.device} has {len(actor.attempts)} attempts and {actor.credits} credits"
     if actor.state is ActorState.LOST or (actor in books.ready) != (actor.state is ActorState.READY):
         yield f"{actor.device} is {actor.state} but listed"
-    if actor.suspects != sum(a.is_alone for a in actor.attempts.values()) or (
+    if actor.suspects != sum(a.is_suspect for a in actor.attempts.values()) or (
         actor.suspects and len(actor.attempts) > 1
     ):
         yield f"{actor.device} counts {actor.suspects} suspects among {len(actor.attempts)} attempts"
@@ -354,3 +376,29 @@ def _actor_contradictions(books: Books, actor: Actor) -> Iterator[str]:
             yield f"attempt {attempt.number} is {attempt.state}, its request is not"
         if books.attempts.get(attempt.number) is not attempt:
             yield f"attempt {attempt.number} is not in the books"
+
+
+DRIFT_S = 1e-6
+
+
+def _account_contradictions(books: Books, actor: Actor) -> Iterator[str]:
+    requests = [r for r in books.requests.values() if r.actor is actor]
+    assigned_s = sum(r.work_s for r in requests)
+    done_s = sum(a.done_s for a in actor.attempts.values())
+    if abs(assigned_s - actor.assigned_s) > DRIFT_S or abs(done_s - actor.done_s) > DRIFT_S:
+        yield f"{actor.device} has {actor.assigned_s} s to do and {actor.done_s} s done, not {done_s}"
+    for attempt in actor.attempts.values():
+        if attempt.done_s > attempt.request.work_s + DRIFT_S:
+            yield f"attempt {attempt.number} has done more than was assigned"
+    if actor.wants != Counter(r.plan.variant for r in requests if r.plan is not None):
+        yield f"{actor.device} counts the wrong variants as wanted: {actor.wants}"
+
+
+def _load_contradictions(actor: Actor) -> Iterator[str]:
+    if not actor.load_s.keys() <= actor.wants.keys() - actor.residents.keys():
+        yield f"{actor.device} expects loads that nobody waits for: {actor.load_s}"
+    for variant, loads in actor.loading.items():
+        if not loads or not all(load.is_cancelled for load in list(loads)[:-1]):
+            yield f"{actor.device} loads {variant} twice at a time"
+        elif not (loads[-1].is_cancelled or loads[-1].is_asked or variant in actor.wants):
+            yield f"{actor.device} loads {variant} though nobody waits for it"

@@ -5,8 +5,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from difs.actor_messages import EvictVariant, LoadVariant, Stop
-from difs.broker import admission, dispatch, planning
+from difs import memory_modes
+from difs.actor_messages import EvictVariant, Stop, SwitchMode
+from difs.broker import admission, dispatch, loads, planning
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient
 from difs.broker.records import Actor, Cause, Client, Request, RequestState
@@ -28,6 +29,7 @@ from difs.messages import (
     Ping,
     Pong,
     Release,
+    SetMode,
     Status,
     StatusReport,
     VariantList,
@@ -81,7 +83,7 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
     client = books.client(route)
     refused = admission.check_capacity(books, client, message)
     if refused is None:
-        decision = planning.decide(books, message, now)
+        decision = planning.decide(books, message, now, books.variants)
         refused = planning.refusal_of(books, message, decision)
         if refused is None:
             request = books.open(message, client, now)
@@ -112,7 +114,7 @@ def _join(books: Books, route: bytes, known: Request, message: Generate) -> None
 def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     asked = message.request
     turn = books.decisions
-    decision = planning.decide(books, asked, now)
+    decision = planning.decide(books, asked, now, books.variants)
     books.decisions = turn  # an explanation changes nothing, the policy's turn neither
     asker = books.clients.get(route) or Client(route)
     refused = admission.check_capacity(books, asker, asked) or planning.refusal_of(books, asked, decision)
@@ -161,7 +163,7 @@ def _variants(books: Books, route: bytes, message: Variants, now: float) -> None
     infos = tuple(
         replace(info, resident_on=tuple(residents.get(info.name, ()))) for info in books.variants.values()
     )
-    tell(books, route, VariantList(infos))
+    tell(books, route, VariantList(infos, tuple(books.adapters.values())))
 
 
 def _status(books: Books, route: bytes, message: Status, now: float) -> None:
@@ -195,6 +197,9 @@ def _device_status(books: Books, actor: Actor) -> DeviceStatus:
         slots_free=pool.free,
         slots_total=pool.total,
         reading=actor.reading,
+        memory_modes={name: found.memory_mode for name, found in sorted(actor.residents.items())},
+        loading=tuple(sorted(filter(actor.is_loading, actor.loading))),
+        parked=tuple(sorted(actor.parked)),
     )
 
 
@@ -215,7 +220,7 @@ def _admin(
     return guarded
 
 
-def _targets(books: Books, route: bytes, message: Load | Evict) -> list[Actor]:
+def _targets(books: Books, route: bytes, message: Load | Evict | SetMode) -> list[Actor]:
     """Return the actors that an admin message means; answers with an error when there are none."""
     for name, known in ((message.variant, books.variants), (message.device, books.pools)):
         if name is not None and name not in known:
@@ -232,10 +237,7 @@ def _targets(books: Books, route: bytes, message: Load | Evict) -> list[Actor]:
 def _load(books: Books, route: bytes, message: Load, now: float) -> None:
     targets = _targets(books, route, message)
     for actor in targets:
-        if message.variant not in actor.residents and message.variant not in actor.loading:
-            actor.loading.add(message.variant)
-            actor.progressed_at = now
-            books.effects.append(TellActor(actor.route, LoadVariant(message.variant)))
+        loads.ask(books, actor, message.variant, by_admin=True)
     if targets:
         tell(books, route, Done(f"{message.variant} is loaded or loading"))
 
@@ -243,9 +245,8 @@ def _load(books: Books, route: bytes, message: Load, now: float) -> None:
 def _evict(books: Books, route: bytes, message: Evict, now: float) -> None:
     targets = _targets(books, route, message)
     for actor in targets:
-        users = [a for a in actor.attempts.values() if _variant_of(a.request) == message.variant]
-        users_queued = [r for r in books.queued_on(actor) if _variant_of(r) == message.variant]
-        if users or users_queued or message.variant in actor.loading:
+        is_used = any(a.plan.variant == message.variant for a in actor.attempts.values())
+        if is_used or message.variant in actor.wants or message.variant in actor.loading:
             words = f"{message.variant} is busy on {actor.device}"
             tell(books, route, admission.refusal("overloaded", words, retry_after_s=1.0))
             return
@@ -256,8 +257,23 @@ def _evict(books: Books, route: bytes, message: Evict, now: float) -> None:
         tell(books, route, Done(f"{message.variant} is evicted"))
 
 
-def _variant_of(request: Request) -> str | None:
-    return request.plan.variant if request.plan is not None else None
+def _set_mode(books: Books, route: bytes, message: SetMode, now: float) -> None:
+    targets = _targets(books, route, message)
+    residing = [actor for actor in targets if message.variant in actor.residents]
+    if targets and not residing:
+        where = message.device or "any device that is ready"
+        tell(books, route, _not_found(f"{message.variant} is not loaded on {where}; load it first"))
+    for actor in residing:
+        usable = memory_modes.available(actor.device.partition("-")[0])
+        if message.memory_mode not in usable:
+            words = f"{actor.device} has no mode {message.memory_mode}; it has: {', '.join(usable)}"
+            tell(books, route, admission.refusal("unsupported", words, field="memory_mode"))
+            return
+    for actor in residing:
+        switch = SwitchMode(message.variant, message.memory_mode)
+        books.effects.append(TellActor(actor.route, switch))
+    if residing:
+        tell(books, route, Done(f"{message.variant} switches to {message.memory_mode}"))
 
 
 def _drain(books: Books, route: bytes, message: Drain, now: float) -> None:
@@ -320,5 +336,6 @@ _HANDLERS: dict[type, Callable[[Books, bytes, Any, float], None]] = {
     Ping: _ping,
     Load: _admin(_load),
     Evict: _admin(_evict),
+    SetMode: _admin(_set_mode),
     Drain: _admin(_drain),
 }

@@ -2,11 +2,8 @@
 
 from enum import Enum
 
-import msgspec
-
-from difs import profiles
-from difs.actor_messages import Abort, Execute, KillActor, LoadVariant, Slot
-from difs.broker import admission, planning
+from difs.actor_messages import Abort, Execute, KillActor
+from difs.broker import admission, loads, planning
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient, TellSupervisor
 from difs.broker.records import (
@@ -17,9 +14,8 @@ from difs.broker.records import (
     Request,
     RequestState,
 )
-from difs.messages import MAX_SEED, Accepted, Error, Plan
+from difs.messages import MAX_SEED, Accepted, Error, Generate, Plan
 from difs.policy.base import Admit, Reject
-from difs.samplers import evaluations
 
 # ---- planning again ----------------------------------------------------------------------------
 
@@ -29,7 +25,7 @@ def replan(books: Books, request: Request, now: float) -> None:
     books.unassign(request)
     request.plan = None
     books.waiting[request.message.request_id] = request
-    decision = planning.decide(books, request.message, now)
+    decision = planning.decide(books, request.message, now, planning.variants_for(books, request))
     if isinstance(decision, Reject) and decision.code == "unavailable":
         return  # it was accepted: it waits for a device until its deadline
     refused = planning.refusal_of(books, request.message, decision)
@@ -39,6 +35,30 @@ def replan(books: Books, request: Request, now: float) -> None:
     planning.place(books, request, decision)
     if request.plan is not None:
         announce(books, request)
+
+
+def lighten(books: Books, request: Request, heavy: Plan, now: float) -> bool:
+    """Move a request that ran out of memory to a lighter variant; False where none may serve it.
+
+    Each move is to a strictly lighter one, so they come to an end.
+    """
+    info = books.variants.get(heavy.variant)
+    if info is None or request.message.overrides.variant is not None:
+        return False
+    request.below_bytes = info.bytes
+    lighter = planning.variants_for(books, request)
+    decision = planning.decide(books, request.message, now, lighter) if lighter else None
+    if not isinstance(decision, Admit) or planning.refusal_of(books, request.message, decision):
+        return False
+    note = f"out of memory with {heavy.variant}: moved to the lighter {decision.plan.variant}"
+    request.notes += (note,)
+    books.unassign(request)
+    books.move(request, Cause.REQUEUED, now, note)
+    books.waiting[request.message.request_id] = request
+    books.counts["lightened"] += 1
+    planning.place(books, request, decision)
+    announce(books, request)
+    return True
 
 
 def announce(books: Books, request: Request) -> None:
@@ -85,12 +105,9 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> _Outcome:
     slots = books.pools[actor.device].lease(message.n, admission.slot_bytes(message, plan))
     if slots is None:
         return _move_to_room(books, request, plan, now)
-    if plan.variant not in actor.residents and plan.variant not in actor.loading:
-        actor.loading.add(plan.variant)
-        books.effects.append(TellActor(actor.route, LoadVariant(plan.variant)))
-    step_s = plan.prediction.steps_s / (evaluations(plan.sampler, plan.steps) * message.n)
-    attempt = books.begin(request, actor, slots, step_s, now)
-    books.effects.append(TellActor(actor.route, _execute(attempt, slots)))
+    loads.ask(books, actor, plan.variant)
+    attempt = books.begin(request, plan, actor, slots, now)
+    books.effects.append(TellActor(actor.route, _execute(attempt)))
     if request.attempts > 1:
         announce(books, request)
     return _Outcome.GONE
@@ -106,7 +123,8 @@ def _move_to_room(books: Books, request: Request, plan: Plan, now: float) -> _Ou
     roomy = planning.with_room(books, message.n, admission.slot_bytes(message, plan))
     if not roomy or now < request.stays_until:
         return _Outcome.STUCK
-    decision = planning.decide_among(books, message, now, roomy)
+    variants = planning.variants_for(books, request)
+    decision = planning.decide_among(books, message, now, variants, roomy)
     if not isinstance(decision, Admit) or planning.refusal_of(books, message, decision):
         request.stays_until = now + MOVE_REST_S
         return _Outcome.STUCK
@@ -115,10 +133,10 @@ def _move_to_room(books: Books, request: Request, plan: Plan, now: float) -> _Ou
     return _Outcome.MOVED
 
 
-def _execute(attempt: Attempt, slots: tuple[Slot, ...]) -> Execute:
-    request = attempt.request
-    message, plan = request.message, request.plan
-    assert plan is not None
+def _execute(attempt: Attempt) -> Execute:
+    request, plan = attempt.request, attempt.plan
+    message = request.message
+    due, is_firm = _due(request, plan)
     return Execute(
         attempt=attempt.number,
         request_id=message.request_id,
@@ -132,16 +150,33 @@ def _execute(attempt: Attempt, slots: tuple[Slot, ...]) -> Execute:
         sampler=plan.sampler,
         seeds=tuple((request.first_seed + i) & MAX_SEED for i in range(message.n)),
         deadline=request.deadline,
-        slots=slots,
+        slots=attempt.slots,
         format=message.delivery.format,
-        metadata=_metadata(request) if message.delivery.format != "raw" else "",
+        metadata=_metadata(message, plan),
+        adapters=message.overrides.adapters,
+        due=due,
+        is_firm=is_firm,
+        is_alone=request.is_alone,
+        preview_every=message.delivery.preview_every,
     )
 
 
-def _metadata(request: Request) -> str:
+def _due(request: Request, plan: Plan) -> tuple[float, bool]:
+    """Return when the images are wanted, and whether their client said so.
+
+    What nobody hurries is wanted when it was predicted; a best effort has until its deadline.
+    """
+    needs = request.message.requirements
+    if needs.best_effort:
+        return request.deadline, False
+    stated = needs.latency_s is not None
+    seconds = plan.prediction.total_s if needs.latency_s is None else needs.latency_s
+    return min(request.deadline, request.arrived_at + seconds), stated
+
+
+def _metadata(message: Generate, plan: Plan) -> str:
     """Return the JSON that stands under our own key in an image file; empty when not wanted."""
-    message, plan = request.message, request.plan
-    if not message.delivery.metadata or plan is None:
+    if message.delivery.format == "raw" or not message.delivery.metadata:
         return ""
     return plan.describe(message.requirements)
 
@@ -224,21 +259,3 @@ def _exhausted(request: Request, reason: str) -> Error:
         f"{request.deaths} attempts ended with the loss of their actor; the last: {reason}",
         request_id=request.message.request_id,
     )
-
-
-def learn(attempt: Attempt, encode_s: float, steps_s: float, decode_s: float) -> None:
-    """Correct the costs of a resident by what a finished attempt showed."""
-    plan = attempt.request.plan
-    assert plan is not None
-    resident = attempt.actor.residents.get(plan.variant)
-    if resident is None:
-        return
-    work = profiles.Work(
-        pixels=plan.width * plan.height,
-        steps=plan.steps,
-        sampler=plan.sampler,
-        guidance_scale=plan.guidance_scale,
-        n=attempt.request.message.n,
-    )
-    costs = profiles.learn(resident.costs, work, encode_s, steps_s, decode_s)
-    attempt.actor.residents[plan.variant] = msgspec.structs.replace(resident, costs=costs)

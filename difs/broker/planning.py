@@ -1,27 +1,33 @@
 """Asking the policy: what it sees, what is made of its answer, and the queue that a plan leads to."""
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
+from difs import profiles
 from difs.broker import admission
 from difs.broker.books import Books
 from difs.broker.effects import Complain
 from difs.broker.records import Actor, Request
-from difs.messages import Error, Generate
+from difs.messages import Error, Generate, Plan, VariantInfo
 from difs.policy.base import Admit, Decision, DeviceView, Reject, View, Wait
+from difs.profiles import Work
+
+Variants = Mapping[str, VariantInfo]
 
 
-def decide(books: Books, message: Generate, now: float) -> Decision:
-    """Decide where and how to serve `message`.
+def decide(books: Books, message: Generate, now: float, variants: Variants) -> Decision:
+    """Decide where and how to serve `message` with one of `variants`.
 
     A device whose slots are all in others' hands is passed over while another has room.
     """
-    decision = decide_among(books, message, now, books.ready)
+    decision = decide_among(books, message, now, variants, books.ready)
     if isinstance(decision, Admit):
         nbytes = admission.slot_bytes(message, decision.plan)
         if not books.pools[decision.plan.device].can_lease(message.n, nbytes):
             roomy = with_room(books, message.n, nbytes)
-            instead = decide_among(books, message, now, roomy) if roomy else decision
+            instead = decide_among(books, message, now, variants, roomy) if roomy else decision
             return instead if isinstance(instead, Admit) else decision
     return decision
 
@@ -31,15 +37,29 @@ def with_room(books: Books, n: int, nbytes: int) -> list[Actor]:
     return [a for a in books.ready if books.pools[a.device].can_lease(n, nbytes)]
 
 
-def decide_among(books: Books, message: Generate, now: float, actors: Sequence[Actor]) -> Decision:
-    """Ask the policy to serve `message` with one of `actors`."""
+def variants_for(books: Books, request: Request) -> Variants:
+    """Return the variants that may serve `request`: lighter ones than one that ran out of memory."""
+    limit = request.below_bytes
+    if limit is None:
+        return books.variants
+    return {name: info for name, info in books.variants.items() if info.bytes < limit}
+
+
+def decide_among(
+    books: Books, message: Generate, now: float, variants: Variants, actors: Sequence[Actor]
+) -> Decision:
+    """Ask the policy to serve `message` with one of `variants` on one of `actors`."""
     view = View(
         now=now,
         devices=tuple(
-            [DeviceView(a.device, a.residents, a.backlog_s, a.queued, a.free_credits) for a in actors]
+            [
+                DeviceView(a.device, a.residents, a.queue_s, a.queued, a.free_credits, a.parked)
+                for a in actors
+            ]
         ),
-        variants=books.variants,
+        variants=variants,
         decisions=books.decisions,
+        adapters=books.adapters,
     )
     books.decisions += 1
     try:
@@ -47,18 +67,25 @@ def decide_among(books: Books, message: Generate, now: float, actors: Sequence[A
     except Exception:  # a policy may be another's code: its bug costs one request, not the broker
         books.effects.append(Complain(f"the policy failed:\n{traceback.format_exc()}"))
         return Reject("internal", f"the policy {books.policy.name} failed")
-    return _sound(books, decision, actors)
+    return _sound(books, decision, variants, actors)
 
 
-def _sound(books: Books, decision: Decision, actors: Sequence[Actor]) -> Decision:
+def _sound(books: Books, decision: Decision, variants: Variants, actors: Sequence[Actor]) -> Decision:
     """Return a decision that can be carried out; another's policy may answer anything."""
-    if isinstance(decision, Admit) and decision.plan.device in books.by_device:
-        offered = decision.plan.device in [actor.device for actor in actors]
-        return decision if offered else Wait("the policy insists on a device that was not offered")
+    if isinstance(decision, Admit) and _exists(books, decision.plan):
+        if decision.plan.device not in [actor.device for actor in actors]:
+            return Wait("the policy insists on a device that was not offered")
+        if decision.plan.variant not in variants:
+            return Wait("the policy insists on a variant that was not offered")
+        return decision
     if isinstance(decision, (Reject, Wait)):
         return decision
     books.effects.append(Complain(f"the policy {books.policy.name} decided {decision!r}"))
     return Reject("internal", f"the policy {books.policy.name} failed")
+
+
+def _exists(books: Books, plan: Plan) -> bool:
+    return plan.device in books.by_device and plan.variant in books.variants
 
 
 def refusal_of(books: Books, message: Generate, decision: Decision) -> Error | None:
@@ -73,7 +100,24 @@ def refusal_of(books: Books, message: Generate, decision: Decision) -> Error | N
 def place(books: Books, request: Request, decision: Decision) -> None:
     """Put a queued request into the queue of its plan's device; without a plan it goes on waiting."""
     if isinstance(decision, Admit):
-        request.plan = decision.plan
-        predicted = decision.plan.prediction
-        request.work_s = predicted.total_s - predicted.queue_s
-        books.assign(request, books.by_device[decision.plan.device])
+        books.unassign(request)
+        plan = decision.plan
+        actor = books.by_device[plan.device]
+        known = actor.known(plan.variant)
+        costs, work = known.costs if known else None, work_of(request, plan)
+        request.plan = replace(plan, notes=plan.notes + request.notes) if request.notes else plan
+        request.work_s = profiles.shared_seconds(work, costs)
+        request.step_s = profiles.shared_step_seconds(work, costs)
+        books.assign(request, actor)
+
+
+def work_of(request: Request, plan: Plan) -> Work:
+    """Return what `request` asks of a device under `plan`."""
+    return Work(
+        pixels=plan.width * plan.height,
+        steps=plan.steps,
+        sampler=plan.sampler,
+        guidance_scale=plan.guidance_scale,
+        n=request.message.n,
+        is_alone=request.is_alone,
+    )

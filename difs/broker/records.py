@@ -121,7 +121,9 @@ class Request:
     state: RequestState = RequestState.QUEUED
     plan: Plan | None = None
     work_s: float = 0.0
-    """Predicted seconds of its own work, waiting not counted."""
+    """Predicted seconds that its work takes of a device that is kept busy; no waiting, no load."""
+    step_s: float = 0.0
+    """The part of `work_s` that one evaluation of one image is."""
     actor: "Actor | None" = None
     """Whose queue it stands in, or who runs it; None while it waits for any device."""
     attempt: "Attempt | None" = None
@@ -130,6 +132,10 @@ class Request:
     """Until then it waits for slots of its own device only."""
     deaths: int = 0
     """Attempts that ended with the death of their actor."""
+    below_bytes: int | None = None
+    """A variant of so many bytes ran out of memory: only lighter ones may serve it."""
+    notes: tuple[str, ...] = ()
+    """What happened to it on its way, for its client."""
     story: list[tuple[float, str, str]] = field(default_factory=list)
 
     @property
@@ -144,6 +150,11 @@ class Request:
         return self.deaths > 0
 
     @property
+    def is_alone(self) -> bool:
+        """Whether its images share no call: by its client's wish, or until it is cleared."""
+        return self.message.deterministic or self.is_suspect
+
+    @property
     def is_open(self) -> bool:
         """Whether its client still waits for the end."""
         return self.state in (RequestState.QUEUED, RequestState.RUNNING)
@@ -155,14 +166,24 @@ class Attempt:
 
     number: int
     request: Request
+    plan: Plan
     actor: "Actor"
     slots: tuple[Slot, ...]
     started_at: float
     step_s: float
-    is_alone: bool = False
-    """Its request was suspect when it was dispatched."""
+    is_suspect: bool = False
+    """Its request was suspect when it was dispatched: no other runs on its actor meanwhile."""
     state: AttemptState = AttemptState.RUNNING
     done_s: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """A `load_variant` that its actor has not answered."""
+
+    is_asked: bool = False
+    """An administrator asked for it: it goes on though no request waits for it."""
+    is_cancelled: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -177,13 +198,20 @@ class Actor:
     last_heard: float
     progressed_at: float
     residents: dict[str, Resident] = field(default_factory=dict)
-    loading: set[str] = field(default_factory=set)
+    parked: dict[str, Resident] = field(default_factory=dict)
+    """What it keeps in host memory, as it would be when it returns."""
+    loading: dict[str, deque[Load]] = field(default_factory=dict)
+    """Unanswered loads by variant, oldest first; all but the last are cancelled."""
+    wants: dict[str, int] = field(default_factory=dict)
+    """How many of its requests, queued or running, want each variant."""
+    load_s: dict[str, float] = field(default_factory=dict)
+    """Predicted seconds of the loads that they wait for."""
     attempts: dict[int, Attempt] = field(default_factory=dict)
     queue: list[tuple[tuple[int, int], Request]] = field(default_factory=list)
     """A heap by rank; entries whose request has moved on are skipped."""
     queued: int = 0
     suspects: int = 0
-    """How many of its attempts must run alone: 0 or 1."""
+    """How many of its attempts are suspect: 0 or 1."""
     assigned_s: float = 0.0
     done_s: float = 0.0
     progress: int = 0
@@ -191,14 +219,46 @@ class Actor:
     state: ActorState = ActorState.READY
 
     @property
-    def backlog_s(self) -> float:
-        """Return the predicted seconds until all of its assigned work is done."""
+    def work_s(self) -> float:
+        """Return the predicted seconds of computing that is assigned to it and not done."""
         return max(0.0, self.assigned_s - self.done_s)
+
+    @property
+    def backlog_s(self) -> float:
+        """Return the predicted seconds until all of its assigned work is done, loads included."""
+        return self.work_s + sum(self.load_s.values())
+
+    @property
+    def queue_s(self) -> float:
+        """Return the predicted seconds that a new request waits.
+
+        Loads go on beside the steps, so others' loads delay it only where they hold all credits.
+        """
+        return self.work_s if self.free_credits > 0 else self.backlog_s
 
     @property
     def free_credits(self) -> int:
         """Return how many more attempts it may be sent."""
         return self.credits - len(self.attempts)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether it has an attempt that need not wait for a load."""
+        return not all(self.waits(attempt) for attempt in self.attempts.values())
+
+    def known(self, variant: str) -> Resident | None:
+        """Return what is known of a variant here: loaded or parked."""
+        return self.residents.get(variant) or self.parked.get(variant)
+
+    def is_loading(self, variant: str) -> bool:
+        """Whether a load of `variant` is on its way that nobody has given up."""
+        loads = self.loading.get(variant)
+        return loads is not None and not loads[-1].is_cancelled
+
+    def waits(self, attempt: Attempt) -> bool:
+        """Whether an attempt cannot begin before its variant is loaded."""
+        variant = attempt.plan.variant
+        return variant not in self.residents and self.is_loading(variant)
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ Everything that the broker knows stands in its `books`; the desks and `dispatch`
 from collections.abc import Mapping
 
 from difs import config
-from difs.broker import actor_desk, client_desk, dispatch
+from difs.broker import actor_desk, client_desk, dispatch, loads
 from difs.broker.books import Books, Segment, check
 from difs.broker.effects import Effect, Exit
 from difs.broker.events import (
@@ -20,7 +20,7 @@ from difs.broker.events import (
     ClientSaid,
     Event,
 )
-from difs.messages import VariantInfo
+from difs.messages import AdapterInfo, VariantInfo
 from difs.policy.base import Policy
 
 BEAT_S = 0.5
@@ -36,13 +36,20 @@ class BrokerState:
         rules: config.Broker,
         policy: Policy,
         variants: Mapping[str, VariantInfo],
+        adapters: Mapping[str, AdapterInfo],
         segments: Mapping[str, Segment],
         epoch: int,
         now: float,
     ) -> None:
         """Start empty: no clients, no actors. See `Books` for the arguments."""
         self.books = Books(
-            rules=rules, policy=policy, variants=variants, segments=segments, epoch=epoch, now=now
+            rules=rules,
+            policy=policy,
+            variants=variants,
+            adapters=adapters,
+            segments=segments,
+            epoch=epoch,
+            now=now,
         )
         self._next_beat = now
 
@@ -63,6 +70,7 @@ class BrokerState:
         else:
             self._tick(now)
         dispatch.dispatch(books, now)
+        loads.cancel_unwanted(books, now)
         if books.rules.validate:
             self.validate()
         return books.effects

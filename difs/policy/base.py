@@ -6,7 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from difs.actor_messages import Resident
-from difs.messages import Generate, Plan, VariantInfo
+from difs.messages import AdapterInfo, Generate, Plan, VariantInfo
 
 
 class DeviceView(Struct, frozen=True):
@@ -18,6 +18,12 @@ class DeviceView(Struct, frozen=True):
     """Predicted seconds until the work assigned to it is done."""
     queued: int
     free_credits: int
+    parked: Mapping[str, Resident] = {}
+    """What returns from host memory, with the costs that it would have; its `load_s` is the way back."""
+
+    def known(self, variant: str) -> Resident | None:
+        """Return what is known of `variant` here: loaded or parked; None: never measured, or dropped."""
+        return self.residents.get(variant) or self.parked.get(variant)
 
 
 class View(Struct, frozen=True):
@@ -28,6 +34,7 @@ class View(Struct, frozen=True):
     variants: Mapping[str, VariantInfo]
     decisions: int
     """How many decisions were made before this one."""
+    adapters: Mapping[str, AdapterInfo] = {}
 
 
 class Admit(Struct, frozen=True):

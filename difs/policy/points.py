@@ -2,8 +2,10 @@
 
 import math
 
+from msgspec.structs import replace
+
 from difs import profiles, samplers
-from difs.messages import Generate, Level, Plan, VariantInfo
+from difs.messages import AdapterInfo, Generate, Level, Plan, Prediction, VariantInfo
 from difs.policy.base import Admit, Decision, DeviceView, Reject, View
 from difs.profiles import Work
 
@@ -19,23 +21,45 @@ def fitting_variants(view: View, request: Generate) -> list[VariantInfo] | Rejec
         if found is None or (pins.family is not None and found.family != pins.family):
             family = f" of family {pins.family!r}" if found is not None else ""
             return _unknown("variant", f"{pins.variant!r}{family}", list(view.variants))
-        return [found]
+        return _under_adapters(view, request, [found])
     by_name = sorted(view.variants.values(), key=lambda v: v.name)
     chosen = [v for v in by_name if pins.family in (None, v.family)]
     if not chosen and pins.family is not None:
         return _unknown("family", repr(pins.family), sorted({v.family for v in view.variants.values()}))
     if not chosen:
         return Reject("unavailable", "no variant is registered in the model repository")
+    return _under_adapters(view, request, chosen)
+
+
+def fits(adapter: AdapterInfo, info: VariantInfo) -> bool:
+    """Whether `adapter` was made for a variant such as `info`."""
+    return adapter.family == info.family and (not adapter.variants or info.name in adapter.variants)
+
+
+def _under_adapters(
+    view: View, request: Generate, chosen: list[VariantInfo]
+) -> list[VariantInfo] | Reject:
+    """Return those of the variants that every adapter of the request fits; a Reject names the first."""
+    for pin in request.overrides.adapters:
+        adapter = view.adapters.get(pin.name)
+        if adapter is None:
+            return _unknown("adapters", repr(pin.name), sorted(view.adapters))
+        fitting = [info for info in chosen if fits(adapter, info)]
+        if not fitting:
+            made_for = f"variants {', '.join(adapter.variants)} of " if adapter.variants else ""
+            allowed = ", ".join(f"{info.name} ({info.family})" for info in chosen)
+            made_for += f"family {adapter.family}"
+            words = f"adapter {adapter.name!r} is for {made_for}, not for {allowed}"
+            return Reject("invalid_request", words, field="overrides.adapters")
+        chosen = fitting
     return chosen
 
 
 def refuse_pins(request: Generate) -> Reject | None:
-    """Refuse a sampler or an adapter that nobody has."""
+    """Refuse a sampler that nobody has."""
     pins = request.overrides
     if pins.sampler is not None and samplers.canonical(pins.sampler) is None:
         return _unknown("sampler", repr(pins.sampler), list(samplers.SAMPLERS))
-    if pins.adapters:
-        return _unknown("adapters", repr(pins.adapters[0].name), [])
     return None
 
 
@@ -67,31 +91,27 @@ def point(device: DeviceView, info: VariantInfo, request: Generate, *, policy: s
     """Return the plan of `request` with `info` on `device`; steps are cut to keep `latency_s`."""
     width, height = size_of(info, request)
     pins, needs = request.overrides, request.requirements
-    resident = device.residents.get(info.name)
+    known = device.known(info.name)
     guidance = pins.guidance_scale if pins.guidance_scale is not None else info.guidance_scale
     sampler = samplers.canonical(pins.sampler or info.sampler) or info.sampler
-    steps = pins.steps or wanted_steps(info, needs.quality)
-    work = Work(width * height, steps, sampler, guidance, request.n)
-    costs = resident.costs if resident else None
-    predicted = profiles.predict(work, costs, queue_s=device.backlog_s, is_resident=resident is not None)
-    notes: tuple[str, ...] = ()
+    steps, notes = _steps_of(sampler, pins.steps or wanted_steps(info, needs.quality))
+    work = Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
+    predicted = predict(device, info.name, work)
     if needs.latency_s is not None and predicted.total_s > needs.latency_s and pins.steps is None:
         fitting = _steps_within(predicted.total_s - needs.latency_s, predicted.steps_s, steps)
         fewer = max(min(steps, info.steps_min), fitting)
         if fewer < steps:
-            notes = (f"{fewer} steps instead of {steps} to keep latency_s {needs.latency_s:g}",)
-            work = Work(work.pixels, fewer, sampler, guidance, request.n)
-            predicted = profiles.predict(
-                work, costs, queue_s=device.backlog_s, is_resident=resident is not None
-            )
+            notes += (f"{fewer} steps instead of {steps} to keep latency_s {needs.latency_s:g}",)
+            work = replace(work, steps=fewer)
+            predicted = predict(device, info.name, work)
     if (width, height) not in info.native_sizes:
         notes += (f"{width}x{height} is not a native size of {info.name}",)
     return Plan(
         variant=info.name,
         family=info.family,
-        precision=resident.precision if resident else info.precision,
+        precision=known.precision if known else info.precision,
         device=device.device,
-        memory_mode=resident.memory_mode if resident else "full",
+        memory_mode=known.memory_mode if known else "full",
         width=width,
         height=height,
         steps=work.steps,
@@ -102,6 +122,24 @@ def point(device: DeviceView, info: VariantInfo, request: Generate, *, policy: s
         policy=policy,
         keeps_latency=None if needs.latency_s is None else predicted.total_s <= needs.latency_s,
         notes=notes,
+    )
+
+
+def _steps_of(sampler: str, steps: int) -> tuple[int, tuple[str, ...]]:
+    """Return as many steps as a sampler can do, with a note where that is fewer."""
+    most = samplers.SAMPLERS[sampler].most_steps
+    note = f"{most} steps instead of {steps}: {sampler} has no more"
+    return (most, (note,)) if steps > most else (steps, ())
+
+
+def predict(device: DeviceView, variant: str, work: Work) -> Prediction:
+    """Return the prediction of `work` with `variant` on `device`, behind what is assigned to it."""
+    known = device.known(variant)
+    return profiles.predict(
+        work,
+        known.costs if known else None,
+        queue_s=device.backlog_s,
+        is_resident=variant in device.residents,
     )
 
 
@@ -142,5 +180,11 @@ def no_device() -> Reject:
 
 
 def least_backlog(devices: tuple[DeviceView, ...], variant: str) -> DeviceView:
-    """Return the device that would start `variant` first: least backlog, residents preferred."""
-    return min(devices, key=lambda d: (variant not in d.residents, d.backlog_s, d.device))
+    """Return the device that would start `variant` first: where it is loaded, else parked, else any.
+
+    Of several, the one with the least backlog.
+    """
+    return min(
+        devices,
+        key=lambda d: (variant not in d.residents, variant not in d.parked, d.backlog_s, d.device),
+    )

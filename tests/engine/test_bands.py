@@ -32,9 +32,10 @@ def autoencoder(**changes: Any) -> Any:
 
 
 def largest_input(vae: Any, z: torch.Tensor) -> int:
-    """Decode, and return the number of values of the largest input of a convolution."""
+    """Decode, and return the number of values of the last block's largest input."""
     sizes: list[int] = []
-    convolutions = [m for m in vae.decoder.modules() if isinstance(m, torch.nn.Conv2d)]
+    layers = [*vae.decoder.up_blocks[-1].modules(), vae.decoder.conv_out]
+    convolutions = [layer for layer in layers if isinstance(layer, torch.nn.Conv2d)]
     handles = [
         c.register_forward_pre_hook(lambda _, args: sizes.append(args[0].numel())) for c in convolutions
     ]

@@ -9,11 +9,11 @@ from typing import Any, get_args
 import psutil
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 
 from difs import memory_modes
-from difs.actors import loading, placement
+from difs.actors import generic, loading, placement
 from difs.actors.memory_modes import HOW, Mode, ModeKeeper
 from difs.errors import EngineFailed, OutOfMemory
 from difs.messages import MemoryMode
@@ -27,12 +27,11 @@ FOLDER = MODEL_REPO / "emoji-base"
 ALL: tuple[MemoryMode, ...] = get_args(MemoryMode)
 LOSSLESS = [mode for mode in ALL if not memory_modes.MODES[mode].is_lossy]
 LEVEL = 1 / 255
+MARKS = {"_hf_hook", "_old_forward", "_diffusers_hook", "forward"}
 
 
 def load(folder: Path = FOLDER) -> Any:
-    pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return generic.load_generic(folder, torch.float32)
 
 
 def keep(pipe: Any, folder: Path = FOLDER) -> ModeKeeper:
@@ -45,7 +44,7 @@ def paint(
     keeper: ModeKeeper,
     between: Callable[[int], None] = lambda step: None,
     *,
-    steps: int = 3,
+    steps: int = 2,
     size: int = 64,
 ) -> torch.Tensor:
     """Paint as the engine does, part by part; `between` is called before each step. Values are 0..1."""
@@ -75,7 +74,7 @@ def own_attributes(pipe: Any) -> dict[str, set[str]]:
 def tensor_bytes() -> int:
     """Return the bytes of all tensors that are alive."""
     gc.collect()
-    found = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    found = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
     return sum(storages.values())
 
@@ -174,16 +173,15 @@ def test_a_switch_between_two_steps_changes_no_level_by_more_than_one(
     changed = paint(keeper, lambda step: keeper.switch(mode) if step == 1 else None)
     assert (changed - picture).abs().max() <= LEVEL
     keeper.switch(mode)
-    changed = paint(keeper, lambda step: keeper.switch("full") if step == 2 else None)
+    changed = paint(keeper, lambda step: keeper.switch("full") if step == 1 else None)
     assert (changed - picture).abs().max() <= LEVEL
 
 
 def test_every_mode_can_follow_every_other(keeper: ModeKeeper) -> None:
     for former, mode in permutations(ALL, 2):
         keeper.switch(former)
-        paint(keeper, steps=1)
         keeper.switch(mode)
-        paint(keeper, steps=1)
+        paint(keeper, steps=1, size=32)
 
 
 def test_a_hundred_switches_leave_memory_and_pictures_unchanged(
@@ -192,7 +190,7 @@ def test_a_hundred_switches_leave_memory_and_pictures_unchanged(
     def switch(times: int) -> None:
         for mode in islice(cycle(ALL), times):
             keeper.switch(mode)
-            paint(keeper, steps=1)
+            paint(keeper, steps=1, size=32)
         keeper.switch("full")
 
     process = psutil.Process()
@@ -208,7 +206,7 @@ def test_switching_within_inference_mode_makes_no_inference_tensors(keeper: Mode
     with torch.inference_mode():
         for mode in ALL:
             keeper.switch(mode)
-            paint(keeper, steps=1)
+            paint(keeper, steps=1, size=32)
         keeper.switch("full")
     modules = [keeper._pipe.unet, keeper._pipe.vae, keeper._pipe.text_encoder]
     assert not any(p.is_inference() for module in modules for p in module.parameters())
@@ -319,7 +317,8 @@ def test_whatever_is_called_fetches_its_weights(picture: torch.Tensor, mode: Mem
     keeper = keep(load())
     keeper.switch(mode)
     assert keeper._pipe.unet.conv_in.weight.isnan().all()
-    assert (paint(keeper) - picture).abs().max() <= LEVEL / 10
+    with keeper.exact():
+        assert torch.equal(paint(keeper), picture)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -361,25 +360,26 @@ def test_weights_keep_a_precision_that_was_given_to_them_meanwhile() -> None:
 # ---- adapters, parking, sharing -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ALL)
-def test_modules_can_be_changed_while_hooks_are_lifted(
-    keeper: ModeKeeper, picture: torch.Tensor, mode: MemoryMode
-) -> None:
-    unet = keeper._pipe.unet
-    keeper.switch(mode)
-    plain = paint(keeper)
-    with keeper.lifted():
-        assert not any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in unet.modules())
-        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
-    with_adapter = paint(keeper)
-    assert (with_adapter - plain).abs().max() > 10 * LEVEL
-    keeper.switch("full")
-    if not memory_modes.MODES[mode].is_lossy:
-        assert (paint(keeper) - with_adapter).abs().max() <= LEVEL
-    keeper.switch(mode)
-    with keeper.lifted():
-        unet.unload_lora() if hasattr(unet, "unload_lora") else unet.delete_adapters("default")
-    assert (paint(keeper) - plain).abs().max() <= LEVEL / 10
+def test_an_adapter_can_be_loaded_into_the_modules_while_hooks_are_lifted() -> None:
+    pipe = load()
+    keeper, before = keep(pipe), own_attributes(pipe)
+    rank = LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    for mode in ALL:
+        keeper.switch(mode)
+        plain = paint(keeper, steps=1)
+        with keeper.lifted():
+            assert own_attributes(pipe).keys() == before.keys()
+            assert not any(MARKS & names for names in own_attributes(pipe).values())
+            torch.manual_seed(0)
+            pipe.unet.add_adapter(rank)
+        changed = paint(keeper, steps=1)
+        assert (changed - plain).abs().max() > 10 * LEVEL
+        keeper.switch("full")
+        assert (paint(keeper, steps=1) - changed).abs().max() <= LEVEL or mode == "fp8"
+        keeper.switch(mode)
+        with keeper.lifted():
+            pipe.unet.unload_lora()
+        assert (paint(keeper, steps=1) - plain).abs().max() <= LEVEL / 10
 
 
 @pytest.mark.parametrize("mode", ALL)
@@ -387,7 +387,7 @@ def test_parked_and_back_is_bit_equal(keeper: ModeKeeper, mode: MemoryMode) -> N
     keeper.switch(mode)
     before = paint(keeper)
     keeper.to_host()
-    assert not any("_hf_hook" in names for names in own_attributes(keeper._pipe).values())
+    assert not any(MARKS & names for names in own_attributes(keeper._pipe).values())
     with keeper.lifted():
         pass
     assert keeper._stay is None, "a parked pipeline stays parked"

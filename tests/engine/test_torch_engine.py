@@ -151,7 +151,29 @@ def test_a_load_that_nobody_waits_for_is_cancelled(tiny: Bench, monkeypatch: pyt
     tiny.engine.cancel_load("sd2-v")
     gate.set()
     assert tiny.work() == [LoadFailed("sd2-v", "cancelled")]
-    assert isinstance(tiny.load("sd2-v").costs.load_s, float)
+
+
+def test_a_load_that_is_wanted_again_after_its_cancel_has_an_answer_of_its_own(
+    tiny: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    verify = type(tiny.repository.variant("sd15")).verify
+
+    def slowly(self: Any) -> None:
+        assert gate.wait(60)
+        verify(self)
+
+    monkeypatch.setattr(type(tiny.repository.variant("sd15")), "verify", slowly)
+    tiny.engine.evict("sd2-v")
+    tiny.work()
+    tiny.engine._parking.take("sd2-v")
+    tiny.engine.load("sd2-v")
+    tiny.engine.cancel_load("sd2-v")
+    tiny.engine.load("sd2-v")
+    tiny.engine.submit(tiny.execute("red", variant="sd2-v", steps=1))
+    gate.set()
+    reports = [r for r in tiny.work() if not isinstance(r, Stepped)]
+    assert [type(r) for r in reports] == [LoadFailed, Loaded, Finished]
 
 
 def test_what_was_parked_returns_without_the_disk_and_bit_for_bit(

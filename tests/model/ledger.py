@@ -5,12 +5,12 @@ whose they are, which actor works on what, which slots are in whose hands, and i
 breaks a promise.
 """
 
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from difs.actor_messages import (
     Abort,
+    CancelLoad,
     EvictVariant,
     Execute,
     Fleet,
@@ -18,12 +18,14 @@ from difs.actor_messages import (
     LoadVariant,
     Ready,
     Stop,
+    SwitchMode,
     Welcome,
 )
 from difs.broker.effects import Effect, Exit, TellActor, TellClient, TellSupervisor
 from difs.messages import Accepted, Beat, Error, Generate, Progress, Result
 from difs.shm import layout
 from tests import builders
+from tests.model.actors import FakeActor, Order, Task
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +35,7 @@ class Entry:
     message: Generate
     owner: bytes
     seq: int
+    arrived_at: float
     deadline: float
     device: str | None = None
     executes: int = 0
@@ -42,6 +45,8 @@ class Entry:
     """Attempt and operating point as its client knows them; empty when they no longer hold."""
     deaths: int = 0
     """So often it was at work on an actor that died."""
+    below_bytes: float = float("inf")
+    """A variant of so many bytes ran out of memory."""
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -49,31 +54,13 @@ class Entry:
         needs = self.message.requirements
         return (1 if needs.best_effort else -needs.priority, self.seq)
 
-
-@dataclass(slots=True, eq=False)
-class Order:
-    """An `execute` that its actor has not answered."""
-
-    execute: Execute
-    actor: "FakeActor"
-    is_suspect: bool = False
-    is_wanted: bool = True
-    steps: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class FakeActor:
-    """An actor that the broker may count on."""
-
-    route: bytes
-    ready: Ready
-    heard_at: float
-    progressed_at: float
-    has: set[str] = field(default_factory=set)
-    orders: dict[int, Order] = field(default_factory=dict)
-    owed: deque[LoadVariant | EvictVariant] = field(default_factory=deque)
-    progress: int = 0
-    is_leaving: bool = False
+    @property
+    def variant(self) -> str | None:
+        """Return the variant of its plan; None when it has none."""
+        if self.running is not None:
+            return self.running.execute.variant
+        point = self.told[1] if self.told else None
+        return point[1] if isinstance(point, tuple) else None
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +76,17 @@ class Lease:
 class Ledger:
     """See the module."""
 
-    def __init__(self, *, max_attempts: int, lease_s: float, silence_s: float, stall_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        max_attempts: int,
+        lease_s: float,
+        silence_s: float,
+        stall_s: float,
+        sizes: Mapping[str, int],
+    ) -> None:
+        self.sizes = sizes
+        self.is_admin_loading = False
         self.max_attempts = max_attempts
         self.lease_s = lease_s
         self.silence_s = silence_s
@@ -123,7 +120,7 @@ class Ledger:
         if device in self.actors:
             self.lose(device)
         self.actors[device] = actor
-        actor.has = {found.variant for found in actor.ready.residents}
+        actor.settle()
         self.announce(actor.ready)
 
     def announce(self, ready: Ready) -> None:
@@ -197,6 +194,7 @@ class Ledger:
                     assert self.is_draining, "nobody asked the broker to exit"
                     assert not self.open, "the broker exits with open requests"
                     assert not self.actors, "the broker exits before its actors"
+        self._check_loads()
         assert not self._strays, "an actor goes on with what nobody wants"
         assert self._reporting is None, "a finished request must get its result at once"
         assert all(entry.told is not None for entry in self.open.values()), "at work, but never accepted"
@@ -220,7 +218,7 @@ class Ledger:
         assert asked.request_id == name, "the broker speaks of a request that is not open"
         assert not self.refusals, "accepted after its end"
         self._seq += 1
-        self.open[name] = Entry(asked, asker, self._seq, self.now + asked.timeout_s)
+        self.open[name] = Entry(asked, asker, self._seq, self.now, self.now + asked.timeout_s)
         return self.open[name]
 
     def _result(self, route: bytes, message: Result, effect: TellClient) -> None:
@@ -282,17 +280,47 @@ class Ledger:
                 order = actor.orders[attempt]
                 assert order.is_wanted, "aborted twice"
                 order.is_wanted = False
-            case LoadVariant(name):
-                assert name not in actor.has
-                actor.has.add(name)
-                actor.owed.append(message)
-            case EvictVariant(name):
-                assert all(o.execute.variant != name for o in actor.orders.values()), "evicted while used"
-                actor.has.remove(name)
-                actor.owed.append(message)
             case Stop():
                 assert not self.open, "stopped with open requests"
                 actor.is_leaving = True
+            case LoadVariant() | CancelLoad() | EvictVariant() | SwitchMode():
+                self._about_variant(actor, message)
+
+    def _about_variant(
+        self, actor: FakeActor, message: LoadVariant | CancelLoad | EvictVariant | SwitchMode
+    ) -> None:
+        name = message.variant
+        match message:
+            case LoadVariant():
+                assert not actor.may_execute(name), "loaded though it is there or on its way"
+                actor.owed.append(Task(message, is_asked=self.is_admin_loading))
+            case CancelLoad():
+                load = actor.live_load(name)
+                assert load is not None, "cancelled a load that is not on its way"
+                assert not load.is_asked, "cancelled what an administrator asked for"
+                assert not self._is_wanted(actor, name), "cancelled a load that a request waits for"
+                if not actor.is_working():
+                    actor.progressed_at = self.now
+                load.is_cancelled = True
+            case EvictVariant():
+                assert all(o.execute.variant != name for o in actor.orders.values()), "evicted while used"
+                assert not self._is_wanted(actor, name), "evicted though a queued request wants it"
+                del actor.residents[name]
+                actor.owed.append(Task(message))
+            case SwitchMode():
+                assert name in actor.residents, "switches what is not loaded"
+                actor.owed.append(Task(message))
+
+    def _is_wanted(self, actor: FakeActor, variant: str) -> bool:
+        device = actor.ready.device
+        return any(e.device == device and e.variant == variant for e in self.open.values())
+
+    def _check_loads(self) -> None:
+        for actor in self.actors.values():
+            for task in actor.owed:
+                if task.is_live_load and not task.is_asked:
+                    wanted = self._is_wanted(actor, task.message.variant)
+                    assert wanted, "goes on with a load that nobody waits for"
 
     def _execute(self, actor: FakeActor, execute: Execute) -> None:
         device = actor.ready.device
@@ -303,7 +331,8 @@ class Ledger:
         assert entry.running is None, "dispatched twice"
         assert execute.deadline == entry.deadline > self.now, "dispatched after the deadline"
         assert execute.attempt not in self._attempts, "an attempt's number was used before"
-        assert execute.variant in actor.has, "neither loaded nor asked to load"
+        assert actor.may_execute(execute.variant), "neither loaded nor asked to load"
+        assert self.sizes[execute.variant] < entry.below_bytes, "as heavy as what ran out of memory"
         for other in self.open.values():
             is_before = other.device == device and other.running is None and other.rank < entry.rank
             assert not is_before, "dispatched before a request of higher rank"
@@ -314,12 +343,26 @@ class Ledger:
         assert entry.deaths < self.max_attempts, "dispatched though it killed too often"
         assert entry.seeds in ((), execute.seeds), "another attempt would paint another picture"
         entry.seeds = execute.seeds
+        self._check_wishes(entry, execute)
         self._take_slots(device, execute, entry.message)
         entry.device = device
-        if not actor.orders:
+        if not actor.is_working():
             actor.progressed_at = self.now
         entry.running = Order(execute, actor, is_suspect=entry.deaths > 0)
         actor.orders[execute.attempt] = entry.running
+
+    def _check_wishes(self, entry: Entry, execute: Execute) -> None:
+        """An actor learns what it needs to serve a request as its client wants it."""
+        asked, needs = entry.message, entry.message.requirements
+        assert execute.is_alone == (asked.deterministic or entry.deaths > 0)
+        assert execute.preview_every == asked.delivery.preview_every
+        assert execute.is_firm == (needs.latency_s is not None and not needs.best_effort)
+        if needs.best_effort:
+            assert execute.due == entry.deadline, "a best effort yields"
+        elif needs.latency_s is not None:
+            assert execute.due == min(entry.deadline, entry.arrived_at + needs.latency_s)
+        else:
+            assert entry.arrived_at < execute.due <= entry.deadline
 
     def _take_slots(self, device: str, execute: Execute, asked: Generate) -> None:
         assert len(execute.slots) == len(execute.seeds) == asked.n
@@ -342,7 +385,7 @@ class Ledger:
             assert self.lost, "killed an actor that never was"
             return
         is_silent = self.now - actor.heard_at > self.silence_s
-        is_stalled = bool(actor.orders) and self.now - actor.progressed_at > self.stall_s
+        is_stalled = actor.is_working() and self.now - actor.progressed_at > self.stall_s
         assert is_silent or is_stalled, f"killed without a reason: {message.reason}"
         self.lose(message.device)
 
@@ -360,9 +403,8 @@ class Ledger:
             return
         for actor in self.actors.values():
             assert self.now - actor.heard_at <= self.silence_s, "a silent actor was not given up"
-            is_loading = any(isinstance(message, LoadVariant) for message in actor.owed)
-            is_stalled = actor.orders and self.now - actor.progressed_at > self.stall_s
-            assert is_loading or not is_stalled, "an actor that hangs was not given up"
+            is_stalled = actor.is_working() and self.now - actor.progressed_at > self.stall_s
+            assert not is_stalled, "an actor that hangs was not given up"
         fleet = builders.told(effects, Fleet)[-1]
         ready = {device for device, actor in self.actors.items() if not actor.is_leaving}
         assert set(fleet.ready) >= ready

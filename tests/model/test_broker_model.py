@@ -3,7 +3,8 @@
 After every rule the books check themselves (`validate`) and the ledger checks every effect: each
 accepted request ends exactly once and for its own client, slots are conserved and never in two hands,
 nothing is dispatched beyond the credits, after the deadline, too often or to an actor that is not
-ready, late reports change nothing. At the end time passes until nothing may be left.
+ready, late reports change nothing. A load goes on as long as somebody waits for it, what ran out of
+memory moves to lighter variants only. At the end time passes until nothing may be left.
 """
 
 from itertools import product
@@ -24,6 +25,7 @@ from msgspec.structs import replace
 from difs.actor_messages import (
     Abort,
     ActorExited,
+    CancelLoad,
     DrainAll,
     Ended,
     Evicted,
@@ -40,6 +42,9 @@ from difs.actor_messages import (
     Retiring,
     Sealed,
     Supervise,
+    Switched,
+    SwitchFailed,
+    SwitchMode,
     Welcome,
 )
 from difs.broker.effects import Effect
@@ -57,7 +62,9 @@ from difs.messages import (
     Accepted,
     Cancel,
     ClientMessage,
+    Done,
     Drain,
+    Error,
     Evict,
     Explain,
     Explanation,
@@ -65,14 +72,17 @@ from difs.messages import (
     Load,
     Ping,
     Pong,
+    Preview,
     Release,
+    SetMode,
     Status,
     StatusReport,
     VariantList,
     Variants,
 )
 from tests import builders
-from tests.model.ledger import Entry, FakeActor, Ledger, Order
+from tests.model.actors import FakeActor, Order, Task
+from tests.model.ledger import Entry, Ledger
 
 DEVICES = ("cpu-0", "cpu-1")
 CLIENTS = (b"ann", b"bob", b"eve")
@@ -94,6 +104,8 @@ WISHES: tuple[dict[str, Any], ...] = (
     {"timeout_s": 1e-300},
     {"timeout_s": 6.0, "mode": "shm", "priority": 7},
     {"variant": "wide", "seed": 2**64 - 1, "n": 2, "timeout_s": 20.0},
+    {"variant": "wide", "deterministic": True, "preview_every": 2},
+    {"family": "sd15", "latency_s": 3.0, "preview_every": 1, "progress": True},
     {"variant": "none"},
     {"latency_s": 0.1, "on_infeasible": "reject"},
 )
@@ -102,8 +114,8 @@ MENU = [
     for route, name, wishes in product(CLIENTS, IDS, WISHES)
 ]
 PAUSES = (0.1, 0.5, 1.0, 2.0, 3.2, 5.5, 13.0)
-CODES = ("cancelled", "expired", "engine_failed", "out_of_memory", "no_such_code")
-VARIANTS = (builders.variant("wide"), builders.variant("tiny"))
+CODES = ("cancelled", "expired", "engine_failed", "out_of_memory", "out_of_memory", "no_such_code")
+VARIANTS = (builders.variant("wide", bytes=2000), builders.variant("tiny"))
 RESIDENTS = {
     "tiny": (builders.resident("tiny"),),
     "both": (builders.resident("tiny"), builders.resident("wide")),
@@ -115,6 +127,17 @@ any_question = st.sampled_from([Ping(), Ping(), Status(), Variants(), MENU[0][1]
 any_loss = st.sampled_from(["exited", "unreachable", "leaving", "retiring", "stale exit"])
 any_client = st.sampled_from(CLIENTS)
 any_pick = st.integers(0, 5)
+ADMIN = (
+    Load("wide"),
+    Load("wide"),
+    Load("tiny", "cpu-0"),
+    Evict("tiny"),
+    Evict("wide"),
+    SetMode("tiny", "tiled"),
+    SetMode("wide", "sliced", "cpu-0"),
+    SetMode("tiny", "fp8"),
+)
+PICTURE = Preview(1, 1, b"rgb")
 
 
 class BrokerMachine(RuleBasedStateMachine):
@@ -143,7 +166,11 @@ class BrokerMachine(RuleBasedStateMachine):
         )
         self.policy = policy
         self.ledger = Ledger(
-            max_attempts=max_attempts, lease_s=LEASE_S, silence_s=SILENCE_S, stall_s=STALL_S
+            max_attempts=max_attempts,
+            lease_s=LEASE_S,
+            silence_s=SILENCE_S,
+            stall_s=STALL_S,
+            sizes={info.name: info.bytes for info in VARIANTS},
         )
         self.ledger.taken = {device: set() for device in DEVICES}
         self.is_whole = True
@@ -176,6 +203,11 @@ class BrokerMachine(RuleBasedStateMachine):
             assert pool.in_use() == ledger.taken[device], "slots are lost or in two hands"
         for entry in ledger.open.values():
             assert entry.running is None or entry.running.is_wanted
+        for actor in ledger.actors.values():
+            known = books.actors[actor.route]
+            assert {n: found.memory_mode for n, found in known.residents.items()} == actor.residents
+            assert known.parked.keys() == actor.parked
+            assert {name: len(loads) for name, loads in known.loading.items()} == actor.unanswered_loads()
         if any(not actor.is_leaving for actor in ledger.actors.values()):
             assert not books.waiting, "a request waits for a device though one is ready"
 
@@ -186,7 +218,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """
         if self.policy == "static":
             return effects
-        of_moves = (Accepted, Execute, LoadVariant)
+        of_moves = (Accepted, Execute, LoadVariant, CancelLoad)
         return [effect for effect in effects if not isinstance(getattr(effect, "message", 0), of_moves)]
 
     def ask(self, route: bytes, message: ClientMessage, about: Generate | str = "") -> list[Effect]:
@@ -283,6 +315,14 @@ class BrokerMachine(RuleBasedStateMachine):
             assert self.ledger.open[name] is entry
             assert [refusal.code for refusal in self.ledger.refusals] == ["not_found"]
 
+    @rule(route=any_client, wavers=st.integers(1, 3), keeps=st.booleans())
+    def waver(self, route: bytes, wavers: int, keeps: bool) -> None:
+        """A client asks for what may have to be loaded and gives it up, again and again."""
+        for name in [name for name in IDS if name not in self.ledger.open][:wavers]:
+            self.submit((route, builders.generate(name, variant="wide", timeout_s=LONGEST_S)))
+            if name in self.ledger.open and not keeps:
+                self.ask(route, Cancel(name), name)
+
     @precondition(lambda self: self.state.books.clients)
     @rule(route=any_client)
     def client_gone(self, route: bytes) -> None:
@@ -338,13 +378,42 @@ class BrokerMachine(RuleBasedStateMachine):
         is_served = any(not actor.is_leaving for actor in self.ledger.actors.values())
         assert pong.ready == (is_served and not self.ledger.is_draining)
 
-    @rule(
-        route=any_client,
-        message=st.sampled_from([Load("wide"), Load("tiny", "cpu-0"), Evict("tiny"), Evict("wide")]),
-    )
-    def load_or_evict(self, route: bytes, message: Load | Evict) -> None:
-        """An administrator loads or drops a variant."""
-        assert len([e for e in self.ask(route, message) if getattr(e, "route", None) == route]) == 1
+    @rule(route=any_client, message=st.sampled_from(ADMIN))
+    def administer(self, route: bytes, message: Load | Evict | SetMode) -> None:
+        """An administrator loads or drops a variant, or changes its memory mode."""
+        targets = [
+            actor
+            for actor in self.ledger.actors.values()
+            if not actor.is_leaving and message.device in (None, actor.ready.device)
+        ]
+        residing = [actor for actor in targets if message.variant in actor.residents]
+        for load in [actor.live_load(message.variant) for actor in targets]:
+            if load is not None:
+                load.is_asked |= isinstance(message, Load)
+        self.ledger.is_admin_loading = isinstance(message, Load)
+        effects = self.ask(route, message)
+        self.ledger.is_admin_loading = False
+        (answer,) = builders.told(effects, object, route)
+        if isinstance(message, SetMode):
+            self.check_switch(message, answer, effects, targets, residing)
+
+    def check_switch(
+        self,
+        message: SetMode,
+        answer: object,
+        effects: list[Effect],
+        targets: list[FakeActor],
+        residing: list[FakeActor],
+    ) -> None:
+        """A mode is changed wherever the variant is loaded, if the devices have it."""
+        switches = builders.told(effects, SwitchMode)
+        if residing and message.memory_mode != "fp8":
+            assert isinstance(answer, Done)
+            assert len(switches) == len(residing)
+            return
+        assert isinstance(answer, Error)
+        expected = "unavailable" if not targets else "not_found" if not residing else "unsupported"
+        assert (answer.code, switches) == (expected, [])
 
     @precondition(lambda self: self.may_drain)
     @rule(route=st.sampled_from([*CLIENTS, builders.SUPERVISOR]), grace_s=st.sampled_from([0.5, 5.0]))
@@ -432,15 +501,18 @@ class BrokerMachine(RuleBasedStateMachine):
             self.happen(ActorUnreachable(actor.route))
 
     @precondition(lambda self: self.ledger.orders())
-    @rule(pick=any_pick)
-    def step(self, pick: int) -> None:
-        """An actor reports a step."""
+    @rule(pick=any_pick, preview=st.sampled_from([None, PICTURE]))
+    def step(self, pick: int, preview: Preview | None) -> None:
+        """An actor reports a step, perhaps with a picture."""
         order = self.order(pick)
         order.steps += 1
         order.actor.progressed_at = self.ledger.now
-        effects = self.tell(order.actor, builders.stepped(order.execute, order.steps))
-        wants = order.is_wanted and self.ledger.open[order.execute.request_id].message.delivery.progress
-        assert len(self.besides_moves(effects)) == wants
+        effects = self.tell(order.actor, builders.stepped(order.execute, order.steps, preview=preview))
+        asked = self.ledger.open[order.execute.request_id].message.delivery if order.is_wanted else None
+        shown = preview if asked is not None and asked.preview_every else None
+        told = [asked.progress or shown is not None] if asked is not None else []
+        progress = builders.told(self.besides_moves(effects), object)
+        assert [getattr(p, "preview", "") for p in progress] == [shown] * sum(told)
 
     @precondition(lambda self: self.ledger.orders())
     @rule(pick=any_pick, late_s=st.sampled_from([0.0, 0.0, 0.0, 0.7, 2.6]))
@@ -448,6 +520,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """An actor reports that it is done, perhaps after the deadline and before any tick."""
         self.ledger.now += late_s
         order = self.order(pick)
+        order.actor.progressed_at = self.ledger.now
         self.ledger.report(order)
         self.tell(order.actor, builders.finished(order.execute))
         self.tick()
@@ -470,6 +543,7 @@ class BrokerMachine(RuleBasedStateMachine):
             "foreign slot": tuple(Sealed(slot.index + 1, 12, 0) for slot in order.execute.slots),
             "too many bytes": tuple(Sealed(s.index, s.nbytes + 1, 0) for s in order.execute.slots),
         }[fault]
+        order.actor.progressed_at = self.ledger.now
         self.ledger.forget(order)
         self.tell(order.actor, builders.finished(order.execute, images=images))
         self.check_ended(order)
@@ -482,9 +556,26 @@ class BrokerMachine(RuleBasedStateMachine):
         order.actor.progressed_at = self.ledger.now
         if order.is_wanted and code == "expired":
             self.ledger.open[order.execute.request_id].deadline = self.ledger.now  # its clock is ours
+        may_move = order.is_wanted and code == "out_of_memory"
+        if may_move:
+            entry = self.ledger.open[order.execute.request_id]
+            entry.below_bytes = self.ledger.sizes[order.execute.variant]
         self.ledger.forget(order)
         self.tell(order.actor, Ended(order.execute.attempt, code, "so the model wants"))
-        self.check_ended(order)
+        if may_move and order.execute.request_id in self.ledger.open:
+            self.check_moved(order)
+        else:
+            self.check_ended(order)
+
+    def check_moved(self, order: Order) -> None:
+        """What ran out of memory goes on with a lighter variant that its client allows, and says so."""
+        entry = self.ledger.open[order.execute.request_id]
+        assert order.execute.variant == "wide"
+        assert entry.variant == "tiny"
+        assert entry.message.overrides.variant is None
+        plan = self.state.books.requests[order.execute.request_id].plan
+        assert plan is not None
+        assert "out of memory with wide: moved to the lighter tiny" in plan.notes
 
     def check_ended(self, order: Order) -> None:
         """A failed attempt ends its request, if that is still open."""
@@ -510,21 +601,80 @@ class BrokerMachine(RuleBasedStateMachine):
         assert self.state.books.counts["late_reports"] == before + 1
 
     @precondition(lambda self: any(actor.owed for actor in self.ledger.actors.values()))
-    @rule(pick=any_pick, works=st.booleans())
-    def obey(self, pick: int, works: bool) -> None:
-        """An actor has loaded or dropped a variant, or could not."""
+    @rule(pick=any_pick, works=st.booleans(), parks=st.booleans())
+    def obey(self, pick: int, works: bool, parks: bool) -> None:
+        """An actor has done what it was told about a variant, or could not."""
         owing = [actor for actor in self.ledger.actors.values() if actor.owed]
         actor = owing[pick % len(owing)]
-        match actor.owed.popleft():
-            case EvictVariant(name):
-                self.happen(ActorSaid(actor.route, Evicted(name)))
-            case LoadVariant(name) if works:
+        task = actor.take(pick)
+        name = task.message.variant
+        match task.message:
+            case LoadVariant():
+                self.end_load(actor, task, is_loaded=works or name in actor.holds)
+            case EvictVariant():
+                self.leave(actor, name, parks=parks)
+            case SwitchMode(_, mode) if works and name in actor.holds:
                 actor.progressed_at = self.ledger.now
-                self.happen(ActorSaid(actor.route, Loaded(builders.resident(name))))
-            case LoadVariant(name):
+                if name in actor.residents:
+                    actor.residents[name] = mode
+                self.happen(ActorSaid(actor.route, Switched(builders.resident(name, memory_mode=mode))))
+            case SwitchMode():
                 actor.progressed_at = self.ledger.now
-                actor.has.discard(name)
-                self.happen(ActorSaid(actor.route, LoadFailed(name, "no")))
+                self.happen(ActorSaid(actor.route, SwitchFailed(name, "no")))
+
+    @precondition(lambda self: any(actor.owed for actor in self.ledger.actors.values()))
+    @rule(works=st.booleans(), parks=st.booleans())
+    def obey_all(self, works: bool, parks: bool) -> None:
+        """Every actor has done everything that it was told about variants."""
+        while any(actor.owed for actor in self.ledger.actors.values()):
+            self.obey(0, works, parks)
+
+    @precondition(lambda self: self.ledger.actors)
+    @rule(name=st.sampled_from(["tiny", "wide"]), parks=st.booleans(), returns=st.booleans())
+    def send_away(self, name: str, parks: bool, returns: bool) -> None:
+        """An administrator has a variant leave all devices, and perhaps return at once."""
+        self.administer(CLIENTS[0], Evict(name))
+        if returns:
+            self.administer(CLIENTS[0], Load(name))
+        if any(actor.owed for actor in self.ledger.actors.values()):
+            self.obey_all(True, parks)
+
+    def end_load(self, actor: FakeActor, task: Task, *, is_loaded: bool) -> None:
+        """Let an actor answer a load, which may have been given up in time or too late."""
+        name = task.message.variant
+        count = "loads_cancelled" if task.is_cancelled else "loads_failed"
+        before = self.state.books.counts[count]
+        actor.progressed_at = self.ledger.now
+        if is_loaded:
+            actor.holds.add(name)
+            actor.parked.discard(name)
+            actor.residents[name] = "full"
+            self.happen(ActorSaid(actor.route, Loaded(builders.resident(name))))
+        else:
+            self.happen(ActorSaid(actor.route, LoadFailed(name, "no")))
+        assert self.state.books.counts[count] == before + (not is_loaded)
+
+    @precondition(lambda self: any(actor.holds for actor in self.ledger.actors.values()))
+    @rule(pick=any_pick, parks=st.booleans())
+    def drop_by_itself(self, pick: int, parks: bool) -> None:
+        """An actor takes a variant off its device that it was told nothing about."""
+        actor = self.actor(pick)
+        used = {order.execute.variant for order in actor.orders.values()}
+        used |= {task.message.variant for task in actor.owed}
+        for name in sorted(actor.holds - used)[:1]:
+            del actor.residents[name]
+            self.leave(actor, name, parks=parks)
+
+    def leave(self, actor: FakeActor, name: str, *, parks: bool) -> None:
+        """Let a variant leave a device: parked, in the place of all others, or dropped."""
+        actor.holds.discard(name)
+        dropped: tuple[str, ...] = ()
+        if parks:
+            dropped = tuple(sorted(actor.parked - {name}))
+            actor.parked = {name}
+        self.happen(
+            ActorSaid(actor.route, Evicted(name, builders.resident(name) if parks else None, dropped))
+        )
 
     # ---- time -------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """difs.broker: the tables of states, and the books' own checks."""
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -20,6 +21,7 @@ from difs.broker.records import (
     AttemptState,
     Cause,
     InvalidTransition,
+    Load,
     Request,
     RequestState,
 )
@@ -64,6 +66,11 @@ def test_a_change_that_no_table_knows_is_a_bug_with_its_story() -> None:
         house.state.books.move(request, Cause.DISPATCHED, 0.0)
 
 
+def overdo(actor: Actor, attempt: Attempt) -> None:
+    """Let an attempt be done with more than its work."""
+    attempt.done_s = actor.done_s = attempt.request.work_s + 1.0
+
+
 SABOTAGE: dict[str, Callable[[Books, Request, Actor, Attempt], object]] = {
     "an ended request is listed": lambda b, r, ac, at: setattr(r, "state", RequestState.FAILED),
     "a request runs without an attempt": lambda b, r, ac, at: setattr(r, "attempt", None),
@@ -77,6 +84,15 @@ SABOTAGE: dict[str, Callable[[Books, Request, Actor, Attempt], object]] = {
     "a queue is miscounted": lambda b, r, ac, at: setattr(ac, "queued", 1),
     "an attempt is unknown": lambda b, r, ac, at: b.attempts.clear(),
     "a wanted attempt is aborted": lambda b, r, ac, at: setattr(at, "state", AttemptState.ABORTING),
+    "an account is too high": lambda b, r, ac, at: setattr(ac, "assigned_s", ac.assigned_s + 0.1),
+    "a step is credited to nobody": lambda b, r, ac, at: setattr(ac, "done_s", 0.1),
+    "more is done than was assigned": lambda b, r, ac, at: overdo(ac, at),
+    "a wish is forgotten": lambda b, r, ac, at: ac.wants.clear(),
+    "a load is expected by nobody": lambda b, r, ac, at: ac.load_s.update(wide=1.0),
+    "what is there is expected to load": lambda b, r, ac, at: ac.load_s.update(tiny=1.0),
+    "a load is for nobody": lambda b, r, ac, at: ac.loading.update(wide=deque([Load()])),
+    "a load goes on twice": lambda b, r, ac, at: ac.loading.update(tiny=deque([Load(), Load()])),
+    "no load is listed as one": lambda b, r, ac, at: ac.loading.update(tiny=deque()),
     "a slot is leaked": lambda b, r, ac, at: b.pools["cpu-0"].lease(1, 1),
     "a slot is free while it is used": lambda b, r, ac, at: b.pools["cpu-0"].give_back(0),
 }

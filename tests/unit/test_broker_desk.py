@@ -19,6 +19,7 @@ from difs.actor_messages import (
 from difs.broker.effects import Exit, TellActor, TellClient
 from difs.messages import (
     Accepted,
+    Cancel,
     Done,
     Drain,
     Error,
@@ -29,6 +30,7 @@ from difs.messages import (
     Ping,
     Pong,
     Result,
+    SetMode,
     Status,
     StatusReport,
     VariantList,
@@ -103,6 +105,21 @@ def test_variants_tells_where_each_is_resident() -> None:
     assert found == {"tiny": ("cpu-0", "cpu-1"), "wide": ()}
 
 
+def test_variants_tells_the_adapters_too() -> None:
+    ink = builders.adapter("ink", variants=("tiny",))
+    assert only(served(adapters=[ink]).ask(Variants()), VariantList).adapters == (ink,)
+
+
+def test_status_tells_what_is_loaded_how_and_what_is_loading_or_parked() -> None:
+    house = House(variants=TWO)
+    house.join(residents=(builders.resident("tiny", memory_mode="sliced"), builders.resident("old")))
+    house.tell(Evicted("old", builders.resident("old")))
+    house.ask("a", variant="wide")
+    (found,) = only(house.ask(Status()), StatusReport).devices
+    assert (found.residents, found.memory_modes) == (("tiny",), {"tiny": "sliced"})
+    assert (found.loading, found.parked) == (("wide",), ("old",))
+
+
 def test_a_ping_tells_whether_a_device_is_ready() -> None:
     house = House()
     assert only(house.ask(Ping()), Pong) == Pong(builders.EPOCH, ready=False)
@@ -113,8 +130,8 @@ def test_a_ping_tells_whether_a_device_is_ready() -> None:
 # ---- admin --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("message", [Load("tiny"), Evict("tiny"), Drain()])
-def test_admin_messages_are_refused_where_they_are_off(message: Load | Evict | Drain) -> None:
+@pytest.mark.parametrize("message", [Load("tiny"), Evict("tiny"), SetMode("tiny", "tiled"), Drain()])
+def test_admin_messages_are_refused_where_they_are_off(message: Load | Evict | SetMode | Drain) -> None:
     house = served(admin=False)
     assert refused(house.ask(message)).code == "unsupported"
     assert house.state.books.draining_until is None
@@ -168,6 +185,15 @@ def test_a_variant_in_use_is_not_evicted(queued: bool) -> None:
         house.ask("b", variant="wide")
     error = refused(house.ask(Evict("wide" if queued else "tiny")))
     assert (error.code, error.retryable) == ("overloaded", True)
+
+
+def test_a_variant_that_a_cancelled_attempt_still_uses_is_not_evicted() -> None:
+    house = served()
+    execute = only(house.ask("a"), Execute)
+    house.ask(Cancel("a"))
+    assert refused(house.ask(Evict("tiny"))).code == "overloaded"
+    house.tell(builders.ended(execute))
+    assert only(house.ask(Evict("tiny")), EvictVariant)
 
 
 def test_a_variant_that_an_actor_dropped_by_itself_is_loaded_again() -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from difs.actor_messages import (
     Abort,
@@ -13,11 +14,12 @@ from difs.actor_messages import (
     LoadVariant,
 )
 from difs.broker.effects import Effect, TellClient
+from difs.broker.events import ActorUnreachable
 from difs.messages import (
     Accepted,
+    Adapter,
+    Cancel,
     Error,
-    Explain,
-    Explanation,
     Release,
     Result,
 )
@@ -33,7 +35,6 @@ from tests.builders import (
     executes,
     finished,
     free_slots,
-    generate,
     is_over,
     only,
     served,
@@ -269,20 +270,59 @@ def test_the_broker_wakes_in_time_for_the_next_deadline() -> None:
     assert house.state.next_wake() == pytest.approx(0.5), "then for the next beat"
 
 
-# ---- learning -----------------------------------------------------------------------------------
+# ---- how an actor is told to serve it -----------------------------------------------------------
 
 
-def test_predictions_follow_what_finished_requests_show() -> None:
+def test_what_nobody_hurries_is_due_when_it_was_predicted() -> None:
+    house = served(now=100.0, credits=1)
+    first = only(house.ask("a"), Execute)
+    assert not first.is_firm
+    assert first.due == pytest.approx(100.23)
+    house.ask("b")
+    house.now = 100.3
+    second = only(house.tell(finished(first)), Execute)
+    assert not second.is_firm
+    assert second.due == pytest.approx(100.46), "counted from its arrival"
+
+
+def test_a_stated_latency_is_a_firm_due() -> None:
+    execute = only(served(now=100.0).ask("a", latency_s=2.5), Execute)
+    assert (execute.due, execute.is_firm) == (102.5, True)
+
+
+@pytest.mark.parametrize("wishes", [{}, {"latency_s": 2.5}])
+def test_a_best_effort_has_until_its_deadline(wishes: dict[str, Any]) -> None:
+    execute = only(served(now=100.0).ask("a", best_effort=True, **wishes), Execute)
+    assert (execute.due, execute.is_firm) == (execute.deadline, False)
+
+
+def test_nothing_is_due_after_its_deadline() -> None:
+    execute = only(served(now=100.0).ask("a", latency_s=50.0, timeout_s=5.0), Execute)
+    assert execute.due == execute.deadline == 105.0
+
+
+def test_who_wants_the_same_bits_runs_alone() -> None:
+    house = served(credits=3)
+    assert not only(house.ask("a"), Execute).is_alone
+    assert only(house.ask("b", deterministic=True), Execute).is_alone
+    assert executes(house.ask("c")) == ["c"], "alone in its calls, not on its device"
+
+
+def test_what_was_on_a_dead_actor_shares_no_call() -> None:
     house = served()
-    before = only(house.ask(Explain(generate("x"))), Explanation).plan
-    for i in range(30):
-        execute = only(house.ask(f"r{i}"), Execute)
-        house.tell(finished(execute, encode_s=0.02, steps_s=0.8, decode_s=0.04))
-    after = only(house.ask(Explain(generate("x"))), Explanation).plan
-    assert before is not None
-    assert after is not None
-    assert before.prediction.total_s == pytest.approx(0.23)
-    assert after.prediction.total_s == pytest.approx(0.86, rel=0.01)
+    assert not only(house.ask("a"), Execute).is_alone
+    house.handle(ActorUnreachable(b"cpu-0"))
+    assert only(house.join(route=b"new", incarnation="new"), Execute).is_alone
+
+
+def test_previews_and_adapters_are_the_actors_to_know() -> None:
+    house = served(adapters=[builders.adapter("ink"), builders.adapter("oil")])
+    adapters = (Adapter("ink", 0.5), Adapter("oil"))
+    execute = only(house.ask("a", preview_every=4, adapters=adapters), Execute)
+    assert (execute.preview_every, execute.adapters) == (4, adapters)
+
+
+# ---- backlog ------------------------------------------------------------------------------------
 
 
 def test_a_backlog_is_predicted_and_ends_with_the_work() -> None:
@@ -296,3 +336,96 @@ def test_a_backlog_is_predicted_and_ends_with_the_work() -> None:
     assert actor.backlog_s == pytest.approx(0.46 - 0.01)
     house.tell(finished(only(house.tell(finished(first)), Execute)))
     assert actor.backlog_s == 0.0
+
+
+def sharing(**options: Any) -> House:
+    """Return a house in which a step of four images takes only twice as long as that of one."""
+    house = House(**options)
+    house.join(residents=(builders.resident("tiny", builders.SHARED),), credits=8)
+    return house
+
+
+SHARE_S = 0.01 + 20 * 0.005 + 0.02
+"""What a guided image of 20 steps takes of a device that is kept full."""
+
+
+def backlog_s(house: House) -> float:
+    """Return the backlog of the only device."""
+    (actor,) = house.state.books.ready
+    return actor.backlog_s
+
+
+def test_a_backlog_is_what_the_work_takes_of_a_device_that_shares_its_calls() -> None:
+    house = sharing()
+    plan = only(house.ask("a"), Accepted).plan
+    assert plan is not None
+    assert plan.prediction.total_s == pytest.approx(0.23), "nobody is there to share with yet"
+    assert backlog_s(house) == pytest.approx(SHARE_S)
+    house.ask("b", n=3)
+    assert backlog_s(house) == pytest.approx(2 * SHARE_S + 2 * (SHARE_S - 0.01))
+
+
+def test_who_runs_alone_takes_the_device_for_as_long_as_predicted() -> None:
+    house = sharing()
+    plan = only(house.ask("a", n=3, deterministic=True), Accepted).plan
+    assert plan is not None
+    assert plan.prediction.total_s == pytest.approx(0.01 + 3 * (20 * 0.01 + 0.02))
+    assert backlog_s(house) == pytest.approx(plan.prediction.total_s)
+
+
+def test_a_suspect_takes_the_device_alone() -> None:
+    house = sharing()
+    house.ask("a", n=3)
+    assert backlog_s(house) == pytest.approx(0.01 + 3 * (20 * 0.005 + 0.02))
+    house.handle(ActorUnreachable(b"cpu-0"))
+    house.join(route=b"new", incarnation="new", residents=(builders.resident("tiny", builders.SHARED),))
+    assert backlog_s(house) == pytest.approx(0.01 + 3 * (20 * 0.01 + 0.02))
+
+
+def test_every_evaluation_of_every_image_is_taken_off_the_backlog() -> None:
+    house = sharing()
+    execute = only(house.ask("a", n=2, sampler="heun"), Execute)
+    whole_s = backlog_s(house)
+    assert whole_s == pytest.approx(0.01 + 2 * (39 * 0.005 + 0.02))
+    for step in range(39):
+        for image in range(2):
+            house.tell(stepped(execute, step + 1, image))
+            done = 2 * step + image + 1
+            assert backlog_s(house) == pytest.approx(whole_s - done * 0.005)
+    house.tell(finished(execute))
+    assert backlog_s(house) == 0.0
+
+
+def test_no_more_is_taken_off_than_was_assigned() -> None:
+    house = sharing()
+    first = only(house.ask("a"), Execute)
+    house.ask("b")
+    for step in range(100):
+        house.tell(stepped(first, step))
+    assert backlog_s(house) == pytest.approx(SHARE_S), "all of the first, nothing of the second"
+
+
+def test_what_is_being_aborted_is_off_the_account_with_what_it_has_done() -> None:
+    house = sharing()
+    first = only(house.ask("a"), Execute)
+    house.ask("b")
+    house.tell(stepped(first, 1))
+    house.ask(Cancel("a"))
+    assert backlog_s(house) == pytest.approx(SHARE_S)
+    house.tell(stepped(first, 2))
+    assert backlog_s(house) == pytest.approx(SHARE_S), "a step that nobody wants is no progress"
+    house.tell(ended(first))
+    assert backlog_s(house) == pytest.approx(SHARE_S)
+
+
+def test_what_moves_to_another_device_leaves_the_account_of_the_first() -> None:
+    house = House(devices=("cpu-0", "cpu-1"), slots=((64 * KIB, 2),))
+    house.join("cpu-0", credits=3)
+    house.ask("first", n=2)
+    alone_s = house.state.books.by_device["cpu-0"].backlog_s
+    house.ask("second", n=2, steps=40)
+    costs = replace(builders.COSTS, decode_s=5.0)
+    house.join("cpu-1", residents=(builders.resident("tiny", costs),))
+    backlogs = {actor.device: actor.backlog_s for actor in house.state.books.ready}
+    assert backlogs["cpu-0"] == pytest.approx(alone_s)
+    assert backlogs["cpu-1"] == pytest.approx(0.01 + 2 * (40 * 0.01 + 5.0))

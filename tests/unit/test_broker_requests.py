@@ -16,6 +16,7 @@ from difs.messages import (
     Cancel,
     Error,
     Ping,
+    Preview,
     Progress,
     Release,
     Result,
@@ -123,6 +124,47 @@ def test_progress_is_told_to_those_who_asked_for_it() -> None:
     silent, loud = only(house.ask("a"), Execute), only(house.ask("b", progress=True), Execute)
     assert house.tell(stepped(silent)) == []
     assert house.tell(stepped(loud, 3)) == [TellClient(CLIENT, Progress("b", 0, 3, 20))]
+
+
+def test_a_preview_is_told_to_those_who_asked_for_previews() -> None:
+    house = served(credits=4)
+    picture = Preview(1, 2, b"rgbrgb")
+    deaf = only(house.ask("deaf"), Execute)
+    steps = only(house.ask("steps", progress=True), Execute)
+    pictures = only(house.ask("pictures", preview_every=2), Execute)
+    both = only(house.ask("both", preview_every=2, progress=True), Execute)
+    assert house.tell(stepped(deaf, 2, preview=picture)) == []
+    assert only(house.tell(stepped(steps, 2, preview=picture)), Progress).preview is None
+    assert house.tell(stepped(pictures, 1)) == [], "steps without a picture were not asked for"
+    assert only(house.tell(stepped(pictures, 2, preview=picture)), Progress).preview == picture
+    assert only(house.tell(stepped(both, 1)), Progress).preview is None
+    found = only(house.tell(stepped(both, 2, image=0, preview=picture)), Progress, CLIENT)
+    assert found == Progress("both", 0, 2, 20, picture)
+
+
+def test_a_cancelled_request_shows_no_more_pictures() -> None:
+    house = served()
+    execute = only(house.ask("a", preview_every=1), Execute)
+    house.ask(Cancel("a"))
+    assert house.tell(stepped(execute, preview=Preview(1, 1, b"rgb"))) == []
+
+
+def test_a_result_says_how_it_was_computed() -> None:
+    house = served()
+    report = finished(
+        only(house.ask("a"), Execute),
+        seed_contract="same-noise",
+        seed_bound=0.004,
+        shared_by=3.5,
+        notes=("tiled decoding",),
+    )
+    result = only(house.tell(report), Result)
+    assert (result.seed_contract, result.seed_bound, result.timings.shared_by) == (
+        "same-noise",
+        0.004,
+        3.5,
+    )
+    assert result.notes == ("tiled decoding",)
 
 
 def test_metadata_goes_to_image_files_only_and_only_where_it_is_wanted() -> None:

@@ -11,18 +11,23 @@ from difs.actor_messages import (
     Evicted,
     Execute,
     Fleet,
+    FromActor,
     KillActor,
     Leaving,
     Loaded,
     LoadFailed,
     Pulse,
     Retiring,
+    RowCost,
+    Switched,
+    SwitchFailed,
     Welcome,
 )
 from difs.broker.effects import Effect
 from difs.broker.events import ActorUnreachable
 from difs.messages import (
     Beat,
+    Cancel,
 )
 from tests import builders
 from tests.builders import (
@@ -109,7 +114,7 @@ def test_an_attempt_that_ends_is_progress_too() -> None:
 
 
 def test_a_long_step_is_no_hang() -> None:
-    costs = Costs(64 * 64, 0.1, 5.0, 2.5, 0.1, 1.0)
+    costs = Costs(64 * 64, 0.1, (RowCost(1, 2.5), RowCost(2, 5.0)), 0.1, 1.0)
     house = House(stall_floor=10.0, stall_steps=10.0)
     house.join(residents=(builders.resident("tiny", costs),))
     house.supervise()
@@ -133,6 +138,83 @@ def test_loading_takes_its_time() -> None:
         pulse(house, 0)
         assert told(house.wait(2.5), KillActor) == []
     assert told(house.wait(0.5), KillActor), "now it is loaded and hangs"
+
+
+def hangs_after(house: House, seconds: float) -> bool:
+    """Let time pass, with heartbeats but without progress; return whether the actor was given up then.
+
+    It must not be before.
+    """
+    start = house.now
+    while house.now < start + seconds - 0.5:
+        pulse(house, 0)
+        assert told(house.wait(0.5), KillActor) == [], house.now - start
+    pulse(house, 0)
+    return bool(told(house.wait(1.0), KillActor))
+
+
+def test_a_load_is_no_excuse_for_those_who_need_not_wait_for_it() -> None:
+    house = served(stall_floor=10.0, variants=TWO)
+    house.supervise()
+    house.ask("waits", variant="wide")
+    house.ask("works")
+    assert hangs_after(house, 10.0)
+
+
+def test_who_begins_after_a_long_wait_for_a_load_gets_his_whole_time() -> None:
+    house = served(stall_floor=10.0, variants=TWO)
+    house.supervise()
+    house.ask("waits", variant="wide", timeout_s=1000.0)
+    assert not hangs_after(house, 60.0)
+    house.ask("works")
+    assert hangs_after(house, 10.0)
+
+
+def test_a_load_that_was_given_up_is_no_excuse() -> None:
+    house = served(stall_floor=10.0, variants=TWO)
+    house.supervise()
+    house.ask("a", variant="wide", timeout_s=1000.0)
+    assert not hangs_after(house, 60.0)
+    house.ask(Cancel("a"))
+    assert hangs_after(house, 10.0), "it has its whole time to say so"
+
+
+def test_a_call_that_many_share_takes_its_time() -> None:
+    costs = Costs(64 * 64, 0.1, (RowCost(1, 1.0), RowCost(2, 2.0)), 0.1, 1.0)
+    house = House(stall_floor=10.0, stall_steps=10.0)
+    house.join(residents=(builders.resident("tiny", costs),), credits=3)
+    house.supervise()
+    house.ask("a", n=2, timeout_s=1000.0)
+    house.ask("b", timeout_s=1000.0)
+    assert hangs_after(house, 60.0), "ten times a call with three images"
+
+
+def test_patience_is_for_the_memory_mode_in_which_the_resident_is_now() -> None:
+    house = served(stall_floor=10.0, stall_steps=10.0)
+    house.supervise()
+    house.ask("a")
+    slow = Costs(64 * 64, 0.1, (RowCost(1, 2.0), RowCost(2, 4.0)), 0.1, 1.0)
+    house.tell(Switched(builders.resident("tiny", slow, memory_mode="tiled")))
+    assert hangs_after(house, 40.0)
+
+
+@pytest.mark.parametrize("report", ["loaded", "load failed", "switched", "switch failed", "finished"])
+def test_whatever_an_actor_gets_done_is_a_sign_of_progress(report: str) -> None:
+    house = served(stall_floor=10.0, variants=TWO, credits=3)
+    house.supervise()
+    house.ask("works")
+    done = only(house.ask("is done"), Execute)
+    house.ask("waits", variant="wide")
+    assert not hangs_after(house, 8.0)
+    reports: dict[str, FromActor] = {
+        "loaded": Loaded(builders.resident("wide")),
+        "load failed": LoadFailed("wide", "no"),
+        "switched": Switched(builders.resident("tiny", memory_mode="tiled")),
+        "switch failed": SwitchFailed("tiny", "no"),
+        "finished": finished(done),
+    }
+    house.tell(reports[report])
+    assert hangs_after(house, 10.0)
 
 
 def test_actors_clients_and_supervisor_hear_a_beat_twice_a_second() -> None:
@@ -188,6 +270,8 @@ def test_without_a_supervisor_nobody_is_asked_to_kill() -> None:
         Leaving(),
         LoadFailed("tiny", ""),
         Loaded(builders.resident()),
+        Switched(builders.resident(memory_mode="tiled")),
+        SwitchFailed("tiny", ""),
         Pulse("stranger", 1, builders.reading()),
         Retiring(),
         ActorExited("cpu-9", 1, ""),

@@ -6,15 +6,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from difs.actor_messages import Costs
+from difs.actor_messages import Costs, RowCost
 from difs.errors import BY_CODE, ConfigError
 from difs.messages import Adapter, Plan
 from difs.policy import points, registry
 from difs.policy.base import Admit, Decision, DeviceView, Options, Policy, Reject
 from difs.policy.round_robin import RoundRobin
 from difs.policy.static import Static
-from tests.builders import device_view, generate, resident, variant, view
+from tests.builders import COSTS, SHARED, adapter, device_view, generate, resident, variant, view
 
 POLICIES: list[type[Static] | type[RoundRobin]] = [Static, RoundRobin]
 every_policy = pytest.mark.parametrize(
@@ -72,6 +73,18 @@ def test_static_takes_the_device_with_the_least_backlog() -> None:
 def test_static_prefers_a_device_on_which_the_variant_is_loaded() -> None:
     devices = [device_view("cpu-0", 0.0, names=()), device_view("cpu-1", 1.0)]
     assert admitted(Static(Options()).decide(view(*devices), generate())).device == "cpu-1"
+
+
+def test_static_prefers_a_device_on_which_the_variant_is_parked_to_one_without_it() -> None:
+    parked = [resident()]
+    devices = [
+        device_view("cpu-0", 0.0, names=()),
+        device_view("cpu-1", 2.0, names=(), parked=parked),
+        device_view("cpu-2", 1.0, names=(), parked=parked),
+    ]
+    assert admitted(Static(Options()).decide(view(*devices), generate())).device == "cpu-2"
+    devices.append(device_view("cpu-3", 9.0))
+    assert admitted(Static(Options()).decide(view(*devices), generate())).device == "cpu-3"
 
 
 # ---- round robin --------------------------------------------------------------------------------
@@ -149,7 +162,120 @@ def test_a_refused_name_comes_with_those_there_are(policy: Policy, wishes: dict[
     assert known[next(iter(wishes))] in rejected(decide(policy, **wishes)).reason
 
 
+# ---- adapters -----------------------------------------------------------------------------------
+
+FOUR = (variant("a"), variant("b"), variant("xl", family="sdxl"), variant("z"))
+ADAPTERS = (
+    adapter("ink"),
+    adapter("only-b", variants=("b",)),
+    adapter("not-a", variants=("b", "z")),
+    adapter("for-xl", family="sdxl"),
+    adapter("for-none", family="sdxl", variants=("a",)),
+)
+
+
+def with_adapters(policy: Policy, *names: str, **wishes: Any) -> Decision:
+    """Decide for a request with the adapters called `names`."""
+    found = view(device_view(), variants=FOUR, adapters=ADAPTERS)
+    return policy.decide(found, generate(adapters=tuple(Adapter(name) for name in names), **wishes))
+
+
+@pytest.mark.parametrize(
+    ("names", "allowed"),
+    [
+        (("ink",), "abz"),
+        (("only-b",), "b"),
+        (("ink", "not-a"), "bz"),
+        (("not-a", "only-b"), "b"),
+        (("for-xl",), ["xl"]),
+    ],
+)
+def test_only_variants_that_all_adapters_fit_are_offered(names: tuple[str, ...], allowed: str) -> None:
+    found = view(device_view(), variants=FOUR, adapters=ADAPTERS)
+    request = generate(adapters=tuple(Adapter(name) for name in names))
+    chosen = points.fitting_variants(found, request)
+    assert isinstance(chosen, list)
+    assert [info.name for info in chosen] == list(allowed)
+
+
+@every_policy
+def test_adapters_go_with_a_pinned_variant_that_they_fit(policy: Policy) -> None:
+    assert admitted(with_adapters(policy, "ink", "not-a", variant="z")).variant == "z"
+    assert admitted(with_adapters(policy, "for-xl", family="sdxl")).variant == "xl"
+
+
+@every_policy
+@pytest.mark.parametrize(
+    ("names", "wishes", "words"),
+    [
+        (("for-none",), {}, "adapter 'for-none' is for variants a of family sdxl, not for a (sd15)"),
+        (("ink", "for-xl"), {}, "adapter 'for-xl' is for family sdxl, not for a (sd15), b"),
+        (("ink",), {"variant": "xl"}, "adapter 'ink' is for family sd15, not for xl (sdxl)"),
+        (("not-a",), {"variant": "a"}, "adapter 'not-a' is for variants b, z of family sd15, not for a"),
+        (("ink",), {"family": "sdxl"}, "adapter 'ink' is for family sd15, not for xl (sdxl)"),
+    ],
+)
+def test_an_adapter_that_fits_nothing_allowed_is_refused_by_its_name(
+    policy: Policy, names: tuple[str, ...], wishes: dict[str, Any], words: str
+) -> None:
+    refusal = rejected(with_adapters(policy, *names, **wishes))
+    assert (refusal.code, refusal.field) == ("invalid_request", "overrides.adapters")
+    assert words in refusal.reason
+
+
+@every_policy
+def test_an_unknown_adapter_is_refused_with_those_there_are(policy: Policy) -> None:
+    refusal = rejected(with_adapters(policy, "ink", "inc"))
+    assert refusal.reason == "no adapter 'inc'; there is: for-none, for-xl, ink, not-a, only-b"
+    assert "there is: none" in rejected(decide(policy, adapters=(Adapter("x"),))).reason
+
+
 # ---- the operating point ------------------------------------------------------------------------
+
+
+def test_what_is_parked_has_its_measured_costs_and_a_way_back() -> None:
+    sleeper = resident("tiny", replace(COSTS, load_s=0.25), memory_mode="tiled", precision="bf16")
+    found = view(device_view(names=(), parked=[sleeper]))
+    plan = admitted(Static(Options()).decide(found, generate()))
+    assert (plan.memory_mode, plan.precision, plan.prediction.source) == ("tiled", "bf16", "measured")
+    assert (plan.prediction.load_s, plan.prediction.steps_s) == (0.25, 0.2)
+
+
+def test_a_resident_is_planned_as_it_is_and_not_as_it_was_parked() -> None:
+    sleeper = resident("tiny", replace(COSTS, load_s=0.25), memory_mode="tiled")
+    plan = admitted(Static(Options()).decide(view(device_view(parked=[sleeper])), generate()))
+    assert (plan.memory_mode, plan.prediction.load_s) == ("full", 0.0)
+
+
+def test_a_plan_tells_the_memory_mode_of_the_resident() -> None:
+    device = DeviceView("cpu-0", {"tiny": resident(memory_mode="sliced")}, 0.0, 0, 2)
+    assert admitted(Static(Options()).decide(view(device), generate())).memory_mode == "sliced"
+
+
+def sharing() -> DeviceView:
+    """Return a device on which four images step in twice the time of one."""
+    return DeviceView("cpu-0", {"tiny": resident("tiny", SHARED)}, 0.0, 0, 2)
+
+
+def test_images_of_a_request_share_their_calls_unless_it_must_be_deterministic() -> None:
+    def steps_s(**wishes: Any) -> float:
+        plan = admitted(Static(Options()).decide(view(sharing()), generate(**wishes)))
+        assert plan.prediction.encode_s == 0.01, "one encoding serves all"
+        assert plan.prediction.decode_s == pytest.approx(0.02 * wishes.get("n", 1))
+        return plan.prediction.steps_s
+
+    assert steps_s() == steps_s(deterministic=True) == pytest.approx(0.2)
+    assert steps_s(n=4) == pytest.approx(0.4)
+    assert steps_s(n=4, deterministic=True) == pytest.approx(0.8)
+
+
+def test_the_steps_of_what_runs_alone_are_cut_by_what_it_takes_alone() -> None:
+    policy, found = Static(Options()), view(sharing())
+    shared = admitted(policy.decide(found, generate(n=4, latency_s=0.5)))
+    alone = admitted(policy.decide(found, generate(n=4, latency_s=0.5, deterministic=True)))
+    assert (shared.steps, alone.steps) == (20, 10)
+    assert shared.keeps_latency
+    assert alone.keeps_latency
 
 
 @pytest.mark.parametrize(
@@ -285,16 +411,20 @@ def test_a_latency_that_can_be_kept_is_never_refused() -> None:
 
 
 SECONDS = st.floats(0, 10)
+TABLES = st.lists(SECONDS, min_size=1, max_size=5).map(
+    lambda table: tuple(RowCost(2**i, seconds) for i, seconds in enumerate(table))
+)
 
 
 @settings(max_examples=200)
 @given(
-    costs=st.builds(Costs, st.just(64 * 64), SECONDS, SECONDS, SECONDS, SECONDS, SECONDS),
+    costs=st.builds(Costs, st.just(64 * 64), SECONDS, TABLES, SECONDS, SECONDS),
     backlog_s=SECONDS,
     latency_s=st.floats(0.001, 100),
     quality=st.none() | st.floats(0, 1),
     steps=st.none() | st.integers(1, 150),
     n=st.integers(1, 8),
+    deterministic=st.booleans(),
 )
 def test_a_plan_says_truly_whether_it_keeps_the_latency(
     costs: Costs,
@@ -303,9 +433,11 @@ def test_a_plan_says_truly_whether_it_keeps_the_latency(
     quality: float | None,
     steps: int | None,
     n: int,
+    deterministic: bool,
 ) -> None:
     device = DeviceView("cpu-0", {"tiny": resident("tiny", costs)}, backlog_s, 0, 2)
-    request = generate(latency_s=latency_s, quality=quality, steps=steps, n=n)
+    wishes: dict[str, Any] = {"quality": quality, "n": n, "deterministic": deterministic}
+    request = generate(latency_s=latency_s, steps=steps, **wishes)
     plan = admitted(Static(Options()).decide(view(device), request))
     assert plan.keeps_latency == (plan.prediction.total_s <= latency_s)
     dial = points.wanted_steps(variant(), quality)
@@ -313,7 +445,7 @@ def test_a_plan_says_truly_whether_it_keeps_the_latency(
         assert plan.steps == steps
     else:
         assert 4 <= plan.steps <= dial
-        unhurried = admitted(Static(Options()).decide(view(device), generate(quality=quality, n=n)))
+        unhurried = admitted(Static(Options()).decide(view(device), generate(**wishes)))
         if unhurried.prediction.total_s <= latency_s:
             assert plan.steps == dial, "cut without need"
 
@@ -345,3 +477,10 @@ def test_a_policy_that_does_not_load_is_a_configuration_error(
     monkeypatch.setattr(registry, "entry_points", installed.select)
     with pytest.raises(ConfigError, match="'broken' does not load"):
         registry.load("broken")
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("lcm", 50), ("tcd", 50), ("ddim", 80)])
+def test_a_sampler_is_asked_for_no_more_steps_than_it_has(sampler: str, steps: int) -> None:
+    plan = admitted(Static(Options()).decide(view(device_view()), generate(sampler=sampler, steps=80)))
+    assert plan.steps == steps
+    assert bool(plan.notes) == (steps < 80)

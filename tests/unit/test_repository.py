@@ -1,4 +1,4 @@
-"""difs.repository: only what a manifest names and a digest pins becomes a variant."""
+"""difs.repository: only what a manifest names and a digest pins becomes a variant or an adapter."""
 
 import hashlib
 import os
@@ -66,6 +66,25 @@ def test_a_good_manifest_becomes_a_variant(tmp_path: Path) -> None:
     variant.verify()
 
 
+def test_what_a_manifest_leaves_out_has_a_default(tmp_path: Path) -> None:
+    add(tmp_path)
+    manifest = repository.scan(tmp_path).variant("tiny").manifest
+    assert (manifest.kind, manifest.default_mode) == ("base", "full")
+    assert manifest.runtime == repository.Runtime(
+        channels_last=False, compilation="none", attention="auto", cuda_graphs=False
+    )
+
+
+def test_a_manifest_may_say_how_a_variant_was_distilled_and_how_it_is_computed(tmp_path: Path) -> None:
+    runtime = (
+        '{ channels_last = true, compilation = "regional", attention = "flash", cuda_graphs = true }'
+    )
+    add(tmp_path, kind='"turbo"', default_mode='"sliced"', runtime=runtime)
+    manifest = repository.scan(tmp_path).variant("tiny").manifest
+    assert (manifest.kind, manifest.default_mode) == ("turbo", "sliced")
+    assert manifest.runtime == repository.Runtime(True, "regional", "flash", True)
+
+
 def test_what_a_client_sees_of_a_variant_holds_no_path(tmp_path: Path) -> None:
     add(tmp_path)
     assert str(tmp_path) not in repr(repository.scan(tmp_path).variant("tiny").info())
@@ -129,6 +148,11 @@ def test_an_unknown_name_is_refused_with_those_there_are(tmp_path: Path) -> None
         ("steps", "{ min = 4, default = 20, max = 50, more = 1 }", "more"),
         ("surprise", "1", "surprise"),
         ("digests", '{ "unet/model.safetensors" = "md5:00" }', "digests"),
+        ("kind", '"hyper"', "kind"),
+        ("default_mode", '"fast"', "default_mode"),
+        ("runtime", "{ compilation = true }", "runtime.compilation"),
+        ("runtime", '{ attention = "xformers" }', "runtime.attention"),
+        ("runtime", "{ compiled = true }", "compiled"),
     ],
 )
 def test_a_bad_value_is_a_problem_that_names_its_key(
@@ -299,3 +323,177 @@ def test_a_repository_cannot_be_changed(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         found.variants["other"] = found.variants["tiny"]
     assert os.listdir(tmp_path) == ["tiny"]
+
+
+# ---- adapters -----------------------------------------------------------------------------------
+
+INK: dict[str, str] = {
+    "name": '"ink"',
+    "family": '"sd15"',
+    "file": '"ink.safetensors"',
+    "digest": f'"{SHA}"',
+    "licence": '"Apache-2.0"',
+}
+
+
+def add_adapter(root: Path, folder: str = "ink", /, **changes: Any) -> Path:
+    """Write an adapter of `INK` with changed values (TOML; None leaves a key out); return its folder."""
+    home = root / folder
+    home.mkdir(parents=True)
+    (home / "ink.safetensors").write_bytes(WEIGHTS)
+    values = INK | changes
+    lines = [f"{key} = {value}" for key, value in values.items() if value is not None]
+    (home / "adapter.toml").write_text("\n".join(lines))
+    return home
+
+
+def adapter_problem(root: Path) -> str:
+    """Return the one problem of a repository without a good adapter."""
+    found = repository.scan(root)
+    assert not found.adapters
+    (only,) = found.problems
+    return only
+
+
+def test_a_good_manifest_becomes_an_adapter(tmp_path: Path) -> None:
+    home = add_adapter(tmp_path, description='"as drawn"', variants='["tiny", "other"]')
+    found = repository.scan(tmp_path)
+    assert (found.problems, dict(found.variants)) == ((), {})
+    adapter = found.adapter("ink")
+    assert (adapter.name, adapter.path, adapter.nbytes) == (
+        "ink",
+        home / "ink.safetensors",
+        len(WEIGHTS),
+    )
+    info = adapter.info()
+    assert (info.name, info.family, info.licence) == ("ink", "sd15", "Apache-2.0")
+    assert (info.bytes, info.description, info.variants) == (len(WEIGHTS), "as drawn", ("tiny", "other"))
+    assert str(tmp_path) not in repr(info), "a client sees no path"
+    adapter.verify()
+
+
+def test_what_an_adapters_manifest_leaves_out_has_a_default(tmp_path: Path) -> None:
+    add_adapter(tmp_path)
+    info = repository.scan(tmp_path).adapter("ink").info()
+    assert (info.variants, info.description) == ((), "")
+
+
+def test_adapters_and_variants_stand_beside_each_other_and_may_share_a_name(tmp_path: Path) -> None:
+    add(tmp_path)
+    add_adapter(tmp_path, name='"tiny"')
+    found = repository.scan(tmp_path)
+    assert found.problems == ()
+    assert (set(found.variants), set(found.adapters)) == ({"tiny"}, {"tiny"})
+
+
+def test_an_unknown_adapter_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    add_adapter(tmp_path)
+    with pytest.raises(UnknownName, match=r"no adapter '\.\./ink'; registered: ink") as caught:
+        repository.scan(tmp_path).adapter("../ink")
+    assert caught.value.field == "adapter"
+    with pytest.raises(UnknownName, match="registered: none"):
+        repository.Repository({}).adapter("ink")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("name", '"Ink"', "name"),
+        ("name", None, "name"),
+        ("family", '"a/b"', "family"),
+        ("file", None, "file"),
+        ("file", '""', "'' is no .safetensors file"),
+        ("file", '"adapter.toml"', "'adapter.toml' is no .safetensors file"),
+        ("file", '"missing.safetensors"', "missing.safetensors"),
+        ("file", '"a\\u0000b"', "ValueError"),
+        ("digest", '"md5:00"', "digest"),
+        ("digest", None, "digest"),
+        ("licence", '""', "licence"),
+        ("variants", '["No"]', "variants"),
+        ("default_weight", "0.5", "default_weight"),
+    ],
+)
+def test_a_bad_value_of_an_adapter_is_a_problem_that_names_its_key(
+    key: str, value: str | None, words: str, tmp_path: Path
+) -> None:
+    add_adapter(tmp_path, **{key: value})
+    assert adapter_problem(tmp_path).startswith("ink: ")
+    assert words in adapter_problem(tmp_path)
+
+
+@pytest.mark.parametrize("data", NOT_TOML.values(), ids=NOT_TOML)
+def test_an_adapters_manifest_that_is_not_toml_is_a_problem(data: bytes, tmp_path: Path) -> None:
+    (add_adapter(tmp_path) / "adapter.toml").write_bytes(data)
+    assert "adapter.toml is not TOML" in adapter_problem(tmp_path)
+
+
+def test_a_huge_adapters_manifest_is_a_problem_and_is_not_read(tmp_path: Path) -> None:
+    manifest = add_adapter(tmp_path) / "adapter.toml"
+    manifest.write_bytes(manifest.read_bytes() + b"\n#" + b"#" * repository.MAX_MANIFEST_BYTES)
+    assert "adapter.toml is larger than" in adapter_problem(tmp_path)
+
+
+def test_an_adapters_manifest_that_is_a_folder_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "ink" / "adapter.toml").mkdir(parents=True)
+    assert adapter_problem(tmp_path).startswith("ink: adapter.toml: ")
+
+
+def test_a_bad_adapter_hides_neither_adapters_nor_variants(tmp_path: Path) -> None:
+    add(tmp_path)
+    add_adapter(tmp_path, "a-bad", name='"BAD"')
+    first = add_adapter(tmp_path, "b-good")
+    add_adapter(tmp_path, "c-again")
+    found = repository.scan(tmp_path)
+    assert (set(found.variants), set(found.adapters)) == ({"tiny"}, {"ink"})
+    assert found.adapter("ink").path.parent == first
+    assert [words.partition(":")[0] for words in found.problems] == ["a-bad", "c-again"]
+    assert "the name 'ink' is taken already" in found.problems[1]
+
+
+@pytest.mark.parametrize("where", ["../outside/ink.safetensors", "{outside}/ink.safetensors"])
+def test_a_file_that_lies_outside_is_a_problem(where: str, tmp_path: Path) -> None:
+    outside = add_adapter(tmp_path, "outside", name='"other"')
+    add_adapter(tmp_path, file=f'"{where.format(outside=outside)}"')
+    found = repository.scan(tmp_path)
+    assert set(found.adapters) == {"other"}, "an adapter keeps its file in its own folder"
+    assert "leads out" in found.problems[0]
+
+
+@pytest.mark.parametrize("what", ["weights", "manifest", "any file", "folder"])
+def test_a_link_of_an_adapter_that_leads_out_is_a_problem(what: str, tmp_path: Path) -> None:
+    root, outside = tmp_path / "repo", add_adapter(tmp_path, "outside")
+    home = add_adapter(root)
+    if what == "folder":
+        shutil.rmtree(home)
+        home.symlink_to(outside)
+    else:
+        names = {"weights": "ink.safetensors", "manifest": "adapter.toml", "any file": "notes"}
+        (home / names[what]).unlink(missing_ok=True)
+        (home / names[what]).symlink_to(outside / "ink.safetensors")
+    assert "leads out" in adapter_problem(root)
+
+
+def test_a_folder_is_no_adapters_file(tmp_path: Path) -> None:
+    weights = add_adapter(tmp_path) / "ink.safetensors"
+    weights.unlink()
+    weights.mkdir()
+    assert "is no .safetensors file" in adapter_problem(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".ckpt", ".pt"])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_pickled_adapters_are_refused(suffix: str, is_named: bool, tmp_path: Path) -> None:
+    changes = {"file": f'"ink{suffix}"'} if is_named else {}
+    (add_adapter(tmp_path, **changes) / f"ink{suffix}").write_bytes(b"")
+    assert "never opened" in adapter_problem(tmp_path)
+
+
+def test_a_changed_adapter_is_noticed(tmp_path: Path) -> None:
+    home = add_adapter(tmp_path)
+    adapter = repository.scan(tmp_path).adapter("ink")
+    (home / "ink.safetensors").write_bytes(WEIGHTS[::-1])
+    with pytest.raises(RepositoryError, match=r"ink: ink.safetensors has changed"):
+        adapter.verify()
+    (home / "ink.safetensors").unlink()
+    with pytest.raises(RepositoryError, match=r"ink: ink.safetensors cannot be read"):
+        adapter.verify()

@@ -1,0 +1,45 @@
+"""Loads of variants: asked for by requests or an administrator, given up when nobody waits any more.
+
+A cancelled load may be asked for again before its actor has answered the first. An actor answers each
+`load_variant` once and in order, so the unanswered ones of a variant stand in a queue.
+"""
+
+from collections import deque
+
+from difs.actor_messages import CancelLoad, LoadVariant
+from difs.broker.books import Books
+from difs.broker.effects import TellActor
+from difs.broker.records import Actor, Load
+
+
+def ask(books: Books, actor: Actor, variant: str, *, by_admin: bool = False) -> None:
+    """Have `variant` loaded on `actor`, unless it is there or on its way."""
+    if not actor.is_loading(variant):
+        if variant in actor.residents:
+            return
+        actor.loading.setdefault(variant, deque()).append(Load())
+        books.effects.append(TellActor(actor.route, LoadVariant(variant)))
+    actor.loading[variant][-1].is_asked |= by_admin
+
+
+def cancel_unwanted(books: Books, now: float) -> None:
+    """Give up the loads that no request waits for and no administrator asked for."""
+    for actor in books.actors.values():
+        for variant, loads in actor.loading.items():
+            load = loads[-1]
+            if not (load.is_cancelled or load.is_asked or variant in actor.wants):
+                if not actor.is_working:
+                    actor.progressed_at = now  # what waited for it has been no hang until now
+                load.is_cancelled = True
+                books.effects.append(TellActor(actor.route, CancelLoad(variant)))
+
+
+def answered(actor: Actor, variant: str) -> Load | None:
+    """Take the oldest load of `variant` off the books; None when no answer was owed."""
+    loads = actor.loading.get(variant)
+    if not loads:
+        return None
+    load = loads.popleft()
+    if not loads:
+        del actor.loading[variant]
+    return load

@@ -1,0 +1,83 @@
+"""The runtime options of a variant: compiled code runs where it may, never where bits must be exact."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from difs.actors import runtime
+from tests.engine.conftest import TINY, Bench
+
+pytestmark = pytest.mark.torch
+
+
+class Compiler:
+    """A compiler that changes nothing and counts what it compiles and how often that runs."""
+
+    def __init__(self) -> None:
+        self.compiled = self.runs = 0
+
+    def __call__(self, module: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        self.compiled += 1
+
+        def run(*args: Any) -> Any:
+            self.runs += 1
+            return module.forward(*args)
+
+        return run
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiler]:
+    made = Compiler()
+    monkeypatch.setattr(runtime, "COMPILER", made)
+    torch.compiler.reset()
+    yield made
+    torch.compiler.reset()
+
+
+def bench_with(tmp_path: Path, options: str) -> Bench:
+    """Return an engine with a tiny variant of these runtime options, loaded."""
+    root = tmp_path / "repo"
+    TINY["sd15"](root / "sd15")
+    manifest = root / "sd15" / "variant.toml"
+    manifest.write_text(manifest.read_text().replace("[steps]", f"[runtime]\n{options}\n\n[steps]"))
+    made = Bench(tmp_path, root, max_rows=4)
+    made.load("sd15")
+    return made
+
+
+@pytest.fixture
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made = bench_with(tmp_path_factory.mktemp("plain"), "")
+    picture = made.paint(made.execute("red"))[0]
+    made.close()
+    return picture
+
+
+@pytest.mark.parametrize("how", ["regional", "full"])
+def test_compiled_code_paints_and_an_exact_request_runs_without_it(
+    tmp_path: Path, compiler: Compiler, plain: Any, how: str
+) -> None:
+    made = bench_with(tmp_path, f'compilation = "{how}"')
+    assert compiler.compiled > 0
+    runs = compiler.runs
+    fast = made.paint(made.execute("red"))[0]
+    assert compiler.runs > runs
+    runs = compiler.runs
+    exact = made.paint(made.execute("red", is_alone=True))[0]
+    assert compiler.runs == runs
+    made.close()
+    assert np.array_equal(exact, plain)
+    assert np.abs(fast.astype(int) - plain).max() <= 1
+
+
+@pytest.mark.parametrize("options", ['attention = "math"', "channels_last = true"])
+def test_other_kernels_paint_the_same_picture(tmp_path: Path, plain: Any, options: str) -> None:
+    made = bench_with(tmp_path, options)
+    picture = made.paint(made.execute("red"))[0]
+    made.close()
+    assert np.abs(picture.astype(int) - plain).max() <= 1
