@@ -358,6 +358,8 @@ class Engine(ABC):
             del self._measuring[variant]
             self._residents[variant] = done.value
             self._reports.append(Loaded(done.value))
+        except DeviceBroken:
+            raise
         except DifsError as error:
             self._give_up_load(variant, error.message)
         except Exception as error:

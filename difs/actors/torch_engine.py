@@ -154,6 +154,8 @@ class TorchEngine(Engine):
         """See Engine.collect."""
         self._stopwatch.settle()
         for key, value, error in self._loader.outcomes():
+            if isinstance(error, torch.AcceleratorError):
+                raise DeviceBroken(_words(error)) from error
             if error is not None and not isinstance(error, (DifsError, LoadCancelled)):
                 log.error("moving a variant broke", exc_info=error)
             if isinstance(key, Parked):
