@@ -144,14 +144,13 @@ def weight_bytes(pipe: Any) -> int:
 
 
 def restore_denoiser(pipe: Any, folder: Path) -> None:
-    """Load the denoiser's exact weights from its files again, adapters beside it left as they are."""
+    """Load the denoiser's exact weights from its files again."""
     module = pipe.unet
     own = dict(module.named_parameters()) | dict(module.named_buffers())
-    plain = {name.replace(".base_layer.", "."): tensor for name, tensor in own.items()}
     with torch.no_grad():
         for path in sorted((folder / "unet").glob("*.safetensors")):
             for name, tensor in load_file(path).items():
-                plain[name].data = tensor.to(plain[name].device, module.dtype)
+                own[name].data = tensor.to(own[name].device, module.dtype)
 
 
 def _first_line(error: BaseException) -> str:

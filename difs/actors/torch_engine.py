@@ -192,21 +192,20 @@ class TorchEngine(Engine):
         parked = self._parking.take(variant.name)
         if parked is None:
             return self._load_cold(variant, loadee)
-        with torch.inference_mode(), _typed_memory_errors():
+        with _typed_memory_errors():
             parked.painter.keeper.to_device()
         return parked
 
     def _load_cold(self, variant: Variant, loadee: Loadee) -> Any:
         started = self._clock.now()
-        with torch.inference_mode(), _typed_memory_errors():
+        with torch.no_grad(), _typed_memory_errors():  # inference_mode would mark the weights for good
             painter = self._make_painter(variant, loadee.check)
         loadee.load_s = self._clock.now() - started
         return painter
 
     def _make_painter(self, variant: Variant, check: Callable[[], None]) -> Any:
         manifest = variant.manifest
-        precision = manifest.precision if self._device.type == "cuda" else "fp32"
-        dtype = loading.DTYPES[precision]
+        dtype = loading.DTYPES[self._precision(variant)]
         recipe = RECIPES.get(manifest.family)
         if recipe is None:
             return generic.load_painter(variant, self._device, dtype)
@@ -225,6 +224,9 @@ class TorchEngine(Engine):
             runtime=Runtime(pipe.unet, manifest.runtime),
         )
 
+    def _precision(self, variant: Variant) -> str:
+        return variant.manifest.precision if self._device.type == "cuda" else "fp32"
+
     def _measure_units(self, variant: str, load_s: float) -> Generator[None, None, Resident]:
         """Measure a variant unit by unit; returns its Resident."""
         painter, found = self._painters[variant], self._repository.variant(variant)
@@ -240,7 +242,7 @@ class TorchEngine(Engine):
         return Resident(
             variant,
             painter.keeper.mode,
-            found.manifest.precision if self._device.type == "cuda" else "fp32",
+            self._precision(found),
             loading.weight_bytes(painter.pipe),
             measured.costs,
             measured.seed_bound,
@@ -307,7 +309,7 @@ class TorchEngine(Engine):
             raise EngineFailed(f"memory mode {mode} does not work on {self._kind}; {usable} do")
         painter = self._painters[variant]
         self._stopwatch.settle(everything=True)
-        with torch.inference_mode(), self._typed_errors():
+        with self._typed_errors():
             painter.keeper.switch(mode)
         for job in self._book:
             if job.execute.variant == variant and painter.is_solo:
