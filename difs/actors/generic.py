@@ -272,6 +272,10 @@ class GenericPainter:
         self.keeper = keeper
         self.shelf = NoAdapters()
 
+    def is_exact(self, execute: Execute) -> bool:
+        """Whether what is computed now has the bits of the pipeline's own call."""
+        return self.keeper.is_exact
+
     def rows(self, execute: Execute) -> int:
         """Return the rows of its calls, as the cost model counts them."""
         return rows_of(execute.guidance_scale)

@@ -18,9 +18,10 @@ class Outcome(NamedTuple):
 class Loader:
     """Does one task at a time, in order; what becomes of them is taken with `outcomes`."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        """`wake` is called, from the thread, when there is an outcome."""
+    def __init__(self, wake: Callable[[], None], prepare: Callable[[], None]) -> None:
+        """Both are called from the thread: `wake` when there is an outcome, `prepare` at its start."""
         self._wake = wake
+        self._prepare = prepare
         self._tasks: queue.SimpleQueue[tuple[Any, Callable[[], Any]] | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -46,6 +47,7 @@ class Loader:
             self._thread.join()
 
     def _run(self) -> None:
+        self._prepare()
         while (task := self._tasks.get()) is not None:
             key, work = task
             try:

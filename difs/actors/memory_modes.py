@@ -64,7 +64,8 @@ class ModeKeeper:
     """Puts one pipeline into a memory mode, and out of it without a trace.
 
     A module that another keeper's pipeline uses on the device too is left as it is: taking it away
-    would free nothing. Not to be switched while the pipeline computes.
+    would free nothing. Not to be switched while the pipeline computes; to be brought `to_host` before it
+    is dropped, else what it did to shared modules stays.
     """
 
     _present: ClassVar[WeakSet["ModeKeeper"]] = WeakSet()
@@ -96,6 +97,8 @@ class ModeKeeper:
                 if mode != former:
                     self._make_exact(former)
                 self._enter(mode)
+            except torch.AcceleratorError:
+                raise  # the device is broken: there is no way back
             except Exception as error:
                 self._go_back(mode, former if was_here else None, error)
             self.mode = mode

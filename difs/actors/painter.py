@@ -137,6 +137,10 @@ class Painter:
         tokens = len(tokenizer(prompt, truncation=False).input_ids)
         return max(0, tokens - int(tokenizer.model_max_length))
 
+    def is_exact(self, execute: Execute) -> bool:
+        """Whether what is computed now has the bits that diffusers' pipeline would have."""
+        return self.keeper.is_exact and self._runtime.is_exact(alone=execute.is_alone)
+
     # ---- denoise ----------------------------------------------------------------------------------
 
     def begin(self, execute: Execute, seed: int, conditioning: Conditioning) -> Work:

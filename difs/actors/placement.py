@@ -175,19 +175,17 @@ class Turns:
         if wanted.is_here:
             return
         if wanted in self._exclusive:
-            self._put_away(self._exclusive)
+            for rival in self._exclusive:
+                rival.put_away()
         wanted.fetch()
 
     def rest(self) -> None:
-        """Put everything away."""
-        self._put_away(self._all)
-
-    def _put_away(self, weights: Iterable[Weights]) -> None:
-        present = [w for w in weights if w.is_here]
-        for one in present:
-            one.put_away()
+        """Put everything away, and leave the memory to other programs."""
+        present = [weights for weights in self._all if weights.is_here]
+        for weights in present:
+            weights.put_away()
         if present:
-            torch.cuda.empty_cache()  # what rests shall be free for other programs too
+            torch.cuda.empty_cache()
 
 
 class _PartHook(ModelHook):  # type: ignore[misc]

@@ -31,6 +31,7 @@ class Runtime:
         self.unet = unet
         self._backend = BACKENDS.get(options.attention)
         self._is_compiled = options.compilation != "none"
+        self._keeps_layout = not options.channels_last
         settings: dict[str, Any] = {"backend": COMPILER, "dynamic": True}
         if options.cuda_graphs:
             settings = {"mode": "reduce-overhead"}
@@ -38,6 +39,10 @@ class Runtime:
             unet.compile_repeated_blocks(**settings)
         elif options.compilation == "full":
             self.unet = torch.compile(unet, **settings)
+
+    def is_exact(self, *, alone: bool) -> bool:
+        """Whether a call has the bits that it has without options; `alone` as `exact` in `around`."""
+        return self._keeps_layout and (alone or not (self._is_compiled or self._backend))
 
     @contextlib.contextmanager
     def around(self, *, exact: bool) -> Iterator[None]:

@@ -1,324 +1,22 @@
-"""The engine on torch: residents with their weights, and the units of work on them."""
+"""The engine on torch: the units of work on residents. What is resident is `difs.actors.residency`'s."""
 
-import logging
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from threading import Event
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
-from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from difs import config, memory_modes
-from difs.actor_messages import (
-    Evicted,
-    Execute,
-    Loaded,
-    LoadFailed,
-    Resident,
-    Switched,
-    SwitchFailed,
-)
-from difs.actors import generic, loading, pinning, warmup
-from difs.actors.adapters import AdapterShelf
-from difs.actors.delivery import Easel
-from difs.actors.engine import DeviceBroken, Engine
+from difs.actor_messages import Execute
+from difs.actors import generic
 from difs.actors.jobs import Job, Painting
-from difs.actors.loader import Loader
-from difs.actors.loading import LoadCancelled, PartStore
-from difs.actors.memory_modes import ModeKeeper
-from difs.actors.painter import Painter
-from difs.actors.parking import ParkingLot
-from difs.actors.prompts import PromptCache
-from difs.actors.recipes import RECIPES
-from difs.actors.runtime import Runtime
-from difs.actors.stopwatch import Stopwatch
-from difs.clock import Clock
-from difs.errors import DifsError, EngineFailed, OutOfMemory
-from difs.messages import MemoryMode, Preview
-from difs.repository import Repository, Variant
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
+from difs.actors.residency import Residency
+from difs.messages import Preview
 
 
-@dataclass(eq=False)
-class Loadee:
-    """A variant on its way to the device."""
-
-    variant: str
-    cancelled: Event = field(default_factory=Event)
-    load_s: float = 0.0
-
-    def check(self) -> None:
-        """Raise LoadCancelled when nobody waits any more."""
-        if self.cancelled.is_set():
-            raise LoadCancelled
-
-
-@dataclass
-class Parked:
-    """A variant in host memory: its painter, and what it was on the device."""
-
-    painter: Any
-    resident: Resident
-
-
-class TorchEngine(Engine):
+class TorchEngine(Residency):
     """See `difs.actors.engine.Engine`."""
-
-    def __init__(
-        self,
-        device: str,
-        repository: Repository,
-        easel: Easel,
-        clock: Clock,
-        settings: config.Actors,
-        *,
-        threads: int = 0,
-        wake: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Prepare torch for `device` ("cpu-0", "cuda-1"); nothing is loaded yet.
-
-        `wake` is called from other threads when a turn has something to take over.
-        """
-        kind, _, index = device.partition("-")
-        super().__init__(clock, easel, kind=kind, max_rows=settings.max_rows)
-        self._device = torch.device("cpu" if kind == "cpu" else f"cuda:{index}")
-        if threads:
-            torch.set_num_threads(threads)
-        self._repository = repository
-        self._settings = settings
-        self._painters: dict[str, Any] = {}
-        self._loadees: dict[str, Loadee] = {}
-        self._leaving = 0
-        """Variants on their way to host memory."""
-        self._parking: ParkingLot[Parked] = ParkingLot(settings.parking_budget)
-        self._parts = PartStore()
-        self._prompts = PromptCache(settings.prompt_cache)
-        self._loader = Loader(wake)
-        self._stopwatch = Stopwatch(self._device, clock)
-        self._segment = easel.segment() if kind == "cuda" else None
-        if self._segment is not None and not pinning.pin(self._segment):
-            self._segment = None
-
-    def close(self) -> None:
-        """See Engine.close."""
-        super().close()
-        for loadee in self._loadees.values():
-            loadee.cancelled.set()
-        self._loader.close()
-        if self._segment is not None:
-            pinning.unpin(self._segment)
-            self._segment = None
-
-    # ---- loading ----------------------------------------------------------------------------------
-
-    @property
-    def is_moving(self) -> bool:
-        """See Engine.is_moving."""
-        return bool(self._loadees or self._measuring or self._leaving)
-
-    def is_loading_variant(self, variant: str) -> bool:
-        """See Engine.is_loading_variant."""
-        return variant in self._loadees or variant in self._measuring
-
-    def load(self, variant: str) -> None:
-        """See Engine.load; a load that was cancelled and still goes on does not answer for this one."""
-        loadee = self._loadees.get(variant)
-        if variant in self._residents:
-            self._reports.append(Loaded(self._residents[variant]))
-        elif variant in self._measuring or (loadee is not None and not loadee.cancelled.is_set()):
-            return
-        else:
-            try:
-                found = self._repository.variant(variant)
-            except DifsError as error:
-                self._give_up_load(variant, error.message)
-                return
-            fresh = self._loadees[variant] = Loadee(variant)
-            self._loader.submit(fresh, lambda: self._bring(found, fresh))
-
-    def cancel_load(self, variant: str) -> None:
-        """See Engine.cancel_load."""
-        loadee = self._loadees.get(variant)
-        if loadee is not None:
-            loadee.cancelled.set()
-        elif variant in self._measuring:
-            self._give_up_load(variant, "cancelled")
-
-    def collect(self) -> None:
-        """See Engine.collect."""
-        self._stopwatch.settle()
-        for key, value, error in self._loader.outcomes():
-            if isinstance(error, torch.AcceleratorError):
-                raise DeviceBroken(_words(error)) from error
-            if error is not None and not isinstance(error, (DifsError, LoadCancelled)):
-                log.error("moving a variant broke", exc_info=error)
-            if isinstance(key, Parked):
-                self._leaving -= 1
-                self._reports.append(value if error is None else Evicted(key.resident.variant))
-            else:
-                self._land(key, value, error)
-
-    def _land(self, loadee: Loadee, value: Any, error: Exception | None) -> None:
-        """Take over what became of a load: one that was parked is known, another is measured."""
-        variant = loadee.variant
-        if self._loadees.get(variant) is loadee:
-            del self._loadees[variant]
-        if error is not None or loadee.cancelled.is_set():
-            if isinstance(value, Parked):
-                self._send_away(value)
-            words = "cancelled" if loadee.cancelled.is_set() or error is None else _words(error)
-            self._reports.append(LoadFailed(variant, words))
-        elif isinstance(value, Parked):
-            self._painters[variant] = value.painter
-            self._residents[variant] = value.resident
-            self._reports.append(Loaded(value.resident))
-        else:
-            self._painters[variant] = value
-            units = self._measure_units(variant, loadee.load_s)
-            self._measuring[variant] = (units, self._clock.now())
-
-    def catch_up(self) -> None:
-        """See Engine.catch_up."""
-        self._stopwatch.settle(everything=True)
-
-    def _bring(self, variant: Variant, loadee: Loadee) -> Any:
-        """Return a parked variant, else a painter from disk; runs on the loader's thread."""
-        parked = self._parking.take(variant.name)
-        if parked is None:
-            return self._load_cold(variant, loadee)
-        with _typed_memory_errors():
-            parked.painter.keeper.to_device()
-        return parked
-
-    def _load_cold(self, variant: Variant, loadee: Loadee) -> Any:
-        started = self._clock.now()
-        with torch.no_grad(), _typed_memory_errors():  # inference_mode would mark the weights for good
-            painter = self._make_painter(variant, loadee.check)
-        loadee.load_s = self._clock.now() - started
-        return painter
-
-    def _make_painter(self, variant: Variant, check: Callable[[], None]) -> Any:
-        manifest = variant.manifest
-        dtype = loading.DTYPES[self._precision(variant)]
-        recipe = RECIPES.get(manifest.family)
-        if recipe is None:
-            return generic.load_painter(variant, self._device, dtype)
-        pipe = loading.load_pipeline(variant, recipe, dtype, self._parts, check)
-        keeper = ModeKeeper(pipe, self._device, lambda: loading.restore_denoiser(pipe, variant.folder))
-        keeper.switch(manifest.default_mode)
-        return Painter(
-            pipe,
-            recipe,
-            self._device,
-            kind=manifest.kind,
-            keeper=keeper,
-            shelf=AdapterShelf(pipe, self._settings.adapter_budget),
-            prompts=self._prompts,
-            encoder_key=loading.encoder_key(variant, recipe, dtype),
-            runtime=Runtime(pipe.unet, manifest.runtime),
-        )
-
-    def _precision(self, variant: Variant) -> str:
-        return variant.manifest.precision if self._device.type == "cuda" else "fp32"
-
-    def _measure_units(self, variant: str, load_s: float) -> Generator[None, None, Resident]:
-        """Measure a variant unit by unit; returns its Resident."""
-        painter, found = self._painters[variant], self._repository.variant(variant)
-        measure = generic.measure if painter.is_solo else warmup.measure
-        measured = yield from measure(
-            painter,
-            found.manifest,
-            self._timed_whole,
-            steps=self._settings.warm_up_steps,
-            max_rows=self._settings.max_rows,
-            load_s=load_s,
-        )
-        return Resident(
-            variant,
-            painter.keeper.mode,
-            self._precision(found),
-            loading.weight_bytes(painter.pipe),
-            measured.costs,
-            measured.seed_bound,
-        )
-
-    def _timed_whole(self, act: Callable[[], T]) -> tuple[T, float]:
-        """Do `act` and wait for the device; returns its value and seconds."""
-        with torch.inference_mode(), self._typed_errors():
-            started = self._clock.now()
-            value = act()
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-            return value, self._clock.now() - started
-
-    def forget(self, variant: str) -> None:
-        """See Engine.forget."""
-        self._residents.pop(variant, None)
-        if self._painters.pop(variant, None) is not None:
-            self.free()
-
-    # ---- parking and modes --------------------------------------------------------------------------
-
-    def evict(self, variant: str) -> None:
-        """See Engine.evict."""
-        resident = self._residents.pop(variant, None)
-        if resident is None:
-            self._reports.append(Evicted(variant))
-            return
-        self._send_away(Parked(self._painters.pop(variant), resident))
-
-    def _send_away(self, leaving: Parked) -> None:
-        self._leaving += 1
-        self._loader.submit(leaving, lambda: self._park(leaving))
-
-    def _park(self, leaving: Parked) -> Evicted:
-        """Move a variant to host memory, if there is room; runs on the loader's thread."""
-        painter, resident = leaving.painter, leaving.resident
-        started = self._clock.now()
-        painter.shelf.to_host()
-        painter.keeper.to_host()
-        self.free()
-        costs = replace(resident.costs, load_s=self._clock.now() - started)
-        parked = replace(resident, costs=costs)
-        dropped = self._parking.park(resident.variant, Parked(painter, parked), resident.weight_bytes)
-        stays = resident.variant not in dropped
-        others = tuple(name for name in dropped if name != resident.variant)
-        return Evicted(resident.variant, parked if stays else None, others)
-
-    def switch_mode(self, variant: str, mode: MemoryMode) -> None:
-        """See Engine.switch_mode."""
-        try:
-            self.lighten(variant, mode)
-        except DifsError as error:
-            self._reports.append(SwitchFailed(variant, error.message))
-        else:
-            self._reports.append(Switched(self._residents[variant]))
-
-    def lighten(self, variant: str, mode: MemoryMode) -> None:
-        """See Engine.lighten."""
-        if variant not in self._residents:
-            raise EngineFailed(f"{variant} is not loaded")
-        if mode not in memory_modes.available(self._kind):
-            usable = ", ".join(memory_modes.available(self._kind))
-            raise EngineFailed(f"memory mode {mode} does not work on {self._kind}; {usable} do")
-        painter = self._painters[variant]
-        self._stopwatch.settle(everything=True)
-        with self._typed_errors():
-            painter.keeper.switch(mode)
-        for job in self._book:
-            if job.execute.variant == variant and painter.is_solo:
-                for painting in job.paintings:
-                    self.drop(painting)
-                    painting.restart()
-        self._residents[variant] = replace(self._residents[variant], memory_mode=mode)
-
-    # ---- units --------------------------------------------------------------------------------------
 
     def rows(self, execute: Execute) -> int:
         """See Engine.rows."""
@@ -326,7 +24,7 @@ class TorchEngine(Engine):
 
     def timed(self, act: Callable[[], None], then: Callable[[float], None]) -> None:
         """See Engine.timed."""
-        with torch.inference_mode(), self._typed_errors():
+        with torch.inference_mode(), self.typed_errors():
             self._stopwatch.measure(act, then)
 
     def encode(self, job: Job) -> None:
@@ -363,18 +61,17 @@ class TorchEngine(Engine):
         """See Engine.begin."""
         job = painting.job
         painter = self._painters[job.execute.variant]
-        with torch.inference_mode(), self._typed_errors():
+        with torch.inference_mode(), self.typed_errors():
             painting.work = painter.begin(job.execute, painting.seed, job.conditioning)
         painting.total = painting.work.total
 
     def step(self, paintings: list[Painting]) -> None:
         """See Engine.step."""
-        painter = self._painters[paintings[0].job.execute.variant]
-        if memory_modes.MODES[painter.keeper.mode].is_lossy:
-            for painting in paintings:
-                painting.job.is_exact = False
+        job = paintings[0].job
+        painter = self._painters[job.execute.variant]
         try:
-            painter.step([p.work for p in paintings])
+            with self._in_mode(painter, job):
+                painter.step([p.work for p in paintings])
         finally:
             for painting in paintings:
                 painting.done, painting.total = painting.work.done, painting.work.total
@@ -384,11 +81,19 @@ class TorchEngine(Engine):
     def decode(self, painting: Painting, canvas: NDArray[np.uint8]) -> None:
         """See Engine.decode."""
         painter = self._painters[painting.job.execute.variant]
-        painter.decode(painting.work, canvas, is_tiled=painting.is_tiled)
+        with self._in_mode(painter, painting.job):
+            painter.decode(painting.work, canvas, is_tiled=painting.is_tiled)
+
+    @contextmanager
+    def _in_mode(self, painter: Any, job: Job) -> Iterator[None]:
+        """Surround a unit of a job: one that must be exact saves no memory by other arithmetic."""
+        with painter.keeper.exact() if job.execute.is_alone else nullcontext():
+            job.is_exact = job.is_exact and painter.is_exact(job.execute)
+            yield
 
     def preview(self, painting: Painting) -> Preview | None:
         """See Engine.preview."""
-        with torch.inference_mode(), self._typed_errors():
+        with torch.inference_mode(), self.typed_errors():
             found: Preview | None = self._painters[painting.job.execute.variant].preview(painting.work)
         return found
 
@@ -397,35 +102,11 @@ class TorchEngine(Engine):
         if isinstance(painting.work, generic.Work):
             painting.work.cancel()
         painting.work = None
+        self._rest(painting.job.execute.variant)
 
-    def free(self) -> None:
-        """See Engine.free."""
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    @contextmanager
-    def _typed_errors(self) -> Iterator[None]:
-        """Turn torch's errors of the device into ours."""
-        with _typed_memory_errors():
-            try:
-                yield
-            except torch.AcceleratorError as error:
-                raise DeviceBroken(_words(error)) from error
-
-
-@contextmanager
-def _typed_memory_errors() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(_words(error)) from error
-
-
-def _words(error: BaseException) -> str:
-    """Return the first line of an error for people; nothing internal beyond it."""
-    if isinstance(error, LoadCancelled):
-        return "cancelled"
-    if isinstance(error, DifsError):
-        return error.message
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    def _rest(self, variant: str) -> None:
+        """Put away what visits the device, once nobody paints with it."""
+        painter = self._painters.get(variant)
+        in_use = (p for job in self._book if job.execute.variant == variant for p in job.paintings)
+        if painter is not None and not any(p.work is not None for p in in_use):
+            painter.keeper.rest()

@@ -184,3 +184,19 @@ def test_sizes_do_not_share_a_call_and_both_are_painted(bench: Bench) -> None:
     assert np.array_equal(
         bench.pixels(wide), bench.paint(bench.execute("red apple", width=96, steps=4))[0]
     )
+
+
+@pytest.mark.parametrize("mode", ["full", "sliced", "tiled"])
+def test_a_deterministic_request_keeps_its_bits_in_any_memory_mode(bench: Bench, mode: Any) -> None:
+    """And others say that they are not bitwise where the mode computes otherwise."""
+    bench.engine.switch_mode("emoji-base", "full")
+    alone = bench.paint(bench.execute("red apple", width=128, height=128, steps=3))[0]
+    bench.engine.switch_mode("emoji-base", mode)
+    exact = bench.execute("red apple", width=128, height=128, steps=3, is_alone=True)
+    other = bench.execute("red apple", width=128, height=128, steps=3)
+    contracts = [r.seed_contract for e in (exact, other) for r in bench.run(e) if isinstance(r, Finished)]
+    bench.engine.switch_mode("emoji-base", "full")
+    bench.work()
+    assert np.array_equal(bench.pixels(exact), alone)
+    assert largest(bench.pixels(other), alone) <= IMAGE_BOUND
+    assert contracts == ["bitwise", "bitwise" if mode == "full" else "same-noise"]

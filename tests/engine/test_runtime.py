@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from difs.actor_messages import Finished
 from difs.actors import runtime
 from tests.engine.conftest import TINY, Bench
 
@@ -45,9 +46,13 @@ def bench_with(tmp_path: Path, options: str) -> Bench:
     TINY["sd15"](root / "sd15")
     manifest = root / "sd15" / "variant.toml"
     manifest.write_text(manifest.read_text().replace("[steps]", f"[runtime]\n{options}\n\n[steps]"))
-    made = Bench(tmp_path, root, max_rows=4)
+    made = Bench(tmp_path, root, max_rows=2)
     made.load("sd15")
     return made
+
+
+def finished(reports: list[Any]) -> list[Finished]:
+    return [r for r in reports if isinstance(r, Finished)]
 
 
 @pytest.fixture
@@ -64,15 +69,17 @@ def test_compiled_code_paints_and_an_exact_request_runs_without_it(
 ) -> None:
     made = bench_with(tmp_path, f'compilation = "{how}"')
     assert compiler.compiled > 0
-    runs = compiler.runs
-    fast = made.paint(made.execute("red"))[0]
+    runs, fast, exact = compiler.runs, made.execute("red"), made.execute("red", is_alone=True)
+    (done,) = finished(made.run(fast))
     assert compiler.runs > runs
+    assert done.seed_contract == "same-noise"
     runs = compiler.runs
-    exact = made.paint(made.execute("red", is_alone=True))[0]
+    (done,) = finished(made.run(exact))
     assert compiler.runs == runs
+    assert done.seed_contract == "bitwise"
     made.close()
-    assert np.array_equal(exact, plain)
-    assert np.abs(fast.astype(int) - plain).max() <= 1
+    assert np.array_equal(made.pixels(exact), plain)
+    assert np.abs(made.pixels(fast).astype(int) - plain).max() <= 1
 
 
 @pytest.mark.parametrize("options", ['attention = "math"', "channels_last = true"])

@@ -1,0 +1,359 @@
+"""The residents of a torch device: loaded, measured, switched to another memory mode, parked.
+
+Loads and parks run on a thread of their own; what comes of them is taken over between two units. The
+units themselves stand in `difs.actors.torch_engine`.
+"""
+
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, TypeVar
+
+import torch
+from msgspec.structs import replace
+
+from difs import config, memory_modes
+from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident, Switched, SwitchFailed
+from difs.actors import generic, loading, pinning, warmup
+from difs.actors.adapters import AdapterShelf
+from difs.actors.delivery import Easel
+from difs.actors.engine import DeviceBroken, Engine
+from difs.actors.loader import Loader
+from difs.actors.loading import LoadCancelled, PartStore
+from difs.actors.memory_modes import ModeKeeper
+from difs.actors.painter import Painter
+from difs.actors.parking import ParkingLot
+from difs.actors.prompts import PromptCache
+from difs.actors.recipes import RECIPES
+from difs.actors.runtime import Runtime
+from difs.actors.stopwatch import Stopwatch
+from difs.clock import Clock
+from difs.errors import DifsError, EngineFailed, OutOfMemory
+from difs.messages import MemoryMode
+from difs.repository import Repository, Variant
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Loadee:
+    """A variant on its way to the device."""
+
+    variant: str
+    cancelled: Event = field(default_factory=Event)
+    load_s: float = 0.0
+
+    def check(self) -> None:
+        """Raise LoadCancelled when nobody waits any more."""
+        if self.cancelled.is_set():
+            raise LoadCancelled
+
+
+@dataclass
+class Parked:
+    """A variant in host memory: its painter, and what it was on the device."""
+
+    painter: Any
+    resident: Resident
+
+
+class Residency(Engine):
+    """The half of the torch engine that brings variants, changes their mode and sends them away."""
+
+    def __init__(
+        self,
+        device: str,
+        repository: Repository,
+        easel: Easel,
+        clock: Clock,
+        settings: config.Actors,
+        *,
+        threads: int = 0,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare torch for `device` ("cpu-0", "cuda-1"); nothing is loaded yet.
+
+        `wake` is called from other threads when a turn has something to take over.
+        """
+        kind, _, index = device.partition("-")
+        super().__init__(clock, easel, kind=kind, max_rows=settings.max_rows)
+        self._device = torch.device("cpu" if kind == "cpu" else f"cuda:{index}")
+        if threads:
+            torch.set_num_threads(threads)
+        self._repository = repository
+        self._settings = settings
+        self._painters: dict[str, Any] = {}
+        self._loadees: dict[str, Loadee] = {}
+        self._leaving = 0
+        """Variants on their way to host memory."""
+        self._parking: ParkingLot[Parked] = ParkingLot(settings.parking_budget)
+        self._parts = PartStore()
+        self._prompts = PromptCache(settings.prompt_cache)
+        self._loader = Loader(wake, self._use_device)
+        self._use_device()
+        self._stopwatch = Stopwatch(self._device, clock)
+        self._segment = easel.segment() if kind == "cuda" else None
+        if self._segment is not None and not pinning.pin(self._segment):
+            self._segment = None
+
+    def _use_device(self) -> None:
+        """Make the device the present thread's own: diffusers' offload hooks ask for its stream."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+
+    def close(self) -> None:
+        """See Engine.close."""
+        super().close()
+        for loadee in self._loadees.values():
+            loadee.cancelled.set()
+        self._loader.close()
+        if self._segment is not None:
+            pinning.unpin(self._segment)
+            self._segment = None
+
+    # ---- loading ----------------------------------------------------------------------------------
+
+    @property
+    def is_moving(self) -> bool:
+        """See Engine.is_moving."""
+        return bool(self._loadees or self._measuring or self._leaving)
+
+    def is_loading_variant(self, variant: str) -> bool:
+        """See Engine.is_loading_variant."""
+        return variant in self._loadees or variant in self._measuring
+
+    def load(self, variant: str) -> None:
+        """See Engine.load; a load that was cancelled and still goes on does not answer for this one."""
+        loadee = self._loadees.get(variant)
+        if variant in self._residents:
+            self._reports.append(Loaded(self._residents[variant]))
+        elif variant in self._measuring or (loadee is not None and not loadee.cancelled.is_set()):
+            return
+        else:
+            try:
+                found = self._repository.variant(variant)
+            except DifsError as error:
+                self._give_up_load(variant, error.message)
+                return
+            fresh = self._loadees[variant] = Loadee(variant)
+            self._loader.submit(fresh, lambda: self._bring(found, fresh))
+
+    def cancel_load(self, variant: str) -> None:
+        """See Engine.cancel_load."""
+        loadee = self._loadees.get(variant)
+        if loadee is not None:
+            loadee.cancelled.set()
+        elif variant in self._measuring:
+            self._give_up_load(variant, "cancelled")
+
+    def collect(self) -> None:
+        """See Engine.collect."""
+        self._stopwatch.settle()
+        for key, value, error in self._loader.outcomes():
+            if isinstance(error, torch.AcceleratorError):
+                raise DeviceBroken(_words(error)) from error
+            if error is not None and not isinstance(error, (DifsError, LoadCancelled)):
+                log.error("moving a variant broke", exc_info=error)
+            if isinstance(key, Parked):
+                self._leaving -= 1
+                self._reports.append(value if error is None else Evicted(key.resident.variant))
+            else:
+                self._land(key, value, error)
+
+    def _land(self, loadee: Loadee, value: Any, error: Exception | None) -> None:
+        """Take over what became of a load: one that was parked is known, another is measured."""
+        variant = loadee.variant
+        if self._loadees.get(variant) is loadee:
+            del self._loadees[variant]
+        if error is not None or loadee.cancelled.is_set():
+            if isinstance(value, Parked):
+                self._send_away(value)
+            elif value is not None:
+                self._discard(value)
+            words = "cancelled" if loadee.cancelled.is_set() or error is None else _words(error)
+            self._reports.append(LoadFailed(variant, words))
+        elif isinstance(value, Parked):
+            self._painters[variant] = value.painter
+            self._residents[variant] = value.resident
+            self._reports.append(Loaded(value.resident))
+        else:
+            self._painters[variant] = value
+            units = self._measure_units(variant, loadee.load_s)
+            self._measuring[variant] = (units, self._clock.now())
+
+    def catch_up(self) -> None:
+        """See Engine.catch_up."""
+        self._stopwatch.settle(everything=True)
+
+    def _bring(self, variant: Variant, loadee: Loadee) -> Any:
+        """Return a parked variant, else a painter from disk; runs on the loader's thread."""
+        parked = self._parking.take(variant.name)
+        if parked is None:
+            return self._load_cold(variant, loadee)
+        with _typed_memory_errors():
+            parked.painter.keeper.to_device()
+        return parked
+
+    def _load_cold(self, variant: Variant, loadee: Loadee) -> Any:
+        started = self._clock.now()
+        with torch.no_grad(), _typed_memory_errors():  # inference_mode would mark the weights for good
+            painter = self._make_painter(variant, loadee.check)
+        loadee.load_s = self._clock.now() - started
+        return painter
+
+    def _make_painter(self, variant: Variant, check: Callable[[], None]) -> Any:
+        manifest = variant.manifest
+        dtype = loading.DTYPES[self._precision(variant)]
+        recipe = RECIPES.get(manifest.family)
+        if recipe is None:
+            return generic.load_painter(variant, self._device, dtype)
+        pipe = loading.load_pipeline(variant, recipe, dtype, self._parts, check)
+        keeper = ModeKeeper(pipe, self._device, lambda: loading.restore_denoiser(pipe, variant.folder))
+        keeper.switch(manifest.default_mode)
+        return Painter(
+            pipe,
+            recipe,
+            self._device,
+            kind=manifest.kind,
+            keeper=keeper,
+            shelf=AdapterShelf(pipe, self._settings.adapter_budget),
+            prompts=self._prompts,
+            encoder_key=loading.encoder_key(variant, recipe, dtype),
+            runtime=Runtime(pipe.unet, manifest.runtime),
+        )
+
+    def _precision(self, variant: Variant) -> str:
+        return variant.manifest.precision if self._device.type == "cuda" else "fp32"
+
+    def _measure_units(self, variant: str, load_s: float) -> Generator[None, None, Resident]:
+        """Measure a variant unit by unit; returns its Resident."""
+        painter, found = self._painters[variant], self._repository.variant(variant)
+        measure = generic.measure if painter.is_solo else warmup.measure
+        measured = yield from measure(
+            painter,
+            found.manifest,
+            self._timed_whole,
+            steps=self._settings.warm_up_steps,
+            max_rows=self._settings.max_rows,
+            load_s=load_s,
+        )
+        return Resident(
+            variant,
+            painter.keeper.mode,
+            self._precision(found),
+            loading.weight_bytes(painter.pipe),
+            measured.costs,
+            measured.seed_bound,
+        )
+
+    def _timed_whole(self, act: Callable[[], T]) -> tuple[T, float]:
+        """Do `act` and wait for the device; returns its value and seconds."""
+        with torch.inference_mode(), self.typed_errors():
+            started = self._clock.now()
+            value = act()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            return value, self._clock.now() - started
+
+    def forget(self, variant: str) -> None:
+        """See Engine.forget."""
+        self._residents.pop(variant, None)
+        painter = self._painters.pop(variant, None)
+        if painter is not None:
+            self._discard(painter)
+
+    def _discard(self, painter: Any) -> None:
+        """Take a pipeline's hooks off parts that others share, and free its memory."""
+        painter.keeper.to_host()
+        del painter
+        self.free()
+
+    # ---- parking and modes --------------------------------------------------------------------------
+
+    def evict(self, variant: str) -> None:
+        """See Engine.evict."""
+        resident = self._residents.pop(variant, None)
+        if resident is None:
+            self._reports.append(Evicted(variant))
+            return
+        self._send_away(Parked(self._painters.pop(variant), resident))
+
+    def _send_away(self, leaving: Parked) -> None:
+        self._leaving += 1
+        self._loader.submit(leaving, lambda: self._park(leaving))
+
+    def _park(self, leaving: Parked) -> Evicted:
+        """Move a variant to host memory, if there is room; runs on the loader's thread."""
+        painter, resident = leaving.painter, leaving.resident
+        started = self._clock.now()
+        painter.shelf.to_host()
+        painter.keeper.to_host()
+        self.free()
+        costs = replace(resident.costs, load_s=self._clock.now() - started)
+        parked = replace(resident, costs=costs)
+        dropped = self._parking.park(resident.variant, Parked(painter, parked), resident.weight_bytes)
+        stays = resident.variant not in dropped
+        others = tuple(name for name in dropped if name != resident.variant)
+        return Evicted(resident.variant, parked if stays else None, others)
+
+    def switch_mode(self, variant: str, mode: MemoryMode) -> None:
+        """See Engine.switch_mode."""
+        try:
+            self.lighten(variant, mode)
+        except DifsError as error:
+            self._reports.append(SwitchFailed(variant, error.message))
+        else:
+            self._reports.append(Switched(self._residents[variant]))
+
+    def lighten(self, variant: str, mode: MemoryMode) -> None:
+        """See Engine.lighten."""
+        if variant not in self._residents:
+            raise EngineFailed(f"{variant} is not loaded")
+        if mode not in memory_modes.available(self._kind):
+            usable = ", ".join(memory_modes.available(self._kind))
+            raise EngineFailed(f"memory mode {mode} does not work on {self._kind}; {usable} do")
+        painter = self._painters[variant]
+        self._stopwatch.settle(everything=True)
+        with self.typed_errors():
+            painter.keeper.switch(mode)
+        for job in self._book:
+            if job.execute.variant == variant and painter.is_solo:
+                for painting in job.paintings:
+                    self.drop(painting)
+                    painting.restart()
+        self._residents[variant] = replace(self._residents[variant], memory_mode=mode)
+
+    def free(self) -> None:
+        """See Engine.free."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def typed_errors(self) -> Iterator[None]:
+        """Turn torch's errors of the device into ours."""
+        with _typed_memory_errors():
+            try:
+                yield
+            except torch.AcceleratorError as error:
+                raise DeviceBroken(_words(error)) from error
+
+
+@contextmanager
+def _typed_memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(_words(error)) from error
+
+
+def _words(error: BaseException) -> str:
+    """Return the first line of an error for people; nothing internal beyond it."""
+    if isinstance(error, LoadCancelled):
+        return "cancelled"
+    if isinstance(error, DifsError):
+        return error.message
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
