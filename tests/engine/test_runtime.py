@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from difs import repository
 from difs.actor_messages import Finished
 from difs.actors import runtime
 from tests.engine.conftest import TINY, Bench
@@ -63,11 +64,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return picture
 
 
-@pytest.mark.parametrize("how", ["regional", "full"])
 def test_compiled_code_paints_and_an_exact_request_runs_without_it(
-    tmp_path: Path, compiler: Compiler, plain: Any, how: str
+    tmp_path: Path, compiler: Compiler, plain: Any
 ) -> None:
-    made = bench_with(tmp_path, f'compilation = "{how}"')
+    made = bench_with(tmp_path, 'compilation = "regional"')
     assert compiler.compiled > 0
     runs, fast, exact = compiler.runs, made.execute("red"), made.execute("red", is_alone=True)
     (done,) = finished(made.run(fast))
@@ -80,6 +80,18 @@ def test_compiled_code_paints_and_an_exact_request_runs_without_it(
     made.close()
     assert np.array_equal(made.pixels(exact), plain)
     assert np.abs(made.pixels(fast).astype(int) - plain).max() <= 1
+
+
+def test_all_of_a_denoiser_can_be_compiled(compiler: Compiler) -> None:
+    layer = torch.nn.Linear(2, 2)
+    made = runtime.Runtime(layer, repository.Runtime(compilation="full"))
+    x = torch.ones(1, 2)
+    with torch.inference_mode(), made.around(exact=False):
+        assert torch.equal(made.unet(x), layer(x))
+    assert compiler.runs == 1
+    with torch.inference_mode(), made.around(exact=True):
+        made.unet(x)
+    assert compiler.runs == 1
 
 
 @pytest.mark.parametrize("options", ['attention = "math"', "channels_last = true"])
