@@ -92,6 +92,7 @@ class BrokerLoop:
                 if now >= self._later_due:
                     self._tell_later()
                 if now >= self._state.next_wake():
+                    self._take_from_clients()  # what one said before it went away still counts
                     self._flush()
                     self._happen(Ticked())
             self._tell_later()

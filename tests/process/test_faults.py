@@ -132,7 +132,7 @@ def test_all_actors_die_at_once_and_every_request_is_answered(
     service: Service, client: Client, calls: Calls
 ) -> None:
     jobs = [calls.submit(client.generate, "all", **big(seed=i, steps=8)) for i in range(8)]
-    until(lambda: service.status().running == 4, 5, "both devices at work")
+    until(lambda: service.status().running == 8, 5, "both devices at work")
     for name, pid in service.children().items():
         if name != "broker":
             os.kill(pid, signal.SIGKILL)

@@ -197,7 +197,8 @@ def test_nobody_starves_however_many_urgent_ones_come(
     patient = step(-1, patience, left=5, group="patient")
     now, served, urgent, number = 0.0, 0, [], 0
     while served < 5:
-        assert now < patience + 20 * (1 + max(slacks)), "the patient one starves"
+        # three times what the device can do comes before the patient one's laxity is the least
+        assert now < 10 + 4 * (patience + max(slacks)), "the patient one starves"
         urgent.append(step(number, now + slacks[number % len(slacks)], left=3, group="urgent"))
         number += 1
         turn = pick(patient, *urgent, now=now, max_rows=rows)
