@@ -14,7 +14,7 @@ TEST_FLAGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-engine bench-gpu clean
 
 demo: $(STAMP)
 	$(BIN)/difs generate "$(PROMPT)" $(DEMO_FLAGS)
@@ -31,6 +31,15 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m bench.transport
 	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.previews
+
+# Beside LitServe and Ray Serve, which the first line installs
+bench-engine: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python -m bench.engine
+
+bench-gpu: $(STAMP)
+	$(BIN)/python -m bench.gpu_engine
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "DIFS needs Python 3.11 or later; try make PYTHON=python3.11")'

@@ -1,0 +1,1 @@
+"""The systems that benches compare DIFS with, DIFS itself among them, behind one interface."""

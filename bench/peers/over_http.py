@@ -1,0 +1,128 @@
+"""The peers that serve HTTP from a process of their own: JSON in, bare pixels out, connections kept.
+
+Their servers stand in modules of their own, which alone import the frameworks.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.load import Ask, Pixels
+from bench.peers.base import Batching, BatchingSystem
+
+START_S = 180.0
+STOP_S = 20.0
+TRY_ASK = Ask("red apple", 0, 1, 1.0)
+
+
+class HttpPeer(BatchingSystem):
+    """Starts `python -m MODULE PORT MODEL SIZE WAIT_S` and talks to it."""
+
+    module: str
+
+    def __init__(self, model: Path) -> None:
+        """See System.__init__."""
+        super().__init__(model)
+        self._session: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """See System.start; raises RuntimeError with the server's last words."""
+        import aiohttp
+
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self._url = f"http://127.0.0.1:{port}/predict"
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the server
+        knobs = [str(self.batching.max_size), str(self.batching.wait_s)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", self.module, str(port), str(self.model), *knobs],
+            stdout=self._words,
+            stderr=self._words,
+            start_new_session=True,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+        )
+        await self._until_it_paints()
+
+    async def _until_it_paints(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                await self.paint(TRY_ASK)
+                return
+            except Exception as error:  # refused, not routed yet, loading: each server says it otherwise
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    self._words.seek(0)
+                    words = self._words.read().decode("utf-8", "replace")[-2000:]
+                    raise RuntimeError(f"{self.name} does not start: {error}\n{words}") from error
+            await asyncio.sleep(0.2)
+
+    async def _post(self, body: dict[str, Any]) -> bytes:
+        async with self._session.post(self._url, json=body) as response:
+            data: bytes = await response.read()
+            if response.status != 200:
+                raise RuntimeError(f"HTTP {response.status}: {data[:200]!r}")
+            return data
+
+    async def paint(self, ask: Ask) -> Pixels:
+        """See System.paint; the pictures are square."""
+        pixels = np.frombuffer(await self._post(asdict(ask)), np.uint8)
+        side = round((len(pixels) / 3) ** 0.5)
+        return pixels.reshape(side, side, 3)
+
+    async def tune(self, batching: Batching) -> None:
+        """See BatchingSystem.tune."""
+        self.batching = batching
+        await self._post({"max_size": batching.max_size, "wait_s": batching.wait_s})
+
+    async def stop(self) -> None:
+        """See System.stop."""
+        if self._session is not None:
+            await self._session.close()
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+            _kill_group(self._process.pid)
+            self._process.wait()
+            self._process = None
+
+
+def _kill_group(leader: int) -> None:
+    """End what a server left behind: its workers share its process group."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+class LitServe(HttpPeer):
+    """Its server stands in `bench.peers.litserve_server`."""
+
+    name = "LitServe"
+    needs = ("litserve", "aiohttp")
+    module = "bench.peers.litserve_server"
+
+
+class RayServe(HttpPeer):
+    """Its server stands in `bench.peers.ray_server`."""
+
+    name = "Ray Serve"
+    needs = ("ray", "starlette", "aiohttp")
+    module = "bench.peers.ray_server"
