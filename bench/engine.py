@@ -37,7 +37,7 @@ from bench.calibration import (
     serial_capacity,
     warm_up,
 )
-from bench.load import QUIET, Ask, Outcome, Pixels, arrivals, mix, offer, wait_until_quiet
+from bench.load import QUIET, Ask, Outcome, Pixels, arrivals, busy_share, mix, offer, wait_until_quiet
 from bench.peers.base import Batching, BatchingSystem, System
 from bench.peers.difs_service import Difs
 from bench.peers.over_http import LitServe, RayServe
@@ -106,8 +106,8 @@ class Bench:
         self.differences: dict[str, int] = {}
         self.batching: dict[str, str] = {}
         self._expected: list[Pixels] = []
-        self.busy_before: list[float] = []
-        """The share of the machine that was in use before each turn."""
+        self.busy: list[tuple[float, float]] = []
+        """The share of the machine that others used before and after each turn."""
 
     def asks(self, count: int, seed: int | None = None, guidance: float | None = None) -> list[Ask]:
         """Return asks that no one has seen, or those of a seed; with guidances as asked for, or one."""
@@ -159,10 +159,6 @@ class Bench:
 
     async def _turn(self, system: System, number: int) -> None:
         """Measure one system at all loads in round `number`."""
-        busy = wait_until_quiet()
-        self.busy_before.append(round(busy, 3))
-        if busy > QUIET:
-            say(f"WARNING: others use {busy:.0%} of this machine: the figures of this turn are spoilt")
         await system.start()
         await warm_up(system, self.asks(8))
         painted = await paint_together(system, self.asks(CHECKED, seed=1))
@@ -184,7 +180,12 @@ class Bench:
         await self.prepare()
         for number in range(self._asked.rounds):
             for system in self.systems[:: 1 if number % 2 == 0 else -1]:
+                before = wait_until_quiet()
                 await self._guarded(system, self._turn(system, number))
+                after = busy_share()
+                self.busy.append((round(before, 3), round(after, 3)))
+                if max(before, after) > QUIET:
+                    say(f"WARNING: others used {max(before, after):.0%} of the machine: a spoilt turn")
 
     def figures(self) -> dict[str, Any]:
         """Return all that was found."""
@@ -198,7 +199,7 @@ class Bench:
                 module: version(module) for module in ("litserve", "ray") if find_spec(module) is not None
             },
             "not_measured": self.not_measured,
-            "busy_before_each_turn": self.busy_before,
+            "busy_before_and_after_each_turn": self.busy,
             "largest_difference_of_255": self.differences,
             "systems": {
                 name: {load: outcome.figures() for load, outcome in by_load.items()}
