@@ -15,7 +15,18 @@ from PIL import Image
 
 from bench.architectures import Architecture
 from difs import config, repository
-from difs.actor_messages import Ended, Evicted, Execute, Finished, Loaded, LoadFailed, Resident, Slot
+from difs.actor_messages import (
+    Ended,
+    Evicted,
+    Execute,
+    Finished,
+    Loaded,
+    LoadFailed,
+    Resident,
+    Slot,
+    Switched,
+    SwitchFailed,
+)
 from difs.actors.delivery import Easel
 from difs.actors.recipes import RECIPES
 from difs.actors.torch_engine import TorchEngine
@@ -132,7 +143,8 @@ class Studio:
 
     def switch(self, variant: str, mode: MemoryMode) -> None:
         """Change the memory mode."""
-        self._engine.lighten(variant, mode)
+        self._engine.switch_mode(variant, mode)
+        self._until(lambda report: isinstance(report, Switched))
 
     def paint(self, variant: str, n: int, steps: int) -> None:
         """Have `n` requests of one picture painted that come at once."""
@@ -209,7 +221,7 @@ class Studio:
         while True:
             reports = self._engine.turn()
             for report in reports:
-                if isinstance(report, Ended | LoadFailed):
+                if isinstance(report, Ended | LoadFailed | SwitchFailed):
                     raise RuntimeError(report.message)
             if [r for r in reports if is_it(r)]:
                 return

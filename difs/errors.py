@@ -205,6 +205,12 @@ class RemoteProtocolError(ProtocolError):
     """The peer sent what the protocol forbids."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return what a library's error says, for people: its first line, or its name if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 _WIRE_CLASSES: tuple[type[DifsError], ...] = (
     InvalidRequest,
     Unsupported,

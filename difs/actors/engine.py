@@ -14,7 +14,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from difs import profiles, samplers
+from difs import memory_modes, profiles, samplers
 from difs.actor_messages import (
     Costs,
     Ended,
@@ -34,7 +34,7 @@ from difs.actors.book import JobBook
 from difs.actors.delivery import Easel
 from difs.actors.jobs import Job, Painting, candidates_of
 from difs.clock import Clock
-from difs.errors import DifsError, OutOfMemory
+from difs.errors import DifsError, EngineFailed, OutOfMemory
 from difs.messages import MAX_IMAGES, MemoryMode, Preview
 from difs.profiles import rows_of
 
@@ -83,9 +83,12 @@ class Engine(ABC):
     def evict(self, variant: str) -> None:
         """Take a resident off the device; `Evicted` is reported."""
 
-    @abstractmethod
     def switch_mode(self, variant: str, mode: MemoryMode) -> None:
         """Change a resident's memory mode; `Switched` or `SwitchFailed` is reported."""
+        try:
+            self._switch(variant, mode)
+        except DifsError as error:
+            self._reports.append(SwitchFailed(variant, error.message))
 
     @property
     @abstractmethod
@@ -175,9 +178,8 @@ class Engine(ABC):
     def decode(self, painting: Painting, canvas: NDArray[np.uint8]) -> None:
         """Write an image's pixels into `canvas`, of shape (height, width, 3)."""
 
-    @abstractmethod
-    def lighten(self, variant: str, mode: MemoryMode) -> None:
-        """Switch a resident's memory mode now; raises DifsError."""
+    def enter(self, variant: str, mode: MemoryMode) -> None:  # noqa: B027 -- many have nothing to do
+        """Put a resident into a memory mode that its device has; raises DifsError."""
 
     def preview(self, painting: Painting) -> Preview | None:
         """Return a small picture of what an image is becoming."""
@@ -442,9 +444,20 @@ class Engine(ABC):
                 self._limits[variant] = (rows, now)
             case ladder.Lighten(mode):
                 try:
-                    self.lighten(variant, mode)
+                    self._switch(variant, mode)
                 except DifsError as error:
                     log.error("%s: memory mode %s: %s", variant, mode, error)
                     return False
-                self._reports.append(Switched(self._residents[variant]))
         return True
+
+    def _switch(self, variant: str, mode: MemoryMode) -> None:
+        """Change a resident's memory mode and report it; raises DifsError."""
+        if variant not in self._residents:
+            raise EngineFailed(f"{variant} is not loaded")
+        usable = memory_modes.available(self._kind)
+        if mode not in usable:
+            words = f"memory mode {mode} does not work on {self._kind}; {', '.join(usable)} do"
+            raise EngineFailed(words)
+        self.enter(variant, mode)
+        self._residents[variant] = replace(self._residents[variant], memory_mode=mode)
+        self._reports.append(Switched(self._residents[variant]))

@@ -17,7 +17,7 @@ import transformers.utils.logging
 from safetensors.torch import load_file
 
 from difs.actors.recipes import StableDiffusion
-from difs.errors import EngineFailed
+from difs.errors import EngineFailed, first_line
 from difs.repository import Variant
 
 transformers.utils.logging.disable_progress_bar()
@@ -87,7 +87,7 @@ def load_pipeline(
     except (LoadCancelled, EngineFailed):
         raise
     except Exception as error:  # what a broken checkpoint raises has no common class
-        raise EngineFailed(f"{variant.name} does not load: {_first_line(error)}") from error
+        raise EngineFailed(f"{variant.name} does not load: {first_line(error)}") from error
     pipe.set_progress_bar_config(disable=True)
     _check_precision(variant, pipe, dtype)
     return pipe
@@ -151,7 +151,3 @@ def restore_denoiser(pipe: Any, folder: Path) -> None:
         for path in sorted((folder / "unet").glob("*.safetensors")):
             for name, tensor in load_file(path).items():
                 own[name].data = tensor.to(own[name].device, module.dtype)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -21,7 +21,7 @@ from torch import nn
 
 from difs.actors import bands, placement
 from difs.actors.placement import Parts, Rest
-from difs.errors import DifsError, EngineFailed, OutOfMemory
+from difs.errors import DifsError, EngineFailed, OutOfMemory, first_line
 from difs.memory_modes import MODES
 from difs.messages import MemoryMode
 
@@ -239,7 +239,5 @@ def _typed(error: Exception, words: str) -> DifsError:
     """Return an error of ours that says what broke."""
     if isinstance(error, DifsError):
         return type(error)(f"{words}: {error.message}")
-    lines = str(error).strip().splitlines()
-    reason = lines[0][:200] if lines else type(error).__name__
     is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return (OutOfMemory if is_memory else EngineFailed)(f"{words}: {reason}")
+    return (OutOfMemory if is_memory else EngineFailed)(f"{words}: {first_line(error)}")

@@ -23,7 +23,7 @@ from difs.actors.prompts import PromptCache
 from difs.actors.recipes import StableDiffusion, Text
 from difs.actors.runtime import Runtime
 from difs.messages import Adapter, Preview
-from difs.profiles import is_guided
+from difs.profiles import rows_of
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Painter:
 
     def rows(self, execute: Execute) -> int:
         """Return the UNet rows that one image takes."""
-        return 2 if is_guided(execute.guidance_scale) and not self.embeds_guidance else 1
+        return 1 if self.embeds_guidance else rows_of(execute.guidance_scale)
 
     def _encode_one(self, text: str, execute: Execute) -> Text:
         key = (self._encoder_key, text, execute.adapters)

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import torch
 from msgspec.structs import replace
 
-from difs import config, memory_modes
-from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident, Switched, SwitchFailed
+from difs import config
+from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident
 from difs.actors import generic, loading, pinning, warmup
 from difs.actors.adapters import AdapterShelf
 from difs.actors.delivery import Easel
@@ -30,7 +30,7 @@ from difs.actors.recipes import RECIPES
 from difs.actors.runtime import Runtime
 from difs.actors.stopwatch import Stopwatch
 from difs.clock import Clock
-from difs.errors import DifsError, EngineFailed, OutOfMemory
+from difs.errors import DifsError, OutOfMemory, first_line
 from difs.messages import MemoryMode
 from difs.repository import Repository, Variant
 
@@ -119,7 +119,7 @@ class Residency(Engine):
     @property
     def is_moving(self) -> bool:
         """See Engine.is_moving."""
-        return bool(self._loadees or self._measuring or self._leaving)
+        return bool(self._loadees or self._leaving)
 
     def is_loading_variant(self, variant: str) -> bool:
         """See Engine.is_loading_variant."""
@@ -299,22 +299,8 @@ class Residency(Engine):
         others = tuple(name for name in dropped if name != resident.variant)
         return Evicted(resident.variant, parked if stays else None, others)
 
-    def switch_mode(self, variant: str, mode: MemoryMode) -> None:
-        """See Engine.switch_mode."""
-        try:
-            self.lighten(variant, mode)
-        except DifsError as error:
-            self._reports.append(SwitchFailed(variant, error.message))
-        else:
-            self._reports.append(Switched(self._residents[variant]))
-
-    def lighten(self, variant: str, mode: MemoryMode) -> None:
-        """See Engine.lighten."""
-        if variant not in self._residents:
-            raise EngineFailed(f"{variant} is not loaded")
-        if mode not in memory_modes.available(self._kind):
-            usable = ", ".join(memory_modes.available(self._kind))
-            raise EngineFailed(f"memory mode {mode} does not work on {self._kind}; {usable} do")
+    def enter(self, variant: str, mode: MemoryMode) -> None:
+        """See Engine.enter; a pipeline's own call cannot go on in another mode and begins anew."""
         painter = self._painters[variant]
         self._stopwatch.settle(everything=True)
         with self.typed_errors():
@@ -324,7 +310,6 @@ class Residency(Engine):
                 for painting in job.paintings:
                     self.drop(painting)
                     painting.restart()
-        self._residents[variant] = replace(self._residents[variant], memory_mode=mode)
 
     def free(self) -> None:
         """See Engine.free."""
@@ -355,5 +340,4 @@ def _words(error: BaseException) -> str:
         return "cancelled"
     if isinstance(error, DifsError):
         return error.message
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return first_line(error)

@@ -18,7 +18,6 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from difs import memory_modes
 from difs.actor_messages import (
     Costs,
     Evicted,
@@ -26,15 +25,13 @@ from difs.actor_messages import (
     LoadFailed,
     Resident,
     RowCost,
-    Switched,
-    SwitchFailed,
 )
 from difs.actors.delivery import Easel
 from difs.actors.engine import DeviceBroken, Engine
 from difs.actors.jobs import Job, Painting
 from difs.clock import Clock
 from difs.errors import ConfigError, DifsError, EngineFailed, OutOfMemory
-from difs.messages import MAX_PREVIEW_SIDE, MemoryMode, Preview
+from difs.messages import MAX_PREVIEW_SIDE, Preview
 from difs.profiles import rows_of
 from difs.repository import Repository
 from difs.samplers import evaluations
@@ -164,23 +161,6 @@ class SimulatedEngine(Engine):
     def forget(self, variant: str) -> None:
         """See Engine.forget."""
         self._residents.pop(variant, None)
-
-    def switch_mode(self, variant: str, mode: MemoryMode) -> None:
-        """See Engine.switch_mode."""
-        try:
-            self.lighten(variant, mode)
-        except DifsError as error:
-            self._reports.append(SwitchFailed(variant, error.message))
-        else:
-            self._reports.append(Switched(self._residents[variant]))
-
-    def lighten(self, variant: str, mode: MemoryMode) -> None:
-        """See Engine.lighten."""
-        if variant not in self._residents:
-            raise EngineFailed(f"{variant} is not loaded")
-        if mode not in memory_modes.available("simulated"):
-            raise EngineFailed(f"memory mode {mode} does not work on a simulated device")
-        self._residents[variant] = replace(self._residents[variant], memory_mode=mode)
 
     # ---- units ----------------------------------------------------------------------------------
 

@@ -138,18 +138,25 @@ def test_others_keep_stepping_while_a_variant_loads(
     assert len(finished(reports)) == 1
 
 
-def test_a_load_that_nobody_waits_for_is_cancelled(tiny: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = threading.Event()
-    verify = type(tiny.repository.variant("sd15")).verify
+@pytest.fixture
+def gate(tiny: Bench, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return what holds up all loads from disk; `sd2-v` can only come from there."""
+    opened = threading.Event()
+    variant = type(tiny.repository.variant("sd15"))
+    verify = variant.verify
 
     def slowly(self: Any) -> None:
-        assert gate.wait(60)
+        assert opened.wait(60)
         verify(self)
 
-    monkeypatch.setattr(type(tiny.repository.variant("sd15")), "verify", slowly)
+    monkeypatch.setattr(variant, "verify", slowly)
     tiny.engine.evict("sd2-v")
     tiny.work()
     tiny.engine._parking.take("sd2-v")
+    return opened
+
+
+def test_a_load_that_nobody_waits_for_is_cancelled(tiny: Bench, gate: threading.Event) -> None:
     tiny.engine.load("sd2-v")
     tiny.engine.cancel_load("sd2-v")
     gate.set()
@@ -157,19 +164,8 @@ def test_a_load_that_nobody_waits_for_is_cancelled(tiny: Bench, monkeypatch: pyt
 
 
 def test_a_load_that_is_wanted_again_after_its_cancel_has_an_answer_of_its_own(
-    tiny: Bench, monkeypatch: pytest.MonkeyPatch
+    tiny: Bench, gate: threading.Event
 ) -> None:
-    gate = threading.Event()
-    verify = type(tiny.repository.variant("sd15")).verify
-
-    def slowly(self: Any) -> None:
-        assert gate.wait(60)
-        verify(self)
-
-    monkeypatch.setattr(type(tiny.repository.variant("sd15")), "verify", slowly)
-    tiny.engine.evict("sd2-v")
-    tiny.work()
-    tiny.engine._parking.take("sd2-v")
     tiny.engine.load("sd2-v")
     tiny.engine.cancel_load("sd2-v")
     tiny.engine.load("sd2-v")
