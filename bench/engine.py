@@ -1,11 +1,11 @@
 """What step-level batching is worth: DIFS against serial diffusers, LitServe and Ray Serve, one model.
 
-    python -m bench.engine [--model emoji-base] [--seconds 10] [--steps 12] [--rounds 2] [--quick]
+    python -m bench.engine [--model emoji-base] [--seconds 10] [--rounds 2] [--quick]
 
 Open-loop Poisson arrivals at fractions of the serial capacity, which is measured first, in this run,
-with bare diffusers. Every system gets the same prompts, seeds, guidances and arrival times, the same
-steps and size, all cores for torch, and returns bare pixels; every one has the machine for itself
-while it is measured (the others are stopped); their order turns round from round to round. Each
+with bare diffusers. Every system gets the same prompts, seeds, settings and arrival times, the same
+size, all cores for torch, and returns bare pixels; every one has the machine for itself while it is
+measured (the others are stopped); their order turns round from round to round. Each
 latency counts from the scheduled arrival. The knobs of the peers are found by a short sweep first
 (see `bench.calibration`). A peer that is not installed is named as not measured:
 `pip install -e '.[bench]'` installs them.
@@ -13,9 +13,9 @@ latency counts from the scheduled arrival. The knobs of the peers are found by a
 - throughput: pictures per second from the first arrival until the last picture was back.
 - saturated: at 3x, where nobody keeps up. At 1.5x a batching system may keep up; then its throughput
   is the offered load, and no other system can have more.
-- one guidance: the same at 3x with a single guidance scale. The requests of the other loads differ in
-  guidance, as users do; a call of diffusers' pipeline takes requests of one guidance only, so a batch
-  of the peers becomes as many calls as it has guidances.
+- steps alike, all alike: the same at 3x with one number of steps, and with one guidance scale too. The
+  requests of the other loads differ in both, as users do; a call of diffusers' pipeline takes requests
+  of one number of steps and one guidance, so a batch of the peers becomes several calls.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from bench import chart
 from bench.calibration import (
@@ -54,13 +54,13 @@ class Load:
 
     rate: float
     share: float
-    is_uniform: bool = False
-    """All requests have the same guidance."""
+    alike: Literal["", "steps", "all"] = ""
+    """What all requests have in common: their number of steps, or that and the guidance."""
 
     @property
     def name(self) -> str:
         """Return what it is called in results."""
-        return f"{self.rate:g}x, one guidance" if self.is_uniform else f"{self.rate:g}x"
+        return f"{self.rate:g}x, {self.alike} alike" if self.alike else f"{self.rate:g}x"
 
 
 LOADS = (
@@ -69,16 +69,18 @@ LOADS = (
     Load(1.0, 1.0),
     Load(1.5, 1.0),
     Load(3.0, 0.5),
-    Load(3.0, 0.5, is_uniform=True),
+    Load(3.0, 0.5, "steps"),
+    Load(3.0, 0.5, "all"),
 )
-UNIFORM_GUIDANCE = 2.5
+STEPS_ALIKE = 12
+GUIDANCE_ALIKE = 2.5
 CHECKED = 8
 CAPACITY_ASKS = 24
 CALIBRATION_S = 10.0
 QUICK = {"seconds": 2.0, "rounds": 1}
 UNSWEPT = Batching(16, 0.0)
 """The knobs of the peers in a quick run."""
-WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}
+WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 """Idle threads spin briefly, then sleep: in every system as in DIFS, whose supervisor sets the same."""
 
 _started = time.monotonic()
@@ -109,12 +111,13 @@ class Bench:
         self.busy: list[tuple[float, float]] = []
         """The share of the machine that others used before and after each turn."""
 
-    def asks(self, count: int, seed: int | None = None, guidance: float | None = None) -> list[Ask]:
-        """Return asks that no one has seen, or those of a seed; with guidances as asked for, or one."""
+    def asks(self, count: int, seed: int | None = None, load: Load = LOADS[0]) -> list[Ask]:
+        """Return asks that no one has seen, or those of a seed, as alike as a load wants them."""
         self._seed += 1
         chosen = 100_000 + self._seed if seed is None else seed
-        scales = self._asked.guidance if guidance is None else [guidance]
-        return mix(self._captions, scales, count, self._asked.steps, chosen)
+        steps = [STEPS_ALIKE] if load.alike else self._asked.steps
+        scales = [GUIDANCE_ALIKE] if load.alike == "all" else self._asked.guidance
+        return mix(self._captions, scales, steps, count, chosen)
 
     async def prepare(self) -> None:
         """Choose the systems, measure the capacity, find the peers' knobs."""
@@ -169,8 +172,7 @@ class Bench:
     async def _cell(self, system: System, load: Load, seed: int) -> None:
         """Put one load on a system; the same seed is the same work for every system."""
         times = arrivals(load.rate * self.capacity, load.share * self._asked.seconds, seed)
-        guidance = UNIFORM_GUIDANCE if load.is_uniform else None
-        outcome = await offer(system.paint, self.asks(len(times), seed, guidance), times)
+        outcome = await offer(system.paint, self.asks(len(times), seed, load), times)
         known = self.outcomes.setdefault(system.name, {})
         known[load.name] = known.get(load.name, Outcome()) + outcome
         say(f"{system.name:>16} {load.name:>16} {_words(outcome)}")
@@ -230,7 +232,7 @@ def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
         if name not in systems:
             print(f"  not measured: {name}: {found['not_measured'][name]}")
             continue
-        for load in ("1.5x", "3x", "3x, one guidance"):
+        for load in ("1.5x", "3x", "3x, steps alike", "3x, all alike"):
             ratio = ours[load]["per_s"] / systems[name][load]["per_s"]
             verdicts.append(verdict(f"throughput at {load}, DIFS / {name}", ratio, bound, at_least=True))
         if name != Serial.name:
@@ -246,8 +248,13 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="emoji-base")
     parser.add_argument("--seconds", type=float, default=10.0, help="per system, load and round")
-    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--steps",
+        type=lambda text: [int(part) for part in text.split(",")],
+        default=[8, 12, 16],
+        help="numbers of steps that the requests have, as 8,12,16",
+    )
     parser.add_argument(
         "--guidance",
         type=lambda text: [float(part) for part in text.split(",")],
@@ -272,11 +279,12 @@ def main() -> None:
         for load, outcome in by_load.items():
             print(f"  {name:>16} {load:>16} {_words(outcome)}")
     scales = ",".join(f"{scale:g}" for scale in asked.guidance)
+    steps = ",".join(map(str, asked.steps))
     command = f"python -m bench.engine --model {asked.model} --seconds {asked.seconds:g}"
-    command += f" --steps {asked.steps} --rounds {asked.rounds} --guidance {scales}"
+    command += f" --steps {steps} --rounds {asked.rounds} --guidance {scales}"
     kept = keep("engine-quick" if asked.quick else "engine", command, {**found, "goals": goals(found)})
     print(kept)
-    title = f"{asked.model}, {asked.steps} steps, guidance {scales}; serial: {bench.capacity:.2f}/s"
+    title = f"{asked.model}, {steps} steps, guidance {scales}; serial: {bench.capacity:.2f}/s"
     picture = RESULTS / f"{kept.stem}.png"
     print(picture if chart.draw(picture, title, found["systems"]) else "no plot: matplotlib is missing")
 

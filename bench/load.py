@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +110,17 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
 
 
 def mix(
-    captions: Sequence[str], guidances: Sequence[float], count: int, steps: int, seed: int
+    captions: Sequence[str], guidances: Sequence[float], steps: Sequence[int], count: int, seed: int
 ) -> list[Ask]:
-    """Return `count` asks: no prompt twice as long as there are enough, guidances equally often."""
+    """Return `count` asks: no prompt twice as long as there are enough, settings equally often."""
     dice = random.Random(f"mix {seed}")
     prompts = [template.format(caption) for template in TEMPLATES for caption in captions]
     dice.shuffle(prompts)
-    scales = [guidances[i % len(guidances)] for i in range(count)]
-    dice.shuffle(scales)
+    settings = list(islice(cycle(product(steps, guidances)), count))
+    dice.shuffle(settings)
     return [
-        Ask(prompts[i % len(prompts)], seed * 100_000 + i, steps, scale) for i, scale in enumerate(scales)
+        Ask(prompts[i % len(prompts)], seed * 100_000 + i, evaluations, scale)
+        for i, (evaluations, scale) in enumerate(settings)
     ]
 
 

@@ -71,7 +71,7 @@ class Actors(Struct, frozen=True):
     parking_budget: Bytes = 2 * 2**30
     adapter_budget: Bytes = 512 * 2**20
     prompt_cache: Bytes = 64 * 2**20
-    credits: Annotated[int, Meta(ge=1, le=64)] = 8
+    credits: Annotated[int, Meta(ge=1, le=64)] = 16
     max_rows: Annotated[int, Meta(ge=1, le=256)] = 32
     warm_up_steps: Annotated[int, Meta(ge=2, le=20)] = 4
     script: str = ""

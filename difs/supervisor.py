@@ -154,7 +154,7 @@ class Supervisor:
             # Spin briefly, then sleep. Sleeping at once (PASSIVE alone) doubled the time of a small
             # UNet's step; spinning for long starves the other processes on the same cores.
             environment["OMP_WAIT_POLICY"] = "PASSIVE"
-            environment["GOMP_SPINCOUNT"] = "20000"
+            environment["GOMP_SPINCOUNT"] = "1000"
         return environment
 
     def _bury(self, name: str, poller: zmq.Poller, link: "zmq.Socket[bytes]") -> None:

@@ -396,7 +396,7 @@ async def main():
         held = [await client.generate("held", seed=i, n=2) for i in range(3)]
         tasks = [
             asyncio.create_task(client.generate("open", seed=i, width=512, height=512, steps=50))
-            for i in range(24)
+            for i in range(40)
         ]
         await asyncio.sleep(0)
         print("open", flush=True)
@@ -415,15 +415,15 @@ def test_what_a_killed_client_had_comes_back(service: Service) -> None:
         try:
             assert child.stdout is not None
             assert child.stdout.readline() == "open\n"
-            until(lambda: service.status().queued == 8, 5, "24 requests in the service, 16 at work")
-            assert service.slots_used() == 3 * 2 + 16
+            until(lambda: service.status().queued == 8, 5, "40 requests in the service, 32 at work")
+            assert service.slots_used() == 3 * 2 + 32
         finally:
             child.kill()
     died_at = time.monotonic()
     until(service.is_idle, 3, "slots, credits and queue free again")
     assert time.monotonic() - died_at < 3
     after = service.status().counts
-    assert after["cancelled"] - before.get("cancelled", 0) == 24
+    assert after["cancelled"] - before.get("cancelled", 0) == 40
     assert after["clients_lost"] - before.get("clients_lost", 0) == 1
 
 
@@ -540,7 +540,7 @@ def assert_nothing_left(service: Service, pid: int) -> None:
 
 
 def test_sigterm_answers_every_accepted_request(start: Start) -> None:
-    service = start(*TWO, *settings(script(), "broker.validate=true"))
+    service = start(*TWO, *settings(script(), "broker.validate=true", "actors.credits=8"))
     pid = service.pid
 
     async def load() -> list[bool]:
@@ -567,8 +567,8 @@ def test_a_drain_that_takes_too_long_ends_with_typed_errors(start: Start, calls:
     service = start("--device", "simulated:1", *settings(script(), "supervisor.drain='1s'"))
     pid = service.pid
     with Client(service.address) as client:
-        jobs = [calls.submit(client.generate, "long", **big(steps=150, retries=0)) for _ in range(10)]
-        until(lambda: service.status().queued == 2, 5, "eight at work, two queued")
+        jobs = [calls.submit(client.generate, "long", **big(steps=150, retries=0)) for _ in range(18)]
+        until(lambda: service.status().queued == 2, 5, "sixteen at work, two queued")
         os.kill(pid, signal.SIGTERM)
         for job in jobs:
             with pytest.raises(Draining, match="shut down"):
