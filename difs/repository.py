@@ -5,6 +5,7 @@ to a path. No torch here, and no weights are read but to hash them.
 """
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from difs.messages import MAX_STEPS, AdapterInfo, MemoryMode, Name, Side, Varian
 MANIFEST, ADAPTER_MANIFEST = "variant.toml", "adapter.toml"
 MAX_MANIFEST_BYTES = 256 * 1024
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"})
+
+PART_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 
@@ -61,6 +64,10 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """How it was distilled, which decides its timesteps."""
     default_mode: MemoryMode = "full"
     runtime: Runtime = Runtime()
+    parts: dict[str, Name] = {}
+    """Parts of the pipeline that stand in another variant's folder: part -> that variant."""
+    fused: Annotated[dict[Name, float], Meta(max_length=8)] = {}
+    """Adapters that belong to the variant: added to its denoiser when it is loaded, with this weight."""
 
 
 class AdapterManifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,12 +83,22 @@ class AdapterManifest(Struct, frozen=True, forbid_unknown_fields=True):
     """The variants that it was made for; empty: all of its family."""
 
 
+class Borrowed(Struct, frozen=True):
+    """A part that a variant has from another one."""
+
+    folder: Path
+    digests: Mapping[str, Digest]
+    """File below `folder` -> digest."""
+
+
 class Variant(Struct, frozen=True):
     """A registered variant: its manifest and the validated folder of its weights."""
 
     manifest: Manifest
     folder: Path
     weight_bytes: int
+    borrowed: Mapping[str, Borrowed] = MappingProxyType({})
+    fused: tuple[tuple["Adapter", float], ...] = ()
 
     @property
     def name(self) -> str:
@@ -107,10 +124,23 @@ class Variant(Struct, frozen=True):
             bytes=self.weight_bytes,
         )
 
+    def part(self, part: str) -> Borrowed:
+        """Return where a part of the pipeline stands and what its weights are, whoever has it."""
+        if part in self.borrowed:
+            return self.borrowed[part]
+        start = f"{part}/"
+        own = {p.removeprefix(start): d for p, d in self.manifest.digests.items() if p.startswith(start)}
+        return Borrowed(self.folder / part, own)
+
     def verify(self) -> None:
         """Compare every weight file with its pinned digest; raises RepositoryError."""
         for relative, pinned in self.manifest.digests.items():
             _verify(self.name, self.folder / relative, relative, pinned)
+        for part, borrowed in self.borrowed.items():
+            for relative, pinned in borrowed.digests.items():
+                _verify(self.name, borrowed.folder / relative, f"{part}/{relative}", pinned)
+        for adapter, _ in self.fused:
+            adapter.verify()
 
 
 class Adapter(Struct, frozen=True):
@@ -205,7 +235,48 @@ def scan(root: Path) -> Repository:
     problems: list[str] = []
     variants = _read_all(root, MANIFEST, read_variant, problems)
     adapters = _read_all(root, ADAPTER_MANIFEST, read_adapter, problems)
-    return Repository(variants, tuple(problems), adapters)
+    furnished = {}
+    for name, variant in variants.items():
+        try:
+            furnished[name] = _furnish(variant, variants, adapters)
+        except RepositoryError as error:
+            problems.append(f"{name}: {error}")
+    return Repository(MappingProxyType(furnished), tuple(problems), adapters)
+
+
+def _furnish(
+    variant: Variant, variants: Mapping[str, Variant], adapters: Mapping[str, Adapter]
+) -> Variant:
+    """Return a variant with what its manifest names of others; raises RepositoryError."""
+    wanted = variant.manifest
+    borrowed = {part: _lend(part, lender, wanted.name, variants) for part, lender in wanted.parts.items()}
+    both = sorted(part for part in borrowed if (variant.folder / part).exists())
+    if both:
+        raise RepositoryError(f"parts: {both[0]} stands in its own folder too; remove one")
+    fused = []
+    for name, weight in wanted.fused.items():
+        if name not in adapters:
+            raise RepositoryError(f"fused: no adapter {name!r}")
+        if adapters[name].manifest.family != wanted.family:
+            raise RepositoryError(f"fused: {name} is of family {adapters[name].manifest.family!r}")
+        fused.append((adapters[name], weight))
+    nbytes = variant.weight_bytes + sum(adapter.nbytes for adapter, _ in fused)
+    for part in borrowed.values():
+        nbytes += sum((part.folder / relative).stat().st_size for relative in part.digests)
+    return msgspec.structs.replace(
+        variant, borrowed=MappingProxyType(borrowed), fused=tuple(fused), weight_bytes=nbytes
+    )
+
+
+def _lend(part: str, lender: str, borrower: str, variants: Mapping[str, Variant]) -> Borrowed:
+    if lender not in variants or lender == borrower:
+        raise RepositoryError(f"parts: {part} is to be that of {lender!r}, which is no other variant")
+    if part in variants[lender].manifest.parts:
+        raise RepositoryError(f"parts: {lender} borrowed its {part}; name the variant that has it")
+    lent = variants[lender].part(part)
+    if not PART_NAME.fullmatch(part) or not lent.folder.is_dir():
+        raise RepositoryError(f"parts: {lender} has no part {part!r}")
+    return lent
 
 
 E = TypeVar("E", Variant, Adapter)

@@ -325,6 +325,9 @@ def _refusals_in_words() -> Iterator[None]:
 
 def load_painter(variant: Variant, device: torch.device, dtype: torch.dtype) -> GenericPainter:
     """Load a variant, its digests checked first; raises EngineFailed or RepositoryError."""
+    if variant.borrowed or variant.fused:
+        family = variant.manifest.family
+        raise EngineFailed(f"{variant.name}: parts and fused are not for family {family!r}")
     variant.verify()
     pipe = load_generic(variant.folder, dtype)
     keeper = ModeKeeper(pipe, device, partial(_restore_denoiser, pipe, variant.folder))

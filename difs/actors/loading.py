@@ -16,6 +16,7 @@ import torch
 import transformers.utils.logging
 from safetensors.torch import load_file
 
+from difs.actors import lora_format
 from difs.actors.recipes import StableDiffusion
 from difs.errors import EngineFailed, first_line
 from difs.repository import Variant
@@ -48,8 +49,9 @@ class PartStore:
 
 def part_key(variant: Variant, part: str, dtype: torch.dtype) -> str:
     """Return what names a part's content: its weights' digests, its configuration, its precision."""
-    digests = sorted(d for path, d in variant.manifest.digests.items() if path.startswith(f"{part}/"))
-    config = (variant.folder / part / "config.json").read_bytes()
+    stands = variant.part(part)
+    digests = sorted(stands.digests.values())
+    config = (stands.folder / "config.json").read_bytes()
     return hashlib.sha256("|".join([*digests, str(dtype)]).encode() + config).hexdigest()
 
 
@@ -78,9 +80,12 @@ def load_pipeline(
     check()
     try:
         parts = {}
-        for part, cls in _modules(variant.folder, recipe).items():
-            parts[part] = _load_part(variant, part, cls, dtype, store)
-            check()
+        for part, cls in _classes(variant, recipe).items():
+            if issubclass(cls, torch.nn.Module):
+                parts[part] = _load_part(variant, part, cls, dtype, store)
+                check()
+            elif part in variant.borrowed:
+                parts[part] = cls.from_pretrained(variant.part(part).folder, local_files_only=True)
         pipe = recipe.pipeline.from_pretrained(
             variant.folder, dtype=dtype, local_files_only=True, **parts, **recipe.options
         )
@@ -90,6 +95,7 @@ def load_pipeline(
         raise EngineFailed(f"{variant.name} does not load: {first_line(error)}") from error
     pipe.set_progress_bar_config(disable=True)
     _check_precision(variant, pipe, dtype)
+    _fuse(variant, pipe)
     return pipe
 
 
@@ -102,9 +108,9 @@ def refuse_code(folder: Path) -> None:
         )
 
 
-def _modules(folder: Path, recipe: StableDiffusion) -> dict[str, Any]:
-    """Return the classes of the parts that have weights and are used, from model_index.json."""
-    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+def _classes(variant: Variant, recipe: StableDiffusion) -> dict[str, Any]:
+    """Return the classes of the parts that are there and used, from model_index.json."""
+    index = json.loads((variant.folder / "model_index.json").read_text("utf-8"))
     found = {}
     for part, named in index.items():
         if not isinstance(named, list) or None in named or part in recipe.options:
@@ -112,16 +118,15 @@ def _modules(folder: Path, recipe: StableDiffusion) -> dict[str, Any]:
         library, name = named
         if library not in LIBRARIES:
             raise EngineFailed(f"{part} is a class of {library!r}: only {', '.join(LIBRARIES)} are run")
-        cls = getattr(importlib.import_module(library), name)
-        if issubclass(cls, torch.nn.Module) and (folder / part).is_dir():
-            found[part] = cls
+        if variant.part(part).folder.is_dir():
+            found[part] = getattr(importlib.import_module(library), name)
     return found
 
 
 def _load_part(variant: Variant, part: str, cls: Any, dtype: torch.dtype, store: PartStore) -> Any:
     def load() -> Any:
         module = cls.from_pretrained(
-            variant.folder / part, dtype=dtype, use_safetensors=True, local_files_only=True
+            variant.part(part).folder, dtype=dtype, use_safetensors=True, local_files_only=True
         )
         if dtype is torch.float16 and getattr(module.config, "force_upcast", False):
             module.float()  # SDXL's autoencoder overflows in fp16
@@ -143,11 +148,21 @@ def weight_bytes(pipe: Any) -> int:
     return sum(t.nbytes for module in modules for t in module.state_dict().values())
 
 
-def restore_denoiser(pipe: Any, folder: Path) -> None:
+def _fuse(variant: Variant, pipe: Any) -> None:
+    """Add the variant's own adapters to its denoiser, which no other pipeline shares."""
+    with torch.no_grad():
+        for adapter, weight in variant.fused:
+            for layer, delta in lora_format.read(adapter.path, {"unet": pipe.unet}).items():
+                own: torch.Tensor = layer.weight  # type: ignore[assignment]  # a Linear or a Conv2d
+                own.copy_(own.float() + weight * delta.whole(own.shape))
+
+
+def restore_denoiser(pipe: Any, variant: Variant) -> None:
     """Load the denoiser's exact weights from its files again."""
     module = pipe.unet
     own = dict(module.named_parameters()) | dict(module.named_buffers())
     with torch.no_grad():
-        for path in sorted((folder / "unet").glob("*.safetensors")):
+        for path in sorted(variant.part("unet").folder.glob("*.safetensors")):
             for name, tensor in load_file(path).items():
                 own[name].data = tensor.to(own[name].device, module.dtype)
+    _fuse(variant, pipe)

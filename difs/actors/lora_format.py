@@ -78,6 +78,11 @@ class Delta:
         """Leave the device."""
         self.down, self.up = self.down.cpu(), self.up.cpu()
 
+    def whole(self, shape: torch.Size) -> torch.Tensor:
+        """Return what is added to a weight of `shape`, in fp32."""
+        product = self.up.float().flatten(1) @ self.down.float().flatten(1)
+        return product.view(shape) * (self.alpha / self.divisor)
+
     def narrow(self, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
         """Return `down(x)`."""
         if isinstance(layer, nn.Conv2d):

@@ -211,7 +211,7 @@ class Residency(Engine):
         if recipe is None:
             return generic.load_painter(variant, self._device, dtype)
         pipe = loading.load_pipeline(variant, recipe, dtype, self._parts, check)
-        keeper = ModeKeeper(pipe, self._device, lambda: loading.restore_denoiser(pipe, variant.folder))
+        keeper = ModeKeeper(pipe, self._device, lambda: loading.restore_denoiser(pipe, variant))
         keeper.switch(manifest.default_mode)
         return Painter(
             pipe,

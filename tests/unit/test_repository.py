@@ -497,3 +497,95 @@ def test_a_changed_adapter_is_noticed(tmp_path: Path) -> None:
     (home / "ink.safetensors").unlink()
     with pytest.raises(RepositoryError, match=r"ink: ink.safetensors cannot be read"):
         adapter.verify()
+
+
+# ---- parts of others, fused adapters --------------------------------------------------------------
+
+
+def add_fast(root: Path, family: str = "sd15") -> Path:
+    """Write the adapter `fast`."""
+    return add_adapter(root, "fast", name='"fast"', family=f'"{family}"')
+
+
+def lender(root: Path) -> Path:
+    """Write the variant `tiny`, which has a text encoder of its own."""
+    own = ("unet/model.safetensors", "text_encoder/m.safetensors")
+    home = add(root, digests="{ " + ", ".join(f'"{file}" = "{SHA}"' for file in own) + " }")
+    (home / "text_encoder").mkdir()
+    (home / "text_encoder" / "m.safetensors").write_bytes(WEIGHTS)
+    return home
+
+
+def test_a_part_of_another_variant_is_used_in_place(tmp_path: Path) -> None:
+    home = lender(tmp_path)
+    add(tmp_path, "small", name='"small"', parts='{ text_encoder = "tiny" }')
+    found = repository.scan(tmp_path)
+    assert found.problems == ()
+    small = found.variant("small")
+    assert small.part("text_encoder").folder == home / "text_encoder"
+    assert small.part("text_encoder") == repository.Borrowed(
+        found.variant("tiny").part("text_encoder").folder, {"m.safetensors": SHA}
+    )
+    assert small.part("unet").folder == tmp_path / "small" / "unet"
+    assert small.weight_bytes == 2 * len(WEIGHTS), "what it takes, whoever has it"
+    small.verify()
+
+
+def test_a_borrowed_part_that_changed_is_noticed(tmp_path: Path) -> None:
+    home = lender(tmp_path)
+    add(tmp_path, "small", name='"small"', parts='{ text_encoder = "tiny" }')
+    small = repository.scan(tmp_path).variant("small")
+    (home / "text_encoder" / "m.safetensors").write_bytes(b"other weights")
+    with pytest.raises(RepositoryError, match=r"text_encoder/m\.safetensors has changed"):
+        small.verify()
+
+
+@pytest.mark.parametrize(
+    ("parts", "complaint"),
+    [
+        ('{ text_encoder = "nobody" }', "no other variant"),
+        ('{ text_encoder = "small" }', "no other variant"),
+        ('{ vae = "tiny" }', "tiny has no part 'vae'"),
+        ('{ "../secrets" = "tiny" }', "no part"),
+        ('{ ".." = "tiny" }', "no part"),
+        ('{ unet = "tiny" }', "stands in its own folder too"),
+    ],
+)
+def test_a_part_that_nobody_lends_is_a_problem(tmp_path: Path, parts: str, complaint: str) -> None:
+    lender(tmp_path)
+    add(tmp_path, "small", name='"small"', parts=parts)
+    found = repository.scan(tmp_path)
+    assert list(found.variants) == ["tiny"]
+    assert complaint in found.problems[0]
+
+
+def test_what_is_borrowed_is_not_lent_on(tmp_path: Path) -> None:
+    lender(tmp_path)
+    add(tmp_path, "one", name='"one"', parts='{ text_encoder = "tiny" }')
+    add(tmp_path, "two", name='"two"', parts='{ text_encoder = "one" }')
+    found = repository.scan(tmp_path)
+    assert "name the variant that has it" in found.problems[0]
+    assert list(found.variants) == ["one", "tiny"]
+
+
+def test_a_variant_may_bring_adapters_of_its_own(tmp_path: Path) -> None:
+    home = add_fast(tmp_path)
+    add(tmp_path, fused="{ fast = 0.5 }")
+    variant = repository.scan(tmp_path).variant("tiny")
+    assert [(adapter.name, weight) for adapter, weight in variant.fused] == [("fast", 0.5)]
+    assert variant.weight_bytes == 2 * len(WEIGHTS)
+    (home / "ink.safetensors").write_bytes(b"other weights")
+    with pytest.raises(RepositoryError, match=r"fast: ink\.safetensors has changed"):
+        variant.verify()
+
+
+@pytest.mark.parametrize(
+    ("family", "complaint"), [("sdxl", "is of family 'sdxl'"), (None, "no adapter 'fast'")]
+)
+def test_an_adapter_that_does_not_fit_cannot_be_fused(
+    tmp_path: Path, family: str | None, complaint: str
+) -> None:
+    if family is not None:
+        add_fast(tmp_path, family)
+    add(tmp_path, fused="{ fast = 0.5 }")
+    assert complaint in problem(tmp_path)
