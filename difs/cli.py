@@ -25,9 +25,10 @@ import msgspec
 import typer
 
 from difs import config, exits, processes
-from difs.errors import ConfigError, Unavailable
+from difs.errors import ConfigError, Unavailable, UnknownName
 from difs.exits import readable
 from difs.memory_modes import MODES
+from difs.messages import VariantInfo
 from difs.rundir import RunDir
 from difs.version import __version__
 
@@ -357,7 +358,14 @@ def explain(
 
 @app.command()
 @readable
-def variants(run_dir: RunDirOption = None, as_json: JsonOption = False) -> None:
+def variants(
+    name: Annotated[str | None, typer.Argument(help="Only this one.", metavar="[NAME]")] = None,
+    captions: Annotated[
+        bool, typer.Option("--captions", help="List what NAME can paint, with other words for it.")
+    ] = False,
+    run_dir: RunDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the registered variants and adapters; without a service, those in the model repository."""
     from difs import repository, terminal
 
@@ -371,11 +379,28 @@ def variants(run_dir: RunDirOption = None, as_json: JsonOption = False) -> None:
         infos = tuple(variant.info() for variant in found.variants.values())
         adapters = tuple(adapter.info() for adapter in found.adapters.values())
         problems = found.problems
+    if name is not None:
+        infos, adapters, problems = _only(name, infos), (), ()
+    elif captions:
+        raise typer.BadParameter(
+            "say of which variant: difs variants NAME --captions", param_hint="--captions"
+        )
     if as_json:
         facts = {"variants": infos, "adapters": adapters, "problems": problems}
         print(msgspec.json.encode(facts).decode())
+    elif captions:
+        terminal.show_captions(infos[0])
     else:
         terminal.show_variants(infos, adapters, problems)
+
+
+def _only(name: str, infos: tuple[VariantInfo, ...]) -> tuple[VariantInfo, ...]:
+    """Return the one called `name`; raises UnknownName."""
+    found = tuple(info for info in infos if info.name == name)
+    if not found:
+        known = ", ".join(info.name for info in infos) or "none"
+        raise UnknownName(f"no variant {name!r}; registered: {known}", field="variant")
+    return found
 
 
 @app.command()

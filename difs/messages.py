@@ -398,6 +398,8 @@ class VariantInfo(Struct, frozen=True, omit_defaults=True):
     description: str
     bytes: int
     resident_on: tuple[str, ...] = ()
+    captions: tuple[tuple[str, ...], ...] = ()
+    """Everything that it can paint, each with other words for it; empty: anything."""
 
 
 class AdapterInfo(Struct, frozen=True, omit_defaults=True):

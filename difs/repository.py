@@ -20,6 +20,7 @@ from difs.errors import RepositoryError, UnknownName
 from difs.messages import MAX_STEPS, AdapterInfo, MemoryMode, Name, Side, VariantInfo
 
 MANIFEST, ADAPTER_MANIFEST = "variant.toml", "adapter.toml"
+CAPTIONS = "captions.json"
 MAX_MANIFEST_BYTES = 256 * 1024
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"})
 
@@ -68,6 +69,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """Parts of the pipeline that stand in another variant's folder: part -> that variant."""
     fused: Annotated[dict[Name, float], Meta(max_length=8)] = {}
     """Adapters that belong to the variant: added to its denoiser when it is loaded, with this weight."""
+    captions: Name | None = None
+    """The variant (it may be this one) whose `captions.json` lists all that this one can paint."""
 
 
 class AdapterManifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +84,13 @@ class AdapterManifest(Struct, frozen=True, forbid_unknown_fields=True):
     description: str = ""
     variants: tuple[Name, ...] = ()
     """The variants that it was made for; empty: all of its family."""
+
+
+class Caption(Struct, frozen=True):
+    """One entry of `captions.json`: what is asked for, and other words for the same thing."""
+
+    caption: Annotated[str, Meta(min_length=1, max_length=100)]
+    also: tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...] = ()
 
 
 class Borrowed(Struct, frozen=True):
@@ -99,6 +109,8 @@ class Variant(Struct, frozen=True):
     weight_bytes: int
     borrowed: Mapping[str, Borrowed] = MappingProxyType({})
     fused: tuple[tuple["Adapter", float], ...] = ()
+    captions: tuple[tuple[str, ...], ...] = ()
+    """Everything that it can paint, each with other words for it; empty: anything."""
 
     @property
     def name(self) -> str:
@@ -122,6 +134,7 @@ class Variant(Struct, frozen=True):
             licence=m.licence,
             description=m.description,
             bytes=self.weight_bytes,
+            captions=self.captions,
         )
 
     def part(self, part: str) -> Borrowed:
@@ -264,8 +277,26 @@ def _furnish(
     for part in borrowed.values():
         nbytes += sum((part.folder / relative).stat().st_size for relative in part.digests)
     return msgspec.structs.replace(
-        variant, borrowed=MappingProxyType(borrowed), fused=tuple(fused), weight_bytes=nbytes
+        variant,
+        borrowed=MappingProxyType(borrowed),
+        fused=tuple(fused),
+        weight_bytes=nbytes,
+        captions=_captions(wanted.captions, variants) if wanted.captions is not None else (),
     )
+
+
+def _captions(owner: str, variants: Mapping[str, Variant]) -> tuple[tuple[str, ...], ...]:
+    """Return what a variant's `captions.json` lists; raises RepositoryError."""
+    if owner not in variants:
+        raise RepositoryError(f"captions: no variant {owner!r}")
+    path = _inside(variants[owner].folder / CAPTIONS, variants[owner].folder)
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise RepositoryError(f"{CAPTIONS} is larger than {MAX_MANIFEST_BYTES} bytes")
+    try:
+        entries = msgspec.json.decode(path.read_bytes(), type=dict[str, Caption])
+    except msgspec.DecodeError as error:
+        raise RepositoryError(f"{CAPTIONS}: {error}") from None
+    return tuple((entry.caption, *entry.also) for entry in entries.values())
 
 
 def _lend(part: str, lender: str, borrower: str, variants: Mapping[str, Variant]) -> Borrowed:

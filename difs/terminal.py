@@ -165,6 +165,14 @@ def show_variants(
         console.print(f"not registered: {problem}")
 
 
+def show_captions(info: VariantInfo) -> None:
+    """Print what a variant can paint, a thing a line, other words for it in brackets."""
+    if not info.captions:
+        output.print(f"{info.name} takes any prompt")
+    for caption, *others in info.captions:
+        output.print(f"{caption} ({', '.join(others)})" if others else caption, highlight=False)
+
+
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(*names, box=None, pad_edge=False)
     for row in rows:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from difs import profiles
+from difs import captions, profiles
 from difs.broker import admission
 from difs.broker.books import Books
 from difs.broker.effects import Complain
@@ -67,21 +67,31 @@ def decide_among(
     except Exception:  # a policy may be another's code: its bug costs one request, not the broker
         books.effects.append(Complain(f"the policy failed:\n{traceback.format_exc()}"))
         return Reject("internal", f"the policy {books.policy.name} failed")
-    return _sound(books, decision, variants, actors)
+    return _sound(books, decision, variants, actors, message.prompt)
 
 
-def _sound(books: Books, decision: Decision, variants: Variants, actors: Sequence[Actor]) -> Decision:
+def _sound(
+    books: Books, decision: Decision, variants: Variants, actors: Sequence[Actor], prompt: str
+) -> Decision:
     """Return a decision that can be carried out; another's policy may answer anything."""
     if isinstance(decision, Admit) and _exists(books, decision.plan):
         if decision.plan.device not in [actor.device for actor in actors]:
             return Wait("the policy insists on a device that was not offered")
         if decision.plan.variant not in variants:
             return Wait("the policy insists on a variant that was not offered")
-        return decision
+        return _with_note(decision, variants[decision.plan.variant], prompt)
     if isinstance(decision, (Reject, Wait)):
         return decision
     books.effects.append(Complain(f"the policy {books.policy.name} decided {decision!r}"))
     return Reject("internal", f"the policy {books.policy.name} failed")
+
+
+def _with_note(decision: Admit, info: VariantInfo, prompt: str) -> Admit:
+    """Return a decision that says so when the variant knows nothing of what the prompt names."""
+    note = captions.note(info.name, info.captions, prompt)
+    if note is None:
+        return decision
+    return replace(decision, plan=replace(decision.plan, notes=(*decision.plan.notes, note)))
 
 
 def _exists(books: Books, plan: Plan) -> bool:

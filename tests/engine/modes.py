@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import torch
 
-from difs import memory_modes
+from difs import memory_modes, repository
 from difs.actors import generic, loading
 from difs.actors.memory_modes import ModeKeeper
 from difs.messages import MemoryMode
@@ -21,12 +21,16 @@ LEVEL = 1 / 255
 MARKS = {"_hf_hook", "_old_forward", "_diffusers_hook", "forward"}
 
 
+def variant(folder: Path = FOLDER) -> repository.Variant:
+    return repository.read_variant(folder / "variant.toml", folder.parent)
+
+
 def load(folder: Path = FOLDER) -> Any:
     return generic.load_generic(folder, torch.float32)
 
 
 def keep(pipe: Any, folder: Path = FOLDER) -> ModeKeeper:
-    keeper = ModeKeeper(pipe, CPU, lambda: loading.restore_denoiser(pipe, folder))
+    keeper = ModeKeeper(pipe, CPU, lambda: loading.restore_denoiser(pipe, variant(folder)))
     keeper.switch("full")
     return keeper
 

@@ -9,7 +9,7 @@ from difs import memory_modes
 from difs.actors import loading
 from difs.actors.memory_modes import ModeKeeper
 from difs.messages import MemoryMode
-from tests.engine.modes import ALL, FOLDER, LEVEL, load, paint
+from tests.engine.modes import ALL, LEVEL, load, paint, variant
 
 pytestmark = [
     pytest.mark.torch,
@@ -22,7 +22,7 @@ OFFLOADED: tuple[MemoryMode, ...] = ("model_offload", "group_offload", "sequenti
 @pytest.fixture
 def keeper() -> Iterator[ModeKeeper]:
     pipe = load()
-    keeper = ModeKeeper(pipe, GPU, lambda: loading.restore_denoiser(pipe, FOLDER))
+    keeper = ModeKeeper(pipe, GPU, lambda: loading.restore_denoiser(pipe, variant()))
     keeper.switch("full")
     yield keeper
     keeper.to_host()

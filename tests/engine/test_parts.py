@@ -45,7 +45,7 @@ def borrow(root: Path, name: str, lender: str) -> None:
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """Return an engine with `whole`, `lean` (of whole's parts) and `fast` (lean with an adapter fused)."""
+    """Return an engine with `whole`, `lean` (whole's parts) and `fast` (an adapter fused)."""
     root = tmp_path_factory.mktemp("family")
     TINY["sd15"](root / "whole")
     pipe = diffusers_pipeline(root / "whole")

@@ -589,3 +589,35 @@ def test_an_adapter_that_does_not_fit_cannot_be_fused(
         add_fast(tmp_path, family)
     add(tmp_path, fused="{ fast = 0.5 }")
     assert complaint in problem(tmp_path)
+
+
+# ---- captions -------------------------------------------------------------------------------------
+
+
+def test_captions_may_be_those_of_another_variant(tmp_path: Path) -> None:
+    home = add(tmp_path, captions='"tiny"')
+    (home / "captions.json").write_text(
+        '{"a": {"caption": "cat", "also": ["kitty"]}, "b": {"caption": "dog"}}'
+    )
+    add(tmp_path, "small", name='"small"', captions='"tiny"')
+    found = repository.scan(tmp_path)
+    assert found.problems == ()
+    for name in ("tiny", "small"):
+        assert found.variant(name).info().captions == (("cat", "kitty"), ("dog",))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"a": {}}', '{"a": {"caption": ""}}', '{"a": {"caption": 1}}']
+)
+def test_bad_captions_are_a_problem(tmp_path: Path, text: str) -> None:
+    home = add(tmp_path, captions='"tiny"')
+    (home / "captions.json").write_text(text)
+    assert "captions.json" in problem(tmp_path)
+
+
+def test_captions_that_are_not_there_are_a_problem(tmp_path: Path) -> None:
+    add(tmp_path, captions='"nobody"')
+    assert "captions: no variant 'nobody'" in problem(tmp_path)
+    shutil.rmtree(tmp_path / "tiny")
+    add(tmp_path, captions='"tiny"')
+    assert "captions.json" in problem(tmp_path)
