@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from bench.report import keep
-from difs import repository
+from difs import manifests, repository
 from difs.actors.runtime import Runtime
 
 ROWS = (1, 2, 8)
@@ -114,7 +114,7 @@ class Bench:
 
     def add(self, name: str, options: dict[str, Any], limit_s: float, dtype: torch.dtype) -> None:
         """Apply an option to a copy and call it once with each number of rows."""
-        entry = Entry(Runtime(copy.deepcopy(self._unet).to(dtype), repository.Runtime(**options)), dtype)
+        entry = Entry(Runtime(copy.deepcopy(self._unet).to(dtype), manifests.Runtime(**options)), dtype)
         started = time.perf_counter()
         try:
             with limit(limit_s):

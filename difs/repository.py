@@ -6,18 +6,18 @@ to a path. No torch here, and no weights are read but to hash them.
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, TypeVar
+from typing import TypeVar
 
-import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
+from msgspec.structs import replace
 
-from difs import samplers
+from difs import manifests
 from difs.errors import RepositoryError, UnknownName
-from difs.messages import MAX_STEPS, AdapterInfo, MemoryMode, Name, Side, VariantInfo
+from difs.manifests import AdapterManifest, Digest, Manifest
+from difs.messages import AdapterInfo, VariantInfo
 
 MANIFEST, ADAPTER_MANIFEST = "variant.toml", "adapter.toml"
 CAPTIONS = "captions.json"
@@ -25,72 +25,6 @@ MAX_MANIFEST_BYTES = 256 * 1024
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"})
 
 PART_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
-
-
-class StepRange(Struct, frozen=True, forbid_unknown_fields=True):
-    """The steps that make sense for a variant."""
-
-    min: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
-    default: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
-    max: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
-
-
-class Runtime(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a variant is computed where the device can: options that change its speed, not its pictures."""
-
-    channels_last: bool = False
-    compilation: Literal["none", "regional", "full"] = "none"
-    attention: Literal["auto", "flash", "efficient", "math"] = "auto"
-    cuda_graphs: bool = False
-
-
-class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What `variant.toml` says."""
-
-    name: Name
-    task: Literal["text-to-image"]
-    family: Name
-    path: str
-    precision: Literal["fp32", "fp16", "bf16"]
-    sampler: str
-    steps: StepRange
-    guidance_scale: Annotated[float, Meta(ge=0, le=50)]
-    native_sizes: Annotated[tuple[tuple[Side, Side], ...], Meta(min_length=1, max_length=64)]
-    licence: Annotated[str, Meta(min_length=1)]
-    digests: dict[str, Digest]
-    description: str = ""
-    kind: Literal["base", "turbo", "lcm", "lightning"] = "base"
-    """How it was distilled, which decides its timesteps."""
-    default_mode: MemoryMode = "full"
-    runtime: Runtime = Runtime()
-    parts: dict[str, Name] = {}
-    """Parts of the pipeline that stand in another variant's folder: part -> that variant."""
-    fused: Annotated[dict[Name, float], Meta(max_length=8)] = {}
-    """Adapters that belong to the variant: added to its denoiser when it is loaded, with this weight."""
-    captions: Name | None = None
-    """The variant (it may be this one) whose `captions.json` lists all that this one can paint."""
-
-
-class AdapterManifest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What `adapter.toml` says."""
-
-    name: Name
-    family: Name
-    file: str
-    digest: Digest
-    licence: Annotated[str, Meta(min_length=1)]
-    description: str = ""
-    variants: tuple[Name, ...] = ()
-    """The variants that it was made for; empty: all of its family."""
-
-
-class Caption(Struct, frozen=True):
-    """One entry of `captions.json`: what is asked for, and other words for the same thing."""
-
-    caption: Annotated[str, Meta(min_length=1, max_length=100)]
-    also: tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...] = ()
 
 
 class Borrowed(Struct, frozen=True):
@@ -276,7 +210,7 @@ def _furnish(
     nbytes = variant.weight_bytes + sum(adapter.nbytes for adapter, _ in fused)
     for part in borrowed.values():
         nbytes += sum((part.folder / relative).stat().st_size for relative in part.digests)
-    return msgspec.structs.replace(
+    return replace(
         variant,
         borrowed=MappingProxyType(borrowed),
         fused=tuple(fused),
@@ -290,23 +224,20 @@ def _captions(owner: str, variants: Mapping[str, Variant]) -> tuple[tuple[str, .
     if owner not in variants:
         raise RepositoryError(f"captions: no variant {owner!r}")
     path = _inside(variants[owner].folder / CAPTIONS, variants[owner].folder)
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise RepositoryError(f"{CAPTIONS} is larger than {MAX_MANIFEST_BYTES} bytes")
-    try:
-        entries = msgspec.json.decode(path.read_bytes(), type=dict[str, Caption])
-    except msgspec.DecodeError as error:
-        raise RepositoryError(f"{CAPTIONS}: {error}") from None
-    return tuple((entry.caption, *entry.also) for entry in entries.values())
+    return manifests.parse_captions(_read(path), CAPTIONS)
 
 
-def _lend(part: str, lender: str, borrower: str, variants: Mapping[str, Variant]) -> Borrowed:
+def _lend(part: str, named: str, borrower: str, variants: Mapping[str, Variant]) -> Borrowed:
+    """Return the part that `named` ("variant" or "variant/its part") stands for."""
+    lender, _, theirs = named.partition("/")
+    theirs = theirs or part
     if lender not in variants or lender == borrower:
         raise RepositoryError(f"parts: {part} is to be that of {lender!r}, which is no other variant")
-    if part in variants[lender].manifest.parts:
-        raise RepositoryError(f"parts: {lender} borrowed its {part}; name the variant that has it")
-    lent = variants[lender].part(part)
-    if not PART_NAME.fullmatch(part) or not lent.folder.is_dir():
-        raise RepositoryError(f"parts: {lender} has no part {part!r}")
+    if theirs in variants[lender].manifest.parts:
+        raise RepositoryError(f"parts: {lender} borrowed its {theirs}; name the variant that has it")
+    lent = variants[lender].part(theirs)
+    if not (PART_NAME.fullmatch(part) and PART_NAME.fullmatch(theirs)) or not lent.folder.is_dir():
+        raise RepositoryError(f"parts: {lender} has no part {theirs!r}")
     return lent
 
 
@@ -334,7 +265,7 @@ def _read_all(
 def read_variant(manifest: Path, root: Path) -> Variant:
     """Validate one manifest and the files that it names; raises RepositoryError."""
     root = root.resolve()
-    parsed = _checked(_parse(_inside(manifest, root), Manifest))
+    parsed = manifests.checked(_parse(_inside(manifest, root), Manifest))
     folder = _inside(manifest.parent / parsed.path, root)
     if not (folder / "model_index.json").is_file():
         raise RepositoryError(f"{parsed.path!r} is no diffusers folder: no model_index.json")
@@ -362,25 +293,14 @@ def read_adapter(manifest: Path, root: Path) -> Adapter:
 
 
 def _parse(path: Path, kind: type[T]) -> T:
+    return manifests.parse(_read(path), kind, path.name)
+
+
+def _read(path: Path) -> bytes:
+    """Return a small file's content; raises RepositoryError for a large one."""
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise RepositoryError(f"{path.name} is larger than {MAX_MANIFEST_BYTES} bytes")
-    try:
-        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), kind)
-    except msgspec.ValidationError as error:
-        raise RepositoryError(f"{path.name}: {error}") from None
-    except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, endless digits
-        raise RepositoryError(f"{path.name} is not TOML: {error}") from None
-
-
-def _checked(parsed: Manifest) -> Manifest:
-    """Return a manifest whose values agree; raises RepositoryError."""
-    steps = parsed.steps
-    if not steps.min <= steps.default <= steps.max:
-        raise RepositoryError(f"steps: min <= default <= max does not hold: {steps}")
-    if samplers.canonical(parsed.sampler) != parsed.sampler:
-        known = ", ".join(samplers.SAMPLERS)
-        raise RepositoryError(f"sampler {parsed.sampler!r} is not one of {known}")
-    return parsed
+    return path.read_bytes()
 
 
 def _weight_files(folder: Path) -> set[str]:

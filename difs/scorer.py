@@ -54,9 +54,9 @@ class Scorer:
         self._cells = np.stack([_cells(drawing) for drawing in self._drawings])
 
     @classmethod
-    def load(cls, folder: Path) -> "Scorer":
-        """Read the references that stand in a variant's folder."""
-        names = json.loads((folder / CAPTIONS).read_text("utf-8"))
+    def load(cls, folder: Path, captions: Path | None = None) -> "Scorer":
+        """Read the references that stand in a folder; the folder with the captions, if it is another."""
+        names = json.loads(((captions or folder) / CAPTIONS).read_text("utf-8"))
         with Image.open(folder / REFERENCES) as opened:
             atlas = np.asarray(opened.convert("RGB"))
         side = atlas.shape[1] // COLUMNS
@@ -75,6 +75,10 @@ class Scorer:
         """Return how many other drawings a picture resembles more than the one called `name`."""
         distances = ((self._cells - _cells(picture)) ** 2).sum(axis=(1, 2, 3))
         return int((distances < distances[self._at[name]]).sum())
+
+    def distance(self, picture: Pixels, name: str) -> float:
+        """Return how far a picture's cells are from those of the drawing called `name`."""
+        return float(((self._cells[self._at[name]] - _cells(picture)) ** 2).mean())
 
     def judge(self, picture: Pixels, name: str, side: int) -> Judgement:
         """Judge a picture, enlarged or reduced to `side` pixels, as one of the thing called `name`."""

@@ -13,7 +13,8 @@ from difs.actors.delivery import Easel
 from difs.actors.engine import Report
 from difs.actors.simulated import Script, SimulatedEngine
 from difs.clock import ManualClock
-from difs.repository import Manifest, Repository, StepRange, Variant
+from difs.manifests import Manifest, StepRange
+from difs.repository import Repository, Variant
 from difs.shm import layout
 from difs.shm.reader import SegmentReader
 from difs.shm.segment import SegmentWriter

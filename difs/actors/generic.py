@@ -28,9 +28,10 @@ from difs.actors.loading import LIBRARIES, refuse_code
 from difs.actors.memory_modes import DENOISERS, ModeKeeper
 from difs.actors.warmup import Measured, Timed, orders
 from difs.errors import EngineFailed, Unsupported
+from difs.manifests import Manifest
 from difs.messages import Preview
 from difs.profiles import rows_of
-from difs.repository import Manifest, Variant
+from difs.repository import Variant
 
 CALLBACK, OLD_CALLBACK = "callback_on_step_end", "callback"
 """What a pipeline calls after a step; PixArt, DeepFloyd IF and others know only the older one."""

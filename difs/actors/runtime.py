@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from difs import repository
+from difs import manifests
 
 BACKENDS: dict[str, SDPBackend] = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -24,7 +24,7 @@ COMPILER: Any = "inductor"
 class Runtime:
     """How a UNet is called."""
 
-    def __init__(self, unet: Any, options: repository.Runtime) -> None:
+    def __init__(self, unet: Any, options: manifests.Runtime) -> None:
         """Apply `options` to a loaded UNet; compilation itself happens at its first call."""
         if options.channels_last:
             unet.to(memory_format=torch.channels_last)

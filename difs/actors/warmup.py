@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from difs.actor_messages import Costs, Execute, RowCost
 from difs.actors.painter import Conditioning, Painter, Work
 from difs.errors import OutOfMemory
+from difs.manifests import Manifest
 from difs.profiles import SATURATED
-from difs.repository import Manifest
 
 GUIDANCE = 1.5
 """Where a variant wants none: enough to double the rows."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from difs import repository
+from difs import manifests
 from difs.actor_messages import Finished
 from difs.actors import runtime
 from tests.engine.conftest import TINY, Bench
@@ -84,7 +84,7 @@ def test_compiled_code_paints_and_an_exact_request_runs_without_it(
 
 def test_all_of_a_denoiser_can_be_compiled(compiler: Compiler) -> None:
     layer = torch.nn.Linear(2, 2)
-    made = runtime.Runtime(layer, repository.Runtime(compilation="full"))
+    made = runtime.Runtime(layer, manifests.Runtime(compilation="full"))
     x = torch.ones(1, 2)
     with torch.inference_mode(), made.around(exact=False):
         assert torch.equal(made.unet(x), layer(x))

@@ -163,7 +163,7 @@ def test_the_other_kinds_keep_the_schedulers_own_spacing(name: str, kind: str) -
 def test_the_manifests_kinds_are_all_known() -> None:
     from typing import get_args, get_type_hints
 
-    from difs.repository import Manifest
+    from difs.manifests import Manifest
 
     assert set(get_args(get_type_hints(Manifest)["kind"])) == set(KINDS)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from difs import repository
+from difs import manifests, repository
 from difs.errors import RepositoryError, UnknownName
 
 MODEL_REPO = Path(__file__).parents[2] / "model_repo"
@@ -70,7 +70,7 @@ def test_what_a_manifest_leaves_out_has_a_default(tmp_path: Path) -> None:
     add(tmp_path)
     manifest = repository.scan(tmp_path).variant("tiny").manifest
     assert (manifest.kind, manifest.default_mode) == ("base", "full")
-    assert manifest.runtime == repository.Runtime(
+    assert manifest.runtime == manifests.Runtime(
         channels_last=False, compilation="none", attention="auto", cuda_graphs=False
     )
 
@@ -82,7 +82,7 @@ def test_a_manifest_may_say_how_a_variant_was_distilled_and_how_it_is_computed(t
     add(tmp_path, kind='"turbo"', default_mode='"sliced"', runtime=runtime)
     manifest = repository.scan(tmp_path).variant("tiny").manifest
     assert (manifest.kind, manifest.default_mode) == ("turbo", "sliced")
-    assert manifest.runtime == repository.Runtime(True, "regional", "flash", True)
+    assert manifest.runtime == manifests.Runtime(True, "regional", "flash", True)
 
 
 def test_what_a_client_sees_of_a_variant_holds_no_path(tmp_path: Path) -> None:
@@ -531,6 +531,14 @@ def test_a_part_of_another_variant_is_used_in_place(tmp_path: Path) -> None:
     small.verify()
 
 
+def test_a_borrowed_part_may_have_another_name_there(tmp_path: Path) -> None:
+    home = lender(tmp_path)
+    add(tmp_path, "large", name='"large"', parts='{ text_encoder_2 = "tiny/text_encoder" }')
+    found = repository.scan(tmp_path)
+    assert found.problems == ()
+    assert found.variant("large").part("text_encoder_2").folder == home / "text_encoder"
+
+
 def test_a_borrowed_part_that_changed_is_noticed(tmp_path: Path) -> None:
     home = lender(tmp_path)
     add(tmp_path, "small", name='"small"', parts='{ text_encoder = "tiny" }')
@@ -549,6 +557,8 @@ def test_a_borrowed_part_that_changed_is_noticed(tmp_path: Path) -> None:
         ('{ "../secrets" = "tiny" }', "no part"),
         ('{ ".." = "tiny" }', "no part"),
         ('{ unet = "tiny" }', "stands in its own folder too"),
+        ('{ text_encoder_2 = "tiny/../../secrets" }', "no part"),
+        ('{ text_encoder_2 = "tiny/vae" }', "tiny has no part 'vae'"),
     ],
 )
 def test_a_part_that_nobody_lends_is_a_problem(tmp_path: Path, parts: str, complaint: str) -> None:

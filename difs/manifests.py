@@ -1,0 +1,136 @@
+"""What the files of a model repository say: the types of `variant.toml`, `adapter.toml`, `captions.json`.
+
+Parsing only: no paths are opened here, and nothing is looked up.
+"""
+
+import tomllib
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from difs import samplers
+from difs.errors import RepositoryError
+from difs.messages import MAX_STEPS, MemoryMode, Name, Side
+
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+
+
+class StepRange(Struct, frozen=True, forbid_unknown_fields=True):
+    """The steps that make sense for a variant."""
+
+    min: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
+    default: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
+    max: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
+
+
+class Runtime(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a variant is computed where the device can: options that change its speed, not its pictures."""
+
+    channels_last: bool = False
+    compilation: Literal["none", "regional", "full"] = "none"
+    attention: Literal["auto", "flash", "efficient", "math"] = "auto"
+    cuda_graphs: bool = False
+
+
+class QualityPoint(Struct, frozen=True, forbid_unknown_fields=True):
+    """What pictures of one way to use a variant are worth, shown at `side` x `side` pixels."""
+
+    side: Annotated[int, Meta(ge=1)]
+    steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
+    guidance: Annotated[float, Meta(ge=0, le=50)]
+    score: Annotated[float, Meta(ge=0, le=1)]
+    """0..1, see `difs.scorer`."""
+    spread: Annotated[float, Meta(ge=0)] = 0.0
+    """The standard deviation of the score over seeds."""
+    recall_1: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    recall_5: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+
+class Quality(Struct, frozen=True, forbid_unknown_fields=True):
+    """A variant's quality, and where the numbers come from."""
+
+    source: Annotated[str, Meta(min_length=1)]
+    curve: Annotated[tuple[QualityPoint, ...], Meta(min_length=1, max_length=256)]
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `variant.toml` says."""
+
+    name: Name
+    task: Literal["text-to-image"]
+    family: Name
+    path: str
+    precision: Literal["fp32", "fp16", "bf16"]
+    sampler: str
+    steps: StepRange
+    guidance_scale: Annotated[float, Meta(ge=0, le=50)]
+    native_sizes: Annotated[tuple[tuple[Side, Side], ...], Meta(min_length=1, max_length=64)]
+    licence: Annotated[str, Meta(min_length=1)]
+    digests: dict[str, Digest]
+    description: str = ""
+    kind: Literal["base", "turbo", "lcm", "lightning"] = "base"
+    """How it was distilled, which decides its timesteps."""
+    default_mode: MemoryMode = "full"
+    runtime: Runtime = Runtime()
+    parts: dict[str, str] = {}
+    """Parts of the pipeline that stand in another variant's folder: part -> "variant", or "variant/part"
+    where it has another name there."""
+    fused: Annotated[dict[Name, float], Meta(max_length=8)] = {}
+    """Adapters that belong to the variant: added to its denoiser when it is loaded, with this weight."""
+    captions: Name | None = None
+    """The variant (it may be this one) whose `captions.json` lists all that this one can paint."""
+    quality: Quality | None = None
+
+
+class AdapterManifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `adapter.toml` says."""
+
+    name: Name
+    family: Name
+    file: str
+    digest: Digest
+    licence: Annotated[str, Meta(min_length=1)]
+    description: str = ""
+    variants: tuple[Name, ...] = ()
+    """The variants that it was made for; empty: all of its family."""
+
+
+class Caption(Struct, frozen=True):
+    """One entry of `captions.json`: what is asked for, and other words for the same thing."""
+
+    caption: Annotated[str, Meta(min_length=1, max_length=100)]
+    also: tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...] = ()
+
+
+T = TypeVar("T")
+
+
+def parse(text: bytes, kind: type[T], name: str) -> T:
+    """Return what a TOML file called `name` says; raises RepositoryError."""
+    try:
+        return msgspec.convert(tomllib.loads(text.decode()), kind)
+    except msgspec.ValidationError as error:
+        raise RepositoryError(f"{name}: {error}") from None
+    except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, endless digits
+        raise RepositoryError(f"{name} is not TOML: {error}") from None
+
+
+def parse_captions(text: bytes, name: str) -> tuple[tuple[str, ...], ...]:
+    """Return each caption with other words for the same thing; raises RepositoryError."""
+    try:
+        entries = msgspec.json.decode(text, type=dict[str, Caption])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RepositoryError(f"{name}: {error}") from None
+    return tuple((entry.caption, *entry.also) for entry in entries.values())
+
+
+def checked(parsed: Manifest) -> Manifest:
+    """Return a manifest whose values agree; raises RepositoryError."""
+    steps = parsed.steps
+    if not steps.min <= steps.default <= steps.max:
+        raise RepositoryError(f"steps: min <= default <= max does not hold: {steps}")
+    if samplers.canonical(parsed.sampler) != parsed.sampler:
+        known = ", ".join(samplers.SAMPLERS)
+        raise RepositoryError(f"sampler {parsed.sampler!r} is not one of {known}")
+    return parsed

@@ -1,0 +1,133 @@
+"""Trains emoji-xl, in SDXL's structure: two text encoders, added conditions, 128x128, compositions.
+
+The autoencoder's latents are put together instead of pictures: a pair is two drawings' latents at half
+the size, pasted into those of a white square. The decoder learns later what such latents look like.
+"""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model_repo.recipes import compositions
+from model_repo.recipes.denoiser import alphas, base_text_encoder, noised
+from model_repo.recipes.loop import Run, schedule
+from model_repo.recipes.material import Material, compute, dice_of, to_unit
+
+SIDE = 128
+
+
+class Scenes:
+    """Draws latents (4, 32, 32) and captions of single, coloured and paired drawings."""
+
+    def __init__(self, material: Material) -> None:
+        """Encode every drawing in every colour, whole and at half the size, once."""
+        self._material = material
+        self._shares = material.settings["scenes"]
+        self._whole, self._half = self._encoded(SIDE), self._encoded(SIDE // 2)
+        self._white = material.encode(torch.ones(1, 3, SIDE, SIDE, device=material.device))[0]
+        self.can_turn = compositions.colourable(material.captions)
+
+    def _encoded(self, side: int) -> dict[tuple[str, str], Tensor]:
+        """Return (name, colour or "") -> latents."""
+        kept = self._material.out / f"scenes{side}.npz"
+        names, drawn = self._material.names, self._material.drawn("noto", side)
+        keys = [(name, "") for name in names]
+        keys += [
+            (n, c) for n in compositions.colourable(self._material.captions) for c in compositions.COLOURS
+        ]
+        if not kept.is_file():
+            pictures = drawn.astype(np.float32) / 255
+            by_name = dict(zip(names, pictures, strict=True))
+            made = [compositions.recolour(by_name[n], c) if c else by_name[n] for n, c in keys]
+            whole = np.round(np.stack(made) * 255).astype(np.uint8)
+            np.savez(
+                kept,
+                latents=self._material.encode(to_unit(whole).to(self._material.device)).cpu().numpy(),
+            )
+        latents = torch.from_numpy(np.load(kept)["latents"]).to(self._material.device)
+        return dict(zip(keys, latents, strict=True))
+
+    def draw(self, dice: random.Random) -> tuple[Tensor, str]:
+        """Return one scene."""
+        kind = dice.random()
+        captions = self._material.captions
+        if kind < self._shares["coloured"]:
+            key, words = self._thing(dice, dice.choice(self.can_turn), 1.0)
+            return self._whole[key], dice.choice(compositions.SINGLE).format(words)
+        if kind < self._shares["coloured"] + self._shares["paired"]:
+            left, right = (self._thing(dice, name, 0.15) for name in dice.sample(list(captions), 2))
+            words = dice.choice(compositions.PAIRED).format(left[1], right[1])
+            return self._pair(left[0], right[0]), words
+        name = dice.choice(list(captions))
+        return self._whole[name, ""], self._material.caption(name, dice)
+
+    def _thing(self, dice: random.Random, name: str, turned: float) -> tuple[tuple[str, str], str]:
+        """Return the key and the words of a drawing, coloured with probability `turned`."""
+        said = self._material.captions[name]
+        if name in self.can_turn and dice.random() < turned:
+            colour = dice.choice(compositions.COLOURS)
+            return (name, colour), f"{colour} {said}"
+        return (name, ""), said
+
+    def _pair(self, left: tuple[str, str], right: tuple[str, str]) -> Tensor:
+        scene = self._white.clone()
+        high = scene.shape[-1]
+        rows = slice(high // 4, high // 4 + high // 2)
+        scene[:, rows, : high // 2] = self._half[left]
+        scene[:, rows, high // 2 :] = self._half[right]
+        return scene
+
+
+def parts(material: Material) -> tuple[Any, Any]:
+    """Return a new UNet and a new second text encoder."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    torch.manual_seed(material.seed)
+    unet = UNet2DConditionModel(**material.settings["xl_unet"])
+    config = CLIPTextConfig(vocab_size=len(material.tokenizer), **material.settings["xl_text"])
+    return unet.to(material.device), CLIPTextModelWithProjection(config).to(material.device)
+
+
+def time_ids(count: int, device: torch.device) -> Tensor:
+    """Return SDXL's added conditions of whole pictures: original size, crop, target size."""
+    return torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]], device=device).repeat(count, 1)
+
+
+def say(unet: Any, encoders: tuple[Any, Any], tokens: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """Return what the UNet says of noised latents, conditioned as StableDiffusionXLPipeline does."""
+    first = encoders[0](tokens, output_hidden_states=True)
+    second = encoders[1](tokens, output_hidden_states=True)
+    words = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+    added = {"text_embeds": second.text_embeds, "time_ids": time_ids(len(x), x.device)}
+    said: Tensor = unet(x, t, words, added_cond_kwargs=added, return_dict=False)[0]
+    return said
+
+
+def train(material: Material, encoder: Any | None = None) -> tuple[Any, Any]:
+    """Train the UNet and the second text encoder beside the family's first one; returns both."""
+    first = (encoder or base_text_encoder()).to(material.device).eval().requires_grad_(False)
+    unet, second = parts(material)
+    known = schedule(material.settings["xl"])
+    run = Run(material.out / "xl", {"unet": unet, "text_encoder_2": second}, known)
+    unet.to(memory_format=torch.channels_last).train()
+    scenes, cumulative = Scenes(material), alphas(material.device)
+
+    def loss_of(update: int) -> Tensor:
+        dice, generator = dice_of(material.seed + 2, update)
+        drawn = [scenes.draw(dice) for _ in range(known.batch)]
+        x = torch.stack([scene for scene, _ in drawn])
+        captions = ["" if dice.random() < 0.1 else words for _, words in drawn]
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        t = torch.randint(len(cumulative), (len(x),), generator=generator).to(x.device)
+        inputs, wanted = noised(x, noise, cumulative[t])
+        with compute(x.device):
+            said = say(unet, (first, second), material.tokens(captions), inputs, t)
+        return torch.nn.functional.mse_loss(said.float(), wanted)
+
+    run.train(loss_of)
+    unet.to(memory_format=torch.contiguous_format).eval()
+    return unet, second.eval()
