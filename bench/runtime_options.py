@@ -192,10 +192,10 @@ def load_unet(name: str, device: torch.device) -> tuple[Any, int]:
     from diffusers import UNet2DConditionModel
 
     found = repository.scan(repository.locate("model_repo")).variant(name)
-    encoder = json.loads((found.folder / "text_encoder" / "config.json").read_text("utf-8"))
+    encoder = json.loads((found.part("text_encoder").folder / "config.json").read_text("utf-8"))
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     unet = UNet2DConditionModel.from_pretrained(
-        found.folder / "unet", torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        found.part("unet").folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
     )
     return unet.eval().to(device), encoder["max_position_embeddings"]
 

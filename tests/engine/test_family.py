@@ -1,0 +1,129 @@
+"""The embedded family as it is shipped: all members load and paint what is asked, with no network."""
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from difs import repository
+from difs.actors.recipes import RECIPES
+from difs.messages import Adapter
+from difs.scorer import Scorer
+from tests.engine.conftest import MODEL_REPO, Bench
+
+pytestmark = pytest.mark.torch
+
+REPOSITORY = repository.scan(MODEL_REPO)
+MEMBERS = sorted(v.name for v in REPOSITORY.variants.values() if v.manifest.captions == "emoji-base")
+ADAPTERS = sorted(a.name for a in REPOSITORY.adapters.values() if "emoji-base" in a.manifest.variants)
+THINGS = ("frog", "red-apple", "rocket")
+MOST_BYTES = 48e6
+MOST_FILE_BYTES = 25e6
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return Scorer.load(MODEL_REPO / "emoji-base")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    made = Bench(tmp_path_factory.mktemp("segments"), max_rows=16)
+    yield made
+    made.close()
+
+
+def captions() -> dict[str, str]:
+    text = (MODEL_REPO / "emoji-base" / "captions.json").read_text("utf-8")
+    return {name: entry["caption"] for name, entry in json.loads(text).items()}
+
+
+def test_there_is_a_family() -> None:
+    assert REPOSITORY.problems == ()
+    assert {"emoji-base", "emoji-small", "emoji-turbo"} <= set(MEMBERS)
+    assert {"turbo", "style-fluent", "style-mono"} <= set(ADAPTERS)
+
+
+def test_the_family_is_small_enough_for_the_repository() -> None:
+    files = [path for path in MODEL_REPO.rglob("*") if path.is_file() and path.suffix == ".safetensors"]
+    assert max(path.stat().st_size for path in files) <= MOST_FILE_BYTES
+    assert sum(path.stat().st_size for path in files) <= MOST_BYTES
+    assert max(REPOSITORY.adapter(name).nbytes for name in ADAPTERS) < 3e6
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_member_paints_what_is_asked(engine: Bench, scorer: Scorer, name: str) -> None:
+    engine.ensure(name)
+    engine.variant = name
+    manifest = REPOSITORY.variant(name).manifest
+    side = manifest.native_sizes[0][0]
+    said = captions()
+    facts = {
+        "width": side,
+        "height": side,
+        "steps": manifest.steps.default,
+        "sampler": manifest.sampler,
+        "guidance_scale": manifest.guidance_scale,
+    }
+    for thing in THINGS:
+        (picture,) = engine.paint(engine.execute(said[thing], **facts))
+        judged = scorer.judge(picture, thing, side)
+        assert judged.rank == 0, f"{name} paints something else for {said[thing]!r}"
+        assert judged.score > 0.4
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_member_loads_in_plain_diffusers(scorer: Scorer, name: str) -> None:
+    variant = REPOSITORY.variant(name)
+    recipe: Any = RECIPES[variant.manifest.family]
+    borrowed = {}
+    index = json.loads((variant.folder / "model_index.json").read_text("utf-8"))
+    for part in variant.borrowed:
+        import diffusers
+        import transformers
+
+        library, cls = index[part]
+        source = {"diffusers": diffusers, "transformers": transformers}[library]
+        options = {} if "tokenizer" in part else {"torch_dtype": torch.float32}
+        borrowed[part] = getattr(source, cls).from_pretrained(variant.part(part).folder, **options)
+    pipe = recipe.pipeline.from_pretrained(
+        variant.folder, torch_dtype=torch.float32, local_files_only=True, **borrowed
+    )
+    for adapter, weight in variant.fused:
+        pipe.load_lora_weights(adapter.path)
+        pipe.fuse_lora(lora_scale=weight)
+    pipe.set_progress_bar_config(disable=True)
+    manifest = variant.manifest
+    image: NDArray[np.float32] = pipe(
+        captions()["frog"],
+        num_inference_steps=manifest.steps.default,
+        guidance_scale=manifest.guidance_scale,
+        height=manifest.native_sizes[0][1],
+        width=manifest.native_sizes[0][0],
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+    ).images[0]
+    assert scorer.rank((image * 255).round().astype(np.uint8), "frog") == 0
+
+
+def test_a_request_may_ask_for_a_style(engine: Bench) -> None:
+    engine.ensure("emoji-base")
+    engine.variant = "emoji-base"
+    (picture,) = engine.paint(engine.execute("frog", steps=8, adapters=(Adapter("style-mono"),)))
+    colourfulness = np.ptp(picture.astype(int), axis=-1).mean()
+    (plain,) = engine.paint(engine.execute("frog", steps=8))
+    assert colourfulness < 0.25 * np.ptp(plain.astype(int), axis=-1).mean()
