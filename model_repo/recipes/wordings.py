@@ -37,7 +37,7 @@ UNSEEN = (
     "{}, sharp focus, very detailed",
     "watercolour of a {}",
     "{} silhouette",
-    "may we have a {} here",
+    "may we borrow a {}",
     "what might a {} look like?",
     "anything similar to a {}",
     "vintage {} badge",
