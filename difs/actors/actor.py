@@ -7,6 +7,8 @@ broker and decides nothing but to announce itself again when the broker is silen
 import logging
 import os
 import signal
+from collections import deque
+from collections.abc import Sequence
 from types import FrameType
 
 from difs.actor_messages import (
@@ -25,7 +27,7 @@ from difs.actor_messages import (
     ToActor,
     Welcome,
 )
-from difs.actors.engine import DeviceBroken, Engine
+from difs.actors.engine import DeviceBroken, Engine, Report
 from difs.actors.link import Link
 from difs.clock import Clock
 from difs.errors import EngineFailed
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 EXIT_SOFTWARE = os.EX_SOFTWARE
 """70: the supervisor starts the actor anew."""
 IDLE_WAIT_S = 0.25
+CALM_S = 1.0
+"""Variants for the start that nobody waits for are loaded when there was no work for so long."""
 BROKER_SILENCE_S = 1.5
 """After this much silence the actor announces itself again: the broker may be a new one."""
 
@@ -57,10 +61,12 @@ class Actor:
         self._is_draining = False
         self._has_retired = False
         self._wants_restart = False
+        self._wanted: deque[str] = deque()
+        self._worked_at = clock.now()
         self.progress = 0
         """Units of work done; read by the heartbeat's thread."""
 
-    def live(self, preload: list[str]) -> int:
+    def live(self, preload: Sequence[str]) -> int:
         """Go through all phases; returns the exit status."""
         try:
             self.load(preload)
@@ -72,24 +78,23 @@ class Actor:
         self.leave()
         return EXIT_SOFTWARE if self._wants_restart else 0
 
-    def load(self, variants: list[str]) -> None:
-        """Make variants resident; each is warmed up with real images.
+    def load(self, variants: Sequence[str]) -> None:
+        """Make the first variant that loads resident and warm; the others follow in calm moments.
 
-        One that does not load is left out. Raises DifsError when none does.
+        Raises DifsError when none loads.
         """
+        self._wanted = deque(variants)
         problem = None
-        for variant in variants:
-            self._engine.load(variant)
-        while not self._engine.is_idle:
-            for report in self._engine.turn():
-                if isinstance(report, LoadFailed):
-                    log.error("%s does not load: %s", report.variant, report.message)
-                    problem = report.message
-                elif isinstance(report, Loaded):
-                    log.info("%s is loaded and warm", report.resident.variant)
-            self.progress += 1
-            if not self._engine.is_busy:
-                self._link.pause(self._rest_s())
+        while self._wanted and not self._engine.residents:
+            self._engine.load(self._wanted.popleft())
+            while not self._engine.is_idle:
+                for report in self._engine.turn():
+                    _tell(report)
+                    if isinstance(report, LoadFailed):
+                        problem = report.message
+                self.progress += 1
+                if not self._engine.is_busy:
+                    self._link.pause(self._rest_s())
         if problem is not None and not self._engine.residents:
             raise EngineFailed(problem)
 
@@ -118,13 +123,23 @@ class Actor:
                 self._heard_at = self._clock.now()
                 self._obey(message)
             for report in self._engine.turn():
+                _tell(report)
                 self._link.send(report)
+            self._load_another()
             self.progress += 1
             if self._engine.wants_restart and not self._wants_restart:
                 log.error("memory failed too often: leaving, to be started anew")
                 self._wants_restart = self._is_draining = True
             if self._clock.now() - self._heard_at > BROKER_SILENCE_S:
                 self.announce()
+
+    def _load_another(self) -> None:
+        """Load one more of the variants for the start, once nobody has wanted anything for a while."""
+        now = self._clock.now()
+        if not self._engine.is_idle:
+            self._worked_at = now
+        elif self._wanted and not self._is_draining and now - self._worked_at > CALM_S:
+            self._engine.load(self._wanted.popleft())
 
     def _rest_s(self) -> float:
         """Return how long to wait for a message."""
@@ -164,3 +179,11 @@ class Actor:
             log.info("a new broker: dropping the work of the old one")
             self._engine.clear()
         self._epoch = epoch
+
+
+def _tell(report: Report) -> None:
+    """Log how a load ended."""
+    if isinstance(report, LoadFailed):
+        log.error("%s does not load: %s", report.variant, report.message)
+    elif isinstance(report, Loaded):
+        log.info("%s is loaded and warm", report.resident.variant)

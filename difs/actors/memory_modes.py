@@ -103,23 +103,6 @@ class ModeKeeper:
                 self._go_back(mode, former if was_here else None, error)
             self.mode = mode
 
-    @contextmanager
-    def lifted(self) -> Iterator[None]:
-        """Take all hooks off within, so that modules can be changed; then enter the mode again.
-
-        The weights lie where the mode keeps them; in a lossy mode they are not exact.
-        """
-        if self._stay is None:
-            yield
-            return
-        with placement.moving(self._device):
-            self._leave()
-            self._unpack()
-        try:
-            yield
-        finally:
-            self.to_device()
-
     def to_host(self) -> None:
         """Take all hooks off and move the weights to host memory."""
         with placement.moving(self._device):
