@@ -101,7 +101,7 @@ def write(variant: repository.Variant, rows: Sequence[Mapping[str, Any]], source
     manifest = variant.folder / repository.MANIFEST
     lines = ["[quality]", f'source = "{source}"', "curve = ["]
     for row in rows:
-        facts = ", ".join(f"{name} = {row[name]:g}" for name in manifests.QualityPoint.__struct_fields__)
+        facts = ", ".join(f"{name} = {row[name]:g}" for name in manifests.QualityRow.__struct_fields__)
         lines.append(f"  {{ {facts} }},")
     text = QUALITY.sub("\n", manifest.read_text("utf-8")).rstrip("\n")
     manifest.write_text("\n".join([text, "", *lines, "]", ""]), "utf-8")

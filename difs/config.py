@@ -57,7 +57,7 @@ class Broker(Struct, frozen=True):
 class PolicyChoice(Struct, frozen=True):
     """Which policy decides, and what `static` serves."""
 
-    name: str = "static"
+    name: str = "modelless"
     variant: str = ""
 
 

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from difs import samplers
 from difs.errors import RepositoryError
-from difs.messages import MAX_STEPS, MemoryMode, Name, Side
+from difs.messages import MAX_STEPS, MemoryMode, Name, QualityPoint, Side
 
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 
@@ -33,25 +33,15 @@ class Runtime(Struct, frozen=True, forbid_unknown_fields=True):
     cuda_graphs: bool = False
 
 
-class QualityPoint(Struct, frozen=True, forbid_unknown_fields=True):
-    """What pictures of one way to use a variant are worth, shown at `side` x `side` pixels."""
-
-    side: Annotated[int, Meta(ge=1)]
-    steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
-    guidance: Annotated[float, Meta(ge=0, le=50)]
-    score: Annotated[float, Meta(ge=0, le=1)]
-    """0..1, see `difs.scorer`."""
-    spread: Annotated[float, Meta(ge=0)] = 0.0
-    """The standard deviation of the score over seeds."""
-    recall_1: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    recall_5: Annotated[float, Meta(ge=0, le=1)] = 0.0
+class QualityRow(QualityPoint, frozen=True, forbid_unknown_fields=True):
+    """A row of a quality table."""
 
 
 class Quality(Struct, frozen=True, forbid_unknown_fields=True):
     """A variant's quality, and where the numbers come from."""
 
     source: Annotated[str, Meta(min_length=1)]
-    curve: Annotated[tuple[QualityPoint, ...], Meta(min_length=1, max_length=256)]
+    curve: Annotated[tuple[QualityRow, ...], Meta(min_length=1, max_length=256)]
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):

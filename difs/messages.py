@@ -50,6 +50,7 @@ Side = Annotated[int, Meta(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_MULTIPLE)]
 Unsigned = Annotated[int, Meta(ge=0)]
 """At most 2**64 - 1: msgpack has no greater integer."""
 Level = Literal["draft", "low", "medium", "high", "best"]
+Auto = Literal["auto"]
 Format = Literal["raw", "png", "jpeg", "webp"]
 Unit = Annotated[float, Meta(ge=0.0, le=1.0)]
 MemoryMode = Literal[
@@ -88,7 +89,7 @@ class Requirements(Struct, frozen=True, omit_defaults=True):
     """What the client needs; everything optional."""
 
     latency_s: Annotated[float, Meta(gt=0, le=MAX_LATENCY_S)] | None = None
-    quality: Unit | Level | None = None
+    quality: Unit | Level | Auto | None = None
     priority: Annotated[int, Meta(ge=0, le=MAX_PRIORITY)] = DEFAULT_PRIORITY
     on_infeasible: Literal["degrade", "reject"] = "degrade"
     best_effort: bool = False
@@ -98,6 +99,11 @@ class Requirements(Struct, frozen=True, omit_defaults=True):
         _finite("latency_s", self.latency_s)
         if isinstance(self.quality, float):
             _finite("quality", self.quality)
+
+    @property
+    def wanted_quality(self) -> float | Level | None:
+        """Return the quality that is wanted; None: nothing is said of it."""
+        return None if self.quality == "auto" else self.quality
 
 
 class Adapter(Struct, frozen=True, omit_defaults=True):
@@ -240,6 +246,19 @@ class Prediction(Struct, frozen=True, omit_defaults=True):
     source: Literal["measured", "assumed"]
 
 
+class Alternative(Struct, frozen=True, omit_defaults=True):
+    """An operating point that was not chosen, and why not."""
+
+    variant: str
+    device: str
+    steps: int
+    guidance_scale: float
+    total_s: float
+    """Predicted, with all waiting."""
+    why_not: str
+    expected_quality: float | None = None
+
+
 class Plan(Struct, frozen=True, omit_defaults=True):
     """The chosen operating point, its prediction and the reason."""
 
@@ -260,6 +279,10 @@ class Plan(Struct, frozen=True, omit_defaults=True):
     """Whether the prediction keeps `latency_s`; None when none was stated."""
     expected_quality: float | None = None
     """None: not measured for this variant."""
+    quality_source: str | None = None
+    """Where the expected quality comes from."""
+    alternatives: tuple[Alternative, ...] = ()
+    """The next best points, the nearest first."""
     notes: tuple[str, ...] = ()
 
     def describe(self, needs: Requirements) -> str:
@@ -380,6 +403,20 @@ class Explanation(Struct, frozen=True, omit_defaults=True, tag="explanation"):
     refusal: Error | None = None
 
 
+class QualityPoint(Struct, frozen=True):
+    """What pictures of one way to use a variant are worth, shown at `side` x `side` pixels."""
+
+    side: Annotated[int, Meta(ge=1)]
+    steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
+    guidance: Annotated[float, Meta(ge=0, le=MAX_GUIDANCE)]
+    score: Unit
+    """0 to 1, see `difs.scorer` for the embedded family."""
+    spread: Annotated[float, Meta(ge=0)] = 0.0
+    """The standard deviation of the score over seeds."""
+    recall_1: Unit = 0.0
+    recall_5: Unit = 0.0
+
+
 class VariantInfo(Struct, frozen=True, omit_defaults=True):
     """A registered variant, as a client may see it."""
 
@@ -400,6 +437,9 @@ class VariantInfo(Struct, frozen=True, omit_defaults=True):
     resident_on: tuple[str, ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
     """Everything that it can paint, each with other words for it; empty: anything."""
+    quality: tuple[QualityPoint, ...] = ()
+    """What its pictures are worth; empty: not known."""
+    quality_source: str = ""
 
 
 class AdapterInfo(Struct, frozen=True, omit_defaults=True):

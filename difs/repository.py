@@ -69,6 +69,8 @@ class Variant(Struct, frozen=True):
             description=m.description,
             bytes=self.weight_bytes,
             captions=self.captions,
+            quality=m.quality.curve if m.quality is not None else (),
+            quality_source=m.quality.source if m.quality is not None else "",
         )
 
     def part(self, part: str) -> Borrowed:

@@ -118,16 +118,41 @@ def show_plan(plan: Plan | None) -> None:
         return
     output.print(_sentence(plan))
     output.print(_times(plan, None))
+    if plan.alternatives:
+        output.print(_alternatives(plan))
     for note in plan.notes:
         output.print(f"note: {note}")
+
+
+def _alternatives(plan: Plan) -> Table:
+    names = ("instead", "steps", "guidance", "device", "seconds", "quality", "why not")
+    rows = [
+        (
+            other.variant,
+            str(other.steps),
+            f"{other.guidance_scale:g}",
+            other.device,
+            f"{other.total_s:.2f}",
+            "?" if other.expected_quality is None else f"{other.expected_quality:.2f}",
+            other.why_not,
+        )
+        for other in plan.alternatives
+    ]
+    return _table(names, rows)
 
 
 def _sentence(plan: Plan) -> str:
     return (
         f"{plan.variant} ({plan.family}, {plan.precision}), {plan.steps} steps of {plan.sampler},"
         f" guidance {plan.guidance_scale:g}, {plan.width}x{plan.height}, on {plan.device}"
-        f" ({plan.memory_mode})\npolicy {plan.policy}: {plan.reason}"
+        f" ({plan.memory_mode})\npolicy {plan.policy}: {plan.reason}{_expected(plan)}"
     )
+
+
+def _expected(plan: Plan) -> str:
+    if plan.expected_quality is None:
+        return ""
+    return f"\nexpected quality {plan.expected_quality:.2f} ({plan.quality_source})"
 
 
 def _times(plan: Plan, measured: Timings | None) -> Table:

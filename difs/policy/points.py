@@ -94,7 +94,7 @@ def point(device: DeviceView, info: VariantInfo, request: Generate, *, policy: s
     known = device.known(info.name)
     guidance = pins.guidance_scale if pins.guidance_scale is not None else info.guidance_scale
     sampler = samplers.canonical(pins.sampler or info.sampler) or info.sampler
-    steps, notes = _steps_of(sampler, pins.steps or wanted_steps(info, needs.quality))
+    steps, notes = _steps_of(sampler, pins.steps or wanted_steps(info, needs.wanted_quality))
     work = Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
     predicted = predict(device, info.name, work)
     if needs.latency_s is not None and predicted.total_s > needs.latency_s and pins.steps is None:
@@ -130,6 +130,11 @@ def _steps_of(sampler: str, steps: int) -> tuple[int, tuple[str, ...]]:
     most = samplers.SAMPLERS[sampler].most_steps
     note = f"{most} steps instead of {steps}: {sampler} has no more"
     return (most, (note,)) if steps > most else (steps, ())
+
+
+def pinned(request: Generate, steps: int, guidance: float) -> Generate:
+    """Return a request as if it had asked for these steps and this guidance."""
+    return replace(request, overrides=replace(request.overrides, steps=steps, guidance_scale=guidance))
 
 
 def predict(device: DeviceView, variant: str, work: Work) -> Prediction:

@@ -100,8 +100,13 @@ class Service(PrivateService):
     """A private service whose parts can be found, and hurt."""
 
     def __init__(self, options: Sequence[str] = (), *, home: Path | None = None) -> None:
-        """`home`: the run directory; by default a new one."""
-        super().__init__(options, wait_s=60)
+        """`home`: the run directory; by default a new one.
+
+        One variant serves all, unless the options name a policy: what the simulated engine paints
+        says nothing of quality.
+        """
+        plain = [] if any("policy" in option for option in options) else settings("policy.name=static")
+        super().__init__([*plain, *options], wait_s=60)
         if home is not None:
             self.home = RunDir(home)
         self._client: Client | None = None

@@ -1,0 +1,51 @@
+"""The expected quality of an operating point, 0..1, from a variant's curve: pure arithmetic.
+
+A curve is measured (see `bench.quality`) or declared in the manifest; where it came from is kept beside
+it. A variant without a curve has no expected quality: `assumed` orders its points among themselves and
+below what was measured, and is never shown.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from difs.messages import QualityPoint, VariantInfo
+
+ASSUMED_MOST = 0.5
+"""What the best point of a variant without a curve counts as when variants are compared."""
+
+
+def expected(curve: Sequence[QualityPoint], steps: int, guidance: float, side: int) -> float | None:
+    """Return the score at `steps` and `guidance` for a picture shown at `side` pixels; None: no curve.
+
+    The measured side and then the measured guidance that are nearest count; steps are interpolated
+    linearly, from nothing at 0 steps, and are worth no more beyond the last measured one.
+    """
+    if not curve:
+        return None
+    near = min({p.side for p in curve}, key=lambda s: (abs(math.log(s / side)), s))
+    at_side = [p for p in curve if p.side == near]
+    scale = min({p.guidance for p in at_side}, key=lambda g: (abs(g - guidance), g))
+    line = sorted((p.steps, p.score) for p in at_side if p.guidance == scale)
+    if steps <= line[0][0]:
+        return line[0][1] * steps / line[0][0]
+    for (low, below), (high, above) in pairwise(line):
+        if steps <= high:
+            return below + (above - below) * (steps - low) / (high - low)
+    return line[-1][1]
+
+
+def assumed(info: VariantInfo, steps: int) -> float:
+    """Return a stand-in for the quality of a variant without a curve: rises to its default steps."""
+    share = min(1.0, steps / info.steps_default)
+    return ASSUMED_MOST * (1.0 - (1.0 - share) ** 2)
+
+
+def measured_steps(curve: Sequence[QualityPoint]) -> set[int]:
+    """Return the numbers of steps at which a curve was measured."""
+    return {p.steps for p in curve}
+
+
+def measured_guidances(curve: Sequence[QualityPoint]) -> set[float]:
+    """Return the guidance scales at which a curve was measured."""
+    return {p.guidance for p in curve}
