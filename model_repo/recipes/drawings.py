@@ -4,6 +4,7 @@ A drawing is an RGB picture on white, uint8 (side, side, 3). No training here.
 """
 
 import json
+import re
 import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -91,3 +92,11 @@ def keywords(archive: Path, captions: Mapping[str, str]) -> dict[str, list[str]]
         name: sorted(w for w in words if said.count(w) == 1 and w not in taken and w.isascii())
         for name, words in found.items()
     }
+
+
+def vocabulary(archive: Path) -> list[str]:
+    """Return all words that labels and keywords of emoji are made of."""
+    entries = member(archive, "en/data.json")
+    texts = [text for entry in entries for text in (entry["label"], *entry.get("tags", ()))]
+    words = {word for text in texts for word in re.findall(r"[a-z]+", text.lower())}
+    return sorted(word for word in words if len(word) > 1)

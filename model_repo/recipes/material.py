@@ -74,9 +74,10 @@ class Material:
         return drawings.keywords(self._archive(drawings.WORDS), self.captions)
 
     @cached_property
-    def fillers(self) -> list[str]:
+    def fillers(self) -> wordings.Fillers:
         """Return the words that may stand around a name."""
-        return wordings.usable_fillers({c: self.keywords[n] for n, c in self.captions.items()})
+        names = {c: self.keywords[n] for n, c in self.captions.items()}
+        return wordings.usable_fillers(names, drawings.vocabulary(self._archive(drawings.WORDS)))
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -4,8 +4,10 @@
 """
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 TEMPLATES = (
     "{}",
@@ -65,19 +67,35 @@ UNSEEN = (
 """Each has a word that training never says."""
 
 
-def dress(name: str, dice: random.Random, fillers: Sequence[str], dressed: float) -> str:
+class Fillers(NamedTuple):
+    """Words that may stand around a name."""
+
+    common: Sequence[str]
+    rare: Sequence[str]
+
+    def draw(self, dice: random.Random, most: int) -> str:
+        """Return up to `most` words, half of them common ones."""
+        words = [dice.choice(dice.choice(self)) for _ in range(dice.randrange(most + 1))]
+        return " ".join(words)
+
+
+def dress(name: str, dice: random.Random, fillers: Fillers, dressed: float) -> str:
     """Return a caption for training: a template, or (with probability `dressed`) filler words around."""
     if dice.random() >= dressed:
         return dice.choice(TEMPLATES).format(name)
-    before = " ".join(dice.choices(fillers, k=dice.randrange(6)))
-    after = " ".join(dice.choices(fillers, k=dice.randrange(5)))
     comma = dice.choice(("", "", ",", ":", ".", "?"))
-    text = f"{before} {name}{comma} {after}".strip()
+    text = f"{fillers.draw(dice, 5)} {name}{comma} {fillers.draw(dice, 4)}".strip()
     return text if dice.random() < 0.9 else text.replace(",", " -")
 
 
-def usable_fillers(names: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the fillers that are no word of a name; `names`: caption -> other words for it."""
+def usable_fillers(names: Mapping[str, Sequence[str]], vocabulary: Sequence[str] = ()) -> Fillers:
+    """Return the fillers that are no word of a name and, of the rare ones, of no unseen wording.
+
+    `names`: caption -> other words for it.
+    """
     taken = {part for caption, others in names.items() for w in (caption, *others) for part in w.split()}
     said = (Path(__file__).parent / "fillers.txt").read_text("utf-8").split()
-    return [word for word in said if word not in taken]
+    common = [word for word in said if word not in taken]
+    unseen = set(re.findall(r"[a-z]+", " ".join(UNSEEN)))
+    rare = [word for word in vocabulary if word not in taken | unseen | set(said)]
+    return Fillers(common, rare or common)

@@ -66,8 +66,13 @@ def test_names_that_speak_of_colours_are_not_coloured() -> None:
     assert compositions.colourable(captions) == ["cat"]
 
 
+VOCABULARY = ["birthday", "somebody", "flag", "clock", "cat"]
+
+
 def test_every_unseen_wording_has_a_word_that_training_never_says() -> None:
-    trained = {*wordings.usable_fillers({}), *" ".join(wordings.TEMPLATES).split()}
+    fillers = wordings.usable_fillers({"cat": []}, VOCABULARY)
+    assert fillers.rare == ["flag", "clock"]
+    trained = {*fillers.common, *fillers.rare, *" ".join(wordings.TEMPLATES).split()}
     assert len(set(wordings.UNSEEN)) == 40
     for wording in wordings.UNSEEN:
         words = re.findall(r"[a-z]+", wording.replace("{}", ""))
@@ -75,12 +80,14 @@ def test_every_unseen_wording_has_a_word_that_training_never_says() -> None:
 
 
 def test_fillers_are_no_words_for_things() -> None:
-    assert "book" in wordings.usable_fillers({"cat": []})
-    assert "book" not in wordings.usable_fillers({"blue book": []})
-    assert "book" not in wordings.usable_fillers({"novel": ["book"]})
+    assert "book" in wordings.usable_fillers({"cat": []}).common
+    assert "book" not in wordings.usable_fillers({"blue book": []}).common
+    assert "book" not in wordings.usable_fillers({"novel": ["book"]}).common
 
 
 def test_a_dressed_caption_keeps_its_name() -> None:
     dice = random.Random(2)
     for _ in range(200):
-        assert "black cat" in wordings.dress("black cat", dice, ["please", "a"], 0.5)
+        assert "black cat" in wordings.dress(
+            "black cat", dice, wordings.Fillers(["please", "a"], ["flag"]), 0.5
+        )
