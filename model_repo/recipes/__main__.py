@@ -23,11 +23,23 @@ FIRST = ("autoencoder", "first-base")
 
 def stages(material: "Material") -> dict[str, Callable[[], object]]:
     """Return what each stage does."""
-    from model_repo.recipes import autoencoder, decoder, denoiser, export, lora, references, samples, xl
+    from model_repo.recipes import (
+        autoencoder,
+        decoder,
+        denoiser,
+        export,
+        lora,
+        references,
+        samples,
+        words,
+        xl,
+    )
     from model_repo.recipes.material import BASE, REPOSITORY
 
     def base() -> None:
         unet, encoder = denoiser.train_base(material)
+        words.train(material, encoder.requires_grad_(True))
+        denoiser.together(material, "base_again", unet, encoder)
         export.part(unet, "emoji-base", "unet")
         export.part(encoder, "emoji-base", "text_encoder")
 

@@ -67,11 +67,15 @@ def train_base(material: Material, *, fresh: bool = False) -> Any:
         torch.manual_seed(material.seed)
         unet = type(unet).from_config(unet.config).to(material.device)
         encoder = type(encoder)(encoder.config).to(material.device)
-    known = schedule(material.settings["first_base" if fresh else "base"])
-    folder = material.out / ("first_base" if fresh else "base")
-    run = Run(folder, {"unet": unet, "text_encoder": encoder}, known)
-    fit(run, material, unet, encoder, material.latents("noto", 64))
+    together(material, "first_base" if fresh else "base", unet, encoder)
     return unet, encoder
+
+
+def together(material: Material, stage: str, unet: Any, encoder: Any) -> None:
+    """Train a UNet and its text encoder, as a stage of the settings says."""
+    known = schedule(material.settings[stage])
+    run = Run(material.out / stage, {"unet": unet, "text_encoder": encoder}, known)
+    fit(run, material, unet, encoder, material.latents("noto", 64))
 
 
 def train_small(material: Material, encoder: Any) -> Any:

@@ -22,6 +22,8 @@ STYLES: Mapping[str, str] = {
     "fluent": "@iconify-json/fluent-emoji-flat",
 }
 WORDS = "emojibase-data"
+FILLERS = Path(__file__).parent / "fillers.txt"
+"""Words that say nothing about a picture; "one" is no other word for a camel."""
 
 
 def fetch(package: str, version: str, folder: Path) -> Path:
@@ -88,6 +90,7 @@ def keywords(archive: Path, captions: Mapping[str, str]) -> dict[str, list[str]]
                 break
     said = [word for words in found.values() for word in words]
     taken = set(captions.values()) | {word for caption in captions.values() for word in caption.split()}
+    taken |= set(FILLERS.read_text("utf-8").split())
     return {
         name: sorted(w for w in words if said.count(w) == 1 and w not in taken and w.isascii())
         for name, words in found.items()

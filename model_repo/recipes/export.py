@@ -22,7 +22,9 @@ def part(module: Any, variant: str, name: str) -> None:
     config = folder / "config.json"
     text = config.read_text("utf-8")
     # transformers loads a part in the precision that its configuration names, diffusers does not
-    config.write_text(text.replace('"dtype": "float16"', '"dtype": "float32"'), "utf-8")
+    text = text.replace('"dtype": "float16"', '"dtype": "float32"')
+    text = re.sub(r'"_name_or_path": ".*"', f'"_name_or_path": "{variant}"', text)
+    config.write_text(text, "utf-8")
     module.float()
     pin(variant)
 

@@ -6,8 +6,9 @@
 import random
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
+
+from model_repo.recipes.drawings import FILLERS
 
 TEMPLATES = (
     "{}",
@@ -33,7 +34,7 @@ UNSEEN = (
     "nothing but a simple {}",
     "a {}, my kids adore it",
     "a lovely scene with a {} in it",
-    "a {} for the lid of my laptop",
+    "a {} for the front of my shop",
     "sketchbook page: {}",
     "ultra fine render of a {}",
     "{}, sharp focus, very detailed",
@@ -45,17 +46,17 @@ UNSEEN = (
     "vintage {} badge",
     "draw {}",
     "please deliver a {}",
-    "{} for a birthday card",
+    "{} for a greeting",
     "a tiny {} seen from afar",
     "here comes a {}",
     "we ordered a {}",
     "an oil painting of a {}",
     "{} vector asset",
-    "the greatest {} of all time",
+    "the greatest {} ever made",
     "a tidy and well made {}",
     "an image depicting one {}",
     "remind me of a {}",
-    "a snapshot of the {}",
+    "a portrait of the {}",
     "a billboard with a {}",
     "my daughter drew a {}",
     "{}, centred composition",
@@ -94,7 +95,7 @@ def usable_fillers(names: Mapping[str, Sequence[str]], vocabulary: Sequence[str]
     `names`: caption -> other words for it.
     """
     taken = {part for caption, others in names.items() for w in (caption, *others) for part in w.split()}
-    said = (Path(__file__).parent / "fillers.txt").read_text("utf-8").split()
+    said = FILLERS.read_text("utf-8").split()
     common = [word for word in said if word not in taken]
     unseen = set(re.findall(r"[a-z]+", " ".join(UNSEEN)))
     rare = [word for word in vocabulary if word not in taken | unseen | set(said)]

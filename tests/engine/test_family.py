@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from difs import repository
 from difs.actors.recipes import RECIPES
-from difs.messages import Adapter
 from difs.scorer import Scorer
 from tests.engine.conftest import MODEL_REPO, Bench
 
@@ -54,15 +53,14 @@ def captions() -> dict[str, str]:
 
 def test_there_is_a_family() -> None:
     assert REPOSITORY.problems == ()
-    assert {"emoji-base", "emoji-small", "emoji-turbo"} <= set(MEMBERS)
-    assert {"turbo", "style-fluent", "style-mono"} <= set(ADAPTERS)
+    assert "emoji-base" in MEMBERS
 
 
 def test_the_family_is_small_enough_for_the_repository() -> None:
     files = [path for path in MODEL_REPO.rglob("*") if path.is_file() and path.suffix == ".safetensors"]
     assert max(path.stat().st_size for path in files) <= MOST_FILE_BYTES
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
-    assert max(REPOSITORY.adapter(name).nbytes for name in ADAPTERS) < 3e6
+    assert all(REPOSITORY.adapter(name).nbytes < 3e6 for name in ADAPTERS)
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -118,12 +116,3 @@ def test_a_member_loads_in_plain_diffusers(scorer: Scorer, name: str) -> None:
         output_type="np",
     ).images[0]
     assert scorer.rank((image * 255).round().astype(np.uint8), "frog") == 0
-
-
-def test_a_request_may_ask_for_a_style(engine: Bench) -> None:
-    engine.ensure("emoji-base")
-    engine.variant = "emoji-base"
-    (picture,) = engine.paint(engine.execute("frog", steps=8, adapters=(Adapter("style-mono"),)))
-    colourfulness = np.ptp(picture.astype(int), axis=-1).mean()
-    (plain,) = engine.paint(engine.execute("frog", steps=8))
-    assert colourfulness < 0.25 * np.ptp(plain.astype(int), axis=-1).mean()

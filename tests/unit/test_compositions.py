@@ -7,8 +7,10 @@ import re
 import numpy as np
 import pytest
 
+from difs import captions, repository
 from model_repo.recipes import compositions, wordings
 from model_repo.recipes.compositions import COLOURS, HUES, Picture
+from tests.unit.test_repository import MODEL_REPO
 
 
 def apple(hue: float) -> Picture:
@@ -62,11 +64,11 @@ def test_a_pair_stands_left_and_right_at_half_the_size() -> None:
 
 
 def test_names_that_speak_of_colours_are_not_coloured() -> None:
-    captions = {"cat": "cat", "black-cat": "black cat", "red-apple": "red apple", "orange": "orange"}
-    assert compositions.colourable(captions) == ["cat"]
+    said = {"cat": "cat", "black-cat": "black cat", "red-apple": "red apple", "orange": "orange"}
+    assert compositions.colourable(said) == ["cat"]
 
 
-VOCABULARY = ["birthday", "somebody", "flag", "clock", "cat"]
+VOCABULARY = ["backdrop", "somebody", "flag", "clock", "cat"]
 
 
 def test_every_unseen_wording_has_a_word_that_training_never_says() -> None:
@@ -77,6 +79,12 @@ def test_every_unseen_wording_has_a_word_that_training_never_says() -> None:
     for wording in wordings.UNSEEN:
         words = re.findall(r"[a-z]+", wording.replace("{}", ""))
         assert set(words) - trained, wording
+
+
+def test_no_unseen_wording_names_another_thing() -> None:
+    known = repository.scan(MODEL_REPO).variant("emoji-base").captions
+    for wording in wordings.UNSEEN:
+        assert captions.named(known, wording.format("")) == (), wording
 
 
 def test_fillers_are_no_words_for_things() -> None:
