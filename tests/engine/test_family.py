@@ -96,10 +96,10 @@ def test_a_member_loads_in_plain_diffusers(scorer: Scorer, name: str) -> None:
 
         library, cls = index[part]
         source = {"diffusers": diffusers, "transformers": transformers}[library]
-        options = {} if "tokenizer" in part else {"torch_dtype": torch.float32}
+        options = {} if "tokenizer" in part else {"dtype": torch.float32}
         borrowed[part] = getattr(source, cls).from_pretrained(variant.part(part).folder, **options)
     pipe = recipe.pipeline.from_pretrained(
-        variant.folder, torch_dtype=torch.float32, local_files_only=True, **borrowed
+        variant.folder, dtype=torch.float32, local_files_only=True, **borrowed
     )
     for adapter, weight in variant.fused:
         pipe.load_lora_weights(adapter.path)

@@ -343,7 +343,11 @@ def test_a_storm_of_faults_loses_nothing_and_mixes_nothing_up(start: Start) -> N
         "--device",
         "simulated:3",
         *settings(
-            script(), "broker.validate=true", "broker.actor_silence='2s'", "broker.max_attempts=10"
+            script(),
+            "broker.validate=true",
+            "broker.actor_silence='2s'",
+            "broker.max_attempts=10",
+            "supervisor.start_timeout='5s'",  # one may be stopped before it is ready
         ),
         *RESTLESS,
     )
