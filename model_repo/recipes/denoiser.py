@@ -35,7 +35,7 @@ def base_unet() -> Any:
     """Return the base's UNet in fp32, as it stands in the repository."""
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel.from_pretrained(BASE / "unet", torch_dtype=torch.float32)
+    return UNet2DConditionModel.from_pretrained(BASE / "unet", dtype=torch.float32)
 
 
 def base_text_encoder() -> Any:

@@ -99,7 +99,7 @@ class Material:
         """Return the family's autoencoder, in fp32."""
         from diffusers import AutoencoderKL
 
-        vae = AutoencoderKL.from_pretrained(BASE / "vae", torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(BASE / "vae", dtype=torch.float32)
         return vae.to(self.device).eval().requires_grad_(False)
 
     @torch.inference_mode()
