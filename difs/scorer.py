@@ -16,11 +16,13 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from PIL import Image
 
+from difs.repository import CAPTIONS
+
 Pixels = NDArray[np.uint8]
 """RGB, of shape (height, width, 3)."""
 Real = NDArray[np.float64]
 
-REFERENCES, CAPTIONS = "references.webp", "captions.json"
+REFERENCES = "references.webp"
 COLUMNS = 20
 """Drawings in a row of `references.webp`."""
 CELLS = 16

@@ -60,11 +60,9 @@ class Modelless:
 
     def decide(self, view: View, request: Generate) -> Decision:
         """See Policy.decide."""
-        found = points.refuse_pins(request) or points.fitting_variants(view, request)
+        found = points.allowed(view, request)
         if isinstance(found, Reject):
             return found
-        if not view.devices:
-            return points.no_device()
         known = list(enumerate_points(view, of_the_size(found, request), request))
         floor = floor_of(known, request)
         chosen, reason = choose(known, floor, request.requirements.latency_s)

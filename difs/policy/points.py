@@ -13,6 +13,12 @@ LEVELS: dict[Level, float] = {"draft": 0.0, "low": 0.25, "medium": 0.5, "high": 
 """Where a named quality stands on the dial from a variant's fewest to its most steps."""
 
 
+def allowed(view: View, request: Generate) -> list[VariantInfo] | Reject:
+    """Return the variants that may serve the request, by name; a Reject where nothing can now."""
+    found = refuse_pins(request) or fitting_variants(view, request)
+    return found if isinstance(found, Reject) or view.devices else no_device()
+
+
 def fitting_variants(view: View, request: Generate) -> list[VariantInfo] | Reject:
     """Return the variants that the request's pins allow, by name; a Reject when there are none."""
     pins = request.overrides

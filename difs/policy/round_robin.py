@@ -15,11 +15,9 @@ class RoundRobin:
 
     def decide(self, view: View, request: Generate) -> Decision:
         """See Policy.decide."""
-        found = points.refuse_pins(request) or points.fitting_variants(view, request)
+        found = points.allowed(view, request)
         if isinstance(found, Reject):
             return found
-        if not view.devices:
-            return points.no_device()
         pairs = [(info, device) for info in found for device in view.devices]
         turn = view.decisions % len(pairs)
         info, device = pairs[turn]

@@ -19,11 +19,9 @@ class Static:
 
     def decide(self, view: View, request: Generate) -> Decision:
         """See Policy.decide."""
-        found = points.refuse_pins(request) or points.fitting_variants(view, request)
+        found = points.allowed(view, request)
         if isinstance(found, Reject):
             return found
-        if not view.devices:
-            return points.no_device()
         info = next((v for v in found if v.name == self._variant), found[0])
         device = points.least_backlog(view.devices, info.name)
         pinned = request.overrides.variant or request.overrides.family

@@ -4,7 +4,7 @@ The loss is that of Salimans & Ho 2022 ("Progressive Distillation for Fast Sampl
 appendix D): squared error of v = sqrt(a) e - sqrt(1-a) x.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -90,22 +90,56 @@ def train_small(material: Material, encoder: Any) -> Any:
     return unet
 
 
-def fit(run: Run, material: Material, unet: Any, encoder: Any, latents: Tensor) -> None:
-    """Let a run learn the latents' drawings."""
-    unet.to(memory_format=torch.channels_last).train()
+def v_loss(
+    x: Tensor,
+    cumulative: Tensor,
+    timesteps: Tensor,
+    generator: torch.Generator,
+    say: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Return the error of what `say(noised, t)` says of latents at timesteps drawn from `timesteps`."""
+    noise = torch.randn(x.shape, generator=generator).to(x)
+    t = timesteps[torch.randint(len(timesteps), (len(x),), generator=generator)].to(x.device)
+    inputs, wanted = noised(x, noise, cumulative[t])
+    with compute(x.device):
+        said = say(inputs, t)
+    return torch.nn.functional.mse_loss(said.float(), wanted)
+
+
+def learn_drawings(
+    run: Run,
+    material: Material,
+    parts: tuple[Any, Any],
+    latents: Tensor,
+    timesteps: Sequence[int] | None = None,
+    *,
+    stream: int = 1,
+) -> None:
+    """Let a run's (UNet, text encoder) learn the latents' drawings.
+
+    `timesteps`: the only ones that it will meet, or None for all; `stream`: whose noise it sees.
+    """
+    unet, encoder = parts
     cumulative = alphas(material.device)
+    steps = torch.tensor(timesteps if timesteps is not None else range(len(cumulative)))
     draw = single_names(material, latents, run.schedule.batch)
 
     def loss_of(update: int) -> Tensor:
         x, captions = draw(update)
-        _, generator = dice_of(material.seed + 1, update)
-        noise = torch.randn(x.shape, generator=generator).to(x)
-        t = torch.randint(len(cumulative), (len(x),), generator=generator).to(material.device)
-        inputs, wanted = noised(x, noise, cumulative[t])
-        with compute(material.device):
+        _, generator = dice_of(material.seed + stream, update)
+
+        def say(inputs: Tensor, t: Tensor) -> Tensor:
             words = encoder(material.tokens(captions)).last_hidden_state
-            said = unet(inputs, t, words, return_dict=False)[0]
-        return torch.nn.functional.mse_loss(said.float(), wanted)
+            said: Tensor = unet(inputs, t, words, return_dict=False)[0]
+            return said
+
+        return v_loss(x, cumulative, steps, generator, say)
 
     run.train(loss_of)
+
+
+def fit(run: Run, material: Material, unet: Any, encoder: Any, latents: Tensor) -> None:
+    """Let a UNet of its own learn the latents' drawings."""
+    unet.to(memory_format=torch.channels_last).train()
+    learn_drawings(run, material, (unet, encoder), latents)
     unet.to(memory_format=torch.contiguous_format).eval()

@@ -5,7 +5,6 @@ distillation is regression onto it at the few timesteps that the LCM sampler vis
 "LCM-LoRA", has the sampler and the adapter's form).
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model_repo.recipes.denoiser import alphas, noised, single_names
+from model_repo.recipes.denoiser import learn_drawings
 from model_repo.recipes.loop import Run, schedule
-from model_repo.recipes.material import Material, compute, dice_of, to_unit
+from model_repo.recipes.material import Material, to_unit
 
 LAYERS = (
     "conv", "conv1", "conv2", "conv_shortcut", "time_emb_proj", "proj_in", "proj_out",
@@ -45,7 +44,7 @@ def train(material: Material, name: str, unet: Any, encoder: Any) -> Path:
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers), lora_dropout=0.0))
     run = Run(material.out / name, {"unet": unet}, schedule(known))
     parts = unet, encoder.requires_grad_(False)
-    fit(run, material, parts, _latents(material, target), timesteps)
+    learn_drawings(run, material, parts, _latents(material, target), timesteps, stream=3)
     weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     StableDiffusionPipeline.save_lora_weights(
         run.folder,
@@ -60,30 +59,3 @@ def _latents(material: Material, target: str) -> Tensor:
     if target == "mono":
         return material.encode(to_unit(mono(material.drawn("noto", 64))).to(material.device))
     return material.latents(target, 64)
-
-
-def fit(
-    run: Run,
-    material: Material,
-    parts: tuple[Any, Any],
-    latents: Tensor,
-    timesteps: Sequence[int] | None,
-) -> None:
-    """Let an adapter learn on (UNet, text encoder); `timesteps`: the only ones it will meet, or None."""
-    unet, encoder = parts
-    cumulative = alphas(material.device)
-    steps = torch.tensor(timesteps if timesteps is not None else range(len(cumulative)))
-    draw = single_names(material, latents, run.schedule.batch)
-
-    def loss_of(update: int) -> Tensor:
-        x, captions = draw(update)
-        _, generator = dice_of(material.seed + 3, update)
-        noise = torch.randn(x.shape, generator=generator).to(x)
-        t = steps[torch.randint(len(steps), (len(x),), generator=generator)].to(x.device)
-        inputs, wanted = noised(x, noise, cumulative[t])
-        with compute(x.device):
-            words = encoder(material.tokens(captions)).last_hidden_state
-            said = unet(inputs, t, words, return_dict=False)[0]
-        return torch.nn.functional.mse_loss(said.float(), wanted)
-
-    run.train(loss_of)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from model_repo.recipes import compositions
-from model_repo.recipes.denoiser import alphas, base_text_encoder, noised
+from model_repo.recipes.denoiser import alphas, base_text_encoder, v_loss
 from model_repo.recipes.loop import Run, schedule
-from model_repo.recipes.material import Material, compute, dice_of, to_unit
+from model_repo.recipes.material import Material, dice_of, to_unit
 
 SIDE = 128
 
@@ -115,18 +115,21 @@ def train(material: Material, encoder: Any | None = None) -> tuple[Any, Any]:
     run = Run(material.out / "xl", {"unet": unet, "text_encoder_2": second}, known)
     unet.to(memory_format=torch.channels_last).train()
     scenes, cumulative = Scenes(material), alphas(material.device)
+    steps = torch.arange(len(cumulative))
 
     def loss_of(update: int) -> Tensor:
         dice, generator = dice_of(material.seed + 2, update)
         drawn = [scenes.draw(dice) for _ in range(known.batch)]
         x = torch.stack([scene for scene, _ in drawn])
         captions = ["" if dice.random() < 0.1 else words for _, words in drawn]
-        noise = torch.randn(x.shape, generator=generator).to(x)
-        t = torch.randint(len(cumulative), (len(x),), generator=generator).to(x.device)
-        inputs, wanted = noised(x, noise, cumulative[t])
-        with compute(x.device):
-            said = say(unet, (first, second), material.tokens(captions), inputs, t)
-        return torch.nn.functional.mse_loss(said.float(), wanted)
+        tokens = material.tokens(captions)
+        return v_loss(
+            x,
+            cumulative,
+            steps,
+            generator,
+            lambda noised, t: say(unet, (first, second), tokens, noised, t),
+        )
 
     run.train(loss_of)
     unet.to(memory_format=torch.contiguous_format).eval()
