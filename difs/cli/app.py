@@ -1,0 +1,81 @@
+"""The command line's root: the app, options that many commands share, and the way to a service."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from difs import config, exits
+from difs.errors import Unavailable
+from difs.rundir import RunDir
+from difs.version import __version__
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="DIFS: pictures from stated goals, on this machine.",
+    epilog="Exit codes: 0 done; 1 the service ended by itself; 2 bad arguments; 64 bad request;"
+    " 69 nobody can serve it now; 70 error of the service; 73 already running; 74 cannot write;"
+    " 75 accepted, but no picture (expired, cancelled, infeasible); 78 configuration; 130 interrupted.",
+)
+
+RunDirOption = Annotated[
+    Path | None, typer.Option("--run-dir", help="Where the service keeps its sockets and lock.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", exists=True, dir_okay=False, help="A TOML file.")
+]
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+) -> None:
+    exits.show_origins(debug)
+
+
+# ---- services ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def any_client(run_dir: Path | None, notes: Any) -> Iterator[Any]:
+    """Yield a client of the running service, or of a private one that ends with it."""
+    from difs.client import Client
+    from difs.private import PrivateService
+
+    home = home_of(run_dir)
+    if home.is_running():
+        with Client(home.clients) as client:
+            yield client
+        return
+    with notes.private_service(), PrivateService() as service, Client(service.address) as client:
+        notes.ready()
+        yield client
+
+
+@contextmanager
+def running_client(run_dir: Path | None) -> Iterator[Any]:
+    """Yield a client of the running service; raises Unavailable when there is none."""
+    from difs.client import Client
+
+    home = home_of(run_dir)
+    if not home.is_running():
+        raise Unavailable(f"no DIFS runs in {home.path}; start one with `difs serve`")
+    with Client(home.clients) as client:
+        yield client
+
+
+def home_of(run_dir: Path | None) -> RunDir:
+    """Return the run directory that is meant: the one given, else the configured one."""
+    chosen = {"service.run_dir": str(run_dir)} if run_dir else None
+    return RunDir(config.run_dir(config.load(None, chosen)))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(f"difs {__version__}")

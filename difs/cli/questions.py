@@ -1,0 +1,131 @@
+"""`difs explain`, `difs variants` and `difs status`: what changes nothing."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+
+from difs import config
+from difs.cli.app import JsonOption, RunDirOption, any_client, app, home_of, running_client
+from difs.cli.wishes import (
+    AdapterOption,
+    Count,
+    Deterministic,
+    Family,
+    Guidance,
+    Latency,
+    Negative,
+    Quality,
+    SamplerOption,
+    Seed,
+    Size,
+    Steps,
+    Strict,
+    Timeout,
+    VariantOption,
+    wishes_of,
+)
+from difs.errors import UnknownName
+from difs.exits import readable
+from difs.messages import VariantInfo
+
+
+@app.command()
+@readable
+def explain(
+    prompt: str,
+    latency: Latency = None,
+    quality: Quality = None,
+    size: Size = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    sampler: SamplerOption = None,
+    seed: Seed = None,
+    n: Count = None,
+    negative: Negative = None,
+    variant: VariantOption = None,
+    family: Family = None,
+    adapter: AdapterOption = None,
+    strict: Strict = False,
+    deterministic: Deterministic = False,
+    timeout: Timeout = None,
+    run_dir: RunDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what generate would do, and why, without doing it."""
+    from difs import terminal
+    from difs.client.core import to_exception
+
+    wishes = wishes_of(dict(locals()))
+    with any_client(run_dir, terminal.Notes(quiet=as_json)) as client:
+        found = client.explain(prompt, **wishes)
+    if found.refusal is not None:
+        raise to_exception(found.refusal)
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        terminal.show_plan(found.plan)
+
+
+@app.command()
+@readable
+def variants(
+    name: Annotated[str | None, typer.Argument(help="Only this one.", metavar="[NAME]")] = None,
+    captions: Annotated[
+        bool, typer.Option("--captions", help="List what NAME can paint, with other words for it.")
+    ] = False,
+    run_dir: RunDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the registered variants and adapters; without a service, those in the model repository."""
+    from difs import repository, terminal
+
+    home = home_of(run_dir)
+    if home.is_running():
+        with any_client(run_dir, terminal.Notes(quiet=True)) as client:
+            infos, adapters = client.variants(), client.adapters()
+            problems = tuple[str, ...]()
+    else:
+        found = repository.scan(repository.locate(config.Config().service.model_repo))
+        infos = tuple(variant.info() for variant in found.variants.values())
+        adapters = tuple(adapter.info() for adapter in found.adapters.values())
+        problems = found.problems
+    if name is not None:
+        infos, adapters, problems = _only(name, infos), (), ()
+    elif captions:
+        raise typer.BadParameter(
+            "say of which variant: difs variants NAME --captions", param_hint="--captions"
+        )
+    if as_json:
+        facts = {"variants": infos, "adapters": adapters, "problems": problems}
+        print(msgspec.json.encode(facts).decode())
+    elif captions:
+        terminal.show_captions(infos[0])
+    else:
+        terminal.show_variants(infos, adapters, problems)
+
+
+def _only(name: str, infos: tuple[VariantInfo, ...]) -> tuple[VariantInfo, ...]:
+    """Return the one called `name`; raises UnknownName."""
+    found = tuple(info for info in infos if info.name == name)
+    if not found:
+        known = ", ".join(info.name for info in infos) or "none"
+        raise UnknownName(f"no variant {name!r}; registered: {known}", field="variant")
+    return found
+
+
+@app.command()
+@readable
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    run_dir: RunDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show devices, residents, queues and counts of the running service."""
+    from difs import terminal
+
+    with running_client(run_dir) as client:
+        if as_json:
+            print(msgspec.json.encode(client.status()).decode())
+        else:
+            terminal.show_status(client, watch)
