@@ -14,7 +14,8 @@ Exit codes (sysexits.h where there is one):
     130 interrupted
 """
 
-# isort: off -- each adds its commands; the order is that of `difs --help`
+# Each adds its commands; their order is that of `difs --help`.
+# isort: off
 from difs.cli import serve, generate, questions, admin  # noqa: F401
 from difs.cli.app import app
 # isort: on
