@@ -103,7 +103,7 @@ class RowCost(Struct, frozen=True, array_like=True):
     seconds: float
 
 
-class Costs(Struct, frozen=True):
+class Costs(Struct, frozen=True, cache_hash=True):
     """Measured seconds of a resident at `pixels` pixels: the cost model's input."""
 
     pixels: int

@@ -38,6 +38,8 @@ MAX_ADAPTER_WEIGHT = 4.0
 MAX_LEASES_PER_RELEASE = 64
 MAX_PREVIEW_SIDE = 128
 """Pixels of the longer side of a preview: it travels within a message."""
+MAX_POINTS = 1024
+"""Operating points that a survey tells."""
 MAX_PIXEL_STEPS = 1_200_000_000
 """`width` x `height` x `steps` x `n` of one request: a single request cannot hold a device for hours."""
 
@@ -175,6 +177,8 @@ class Explain(Struct, frozen=True, omit_defaults=True, tag="explain"):
     """Ask what `generate` would do, without doing it."""
 
     request: Generate
+    survey: bool = False
+    """Tell all other operating points, too."""
 
 
 class Cancel(Struct, frozen=True, omit_defaults=True, tag="cancel"):
@@ -256,7 +260,9 @@ class Alternative(Struct, frozen=True, omit_defaults=True):
     total_s: float
     """Predicted, with all waiting."""
     why_not: str
+    """Empty for the chosen one."""
     expected_quality: float | None = None
+    memory_mode: MemoryMode = "full"
 
 
 class Plan(Struct, frozen=True, omit_defaults=True):
@@ -281,6 +287,8 @@ class Plan(Struct, frozen=True, omit_defaults=True):
     """None: not measured for this variant."""
     quality_source: str | None = None
     """Where the expected quality comes from."""
+    floor_steps: int | None = None
+    """To how few steps it may be cut while it runs, to keep `latency_s`; None: to none fewer."""
     alternatives: tuple[Alternative, ...] = ()
     """The next best points, the nearest first."""
     notes: tuple[str, ...] = ()
@@ -401,6 +409,8 @@ class Explanation(Struct, frozen=True, omit_defaults=True, tag="explanation"):
     request_id: str
     plan: Plan | None = None
     refusal: Error | None = None
+    points: tuple[Alternative, ...] = ()
+    """If a survey was asked for: the operating points, the best first; at most MAX_POINTS."""
 
 
 class QualityPoint(Struct, frozen=True):
@@ -417,7 +427,7 @@ class QualityPoint(Struct, frozen=True):
     recall_5: Unit = 0.0
 
 
-class VariantInfo(Struct, frozen=True, omit_defaults=True):
+class VariantInfo(Struct, frozen=True, omit_defaults=True, cache_hash=True):
     """A registered variant, as a client may see it."""
 
     name: str

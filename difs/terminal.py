@@ -15,6 +15,7 @@ from difs.client import Client, Result
 from difs.client.requests import Wishes
 from difs.messages import (
     AdapterInfo,
+    Alternative,
     DeviceStatus,
     Plan,
     SeedContract,
@@ -111,20 +112,23 @@ def _sharing(contract: SeedContract, bound: float, shared_by: float) -> str:
     return f"{contract}: close to a run alone, not equal" if contract != "bitwise" else ""
 
 
-def show_plan(plan: Plan | None) -> None:
-    """Print a plan without measured times."""
+def show_plan(plan: Plan | None, points: Sequence[Alternative] = (), rows: int = 0) -> None:
+    """Print a plan without measured times, and the first `rows` of all points (0: all)."""
     if plan is None:
         output.print("It would be queued without a plan until a device is ready.")
         return
     output.print(_sentence(plan))
     output.print(_times(plan, None))
-    if plan.alternatives:
-        output.print(_alternatives(plan))
+    if others := [point for point in points or plan.alternatives if point.why_not]:
+        shown = others[: rows or len(others)]
+        output.print(_alternatives(shown))
+        if len(shown) < len(others):
+            output.print(f"and {len(others) - len(shown)} others: --rows 0 shows all")
     for note in plan.notes:
         output.print(f"note: {note}")
 
 
-def _alternatives(plan: Plan) -> Table:
+def _alternatives(points: Sequence[Alternative]) -> Table:
     names = ("instead", "steps", "guidance", "device", "seconds", "quality", "why not")
     rows = [
         (
@@ -136,7 +140,7 @@ def _alternatives(plan: Plan) -> Table:
             "?" if other.expected_quality is None else f"{other.expected_quality:.2f}",
             other.why_not,
         )
-        for other in plan.alternatives
+        for other in points
     ]
     return _table(names, rows)
 

@@ -1,6 +1,6 @@
 """Small makers of the things that many tests need. No fixtures, no assertions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from difs import config
@@ -41,6 +41,7 @@ from difs.messages import (
     VariantInfo,
 )
 from difs.policy.base import DeviceView, Options, Policy, View
+from difs.policy.modelless import Modelless
 from difs.policy.round_robin import RoundRobin
 from difs.policy.static import Static
 from difs.shm import layout
@@ -144,7 +145,11 @@ def segments(devices: Iterable[str], classes: Sequence[tuple[int, int]]) -> dict
     return {device: Segment(f"/segments/{device}", plan) for device in devices}
 
 
-POLICIES: dict[str, type[Static] | type[RoundRobin]] = {"static": Static, "round_robin": RoundRobin}
+POLICIES: dict[str, Callable[[Options], Policy]] = {
+    "modelless": Modelless,
+    "static": Static,
+    "round_robin": RoundRobin,
+}
 
 
 def broker_state(

@@ -39,6 +39,7 @@ def from_reject(reject: Reject, request_id: str) -> Error:
         reject.reason,
         request_id=request_id,
         field=reject.field,
+        limit=reject.limit,
         retry_after_s=reject.retry_after_s,
     )
 

@@ -119,7 +119,8 @@ def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     asker = books.clients.get(route) or Client(route)
     refused = admission.check_capacity(books, asker, asked) or planning.refusal_of(books, asked, decision)
     plan = decision.plan if refused is None and isinstance(decision, Admit) else None
-    tell(books, route, Explanation(asked.request_id, plan, refused))
+    points = planning.survey(books, asked, now) if message.survey else ()
+    tell(books, route, Explanation(asked.request_id, plan, refused, points))
 
 
 def _cancel(books: Books, route: bytes, message: Cancel, now: float) -> None:

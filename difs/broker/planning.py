@@ -10,8 +10,8 @@ from difs.broker import admission
 from difs.broker.books import Books
 from difs.broker.effects import Complain
 from difs.broker.records import Actor, Request
-from difs.messages import Error, Generate, Plan, VariantInfo
-from difs.policy.base import Admit, Decision, DeviceView, Reject, View, Wait
+from difs.messages import MAX_POINTS, Alternative, Error, Generate, Plan, VariantInfo
+from difs.policy.base import Admit, Decision, DeviceView, Reject, Surveyor, View, Wait
 from difs.profiles import Work
 
 Variants = Mapping[str, VariantInfo]
@@ -49,18 +49,7 @@ def decide_among(
     books: Books, message: Generate, now: float, variants: Variants, actors: Sequence[Actor]
 ) -> Decision:
     """Ask the policy to serve `message` with one of `variants` on one of `actors`."""
-    view = View(
-        now=now,
-        devices=tuple(
-            [
-                DeviceView(a.device, a.residents, a.queue_s, a.queued, a.free_credits, a.parked)
-                for a in actors
-            ]
-        ),
-        variants=variants,
-        decisions=books.decisions,
-        adapters=books.adapters,
-    )
+    view = _view(books, now, variants, actors)
     books.decisions += 1
     try:
         decision = books.policy.decide(view, message)
@@ -68,6 +57,26 @@ def decide_among(
         books.effects.append(Complain(f"the policy failed:\n{traceback.format_exc()}"))
         return Reject("internal", f"the policy {books.policy.name} failed")
     return _sound(books, decision, variants, actors, message.prompt)
+
+
+def survey(books: Books, message: Generate, now: float) -> tuple[Alternative, ...]:
+    """Return the points among which the policy would choose for `message`, where it can tell."""
+    if not isinstance(books.policy, Surveyor):
+        return ()
+    return books.policy.survey(_view(books, now, books.variants, books.ready), message)[:MAX_POINTS]
+
+
+def _view(books: Books, now: float, variants: Variants, actors: Sequence[Actor]) -> View:
+    devices = [
+        DeviceView(a.device, a.residents, a.queue_s, a.queued, a.free_credits, a.parked) for a in actors
+    ]
+    return View(
+        now=now,
+        devices=tuple(devices),
+        variants=variants,
+        decisions=books.decisions,
+        adapters=books.adapters,
+    )
 
 
 def _sound(

@@ -12,12 +12,14 @@ import typer
 from difs.cli.app import JsonOption, RunDirOption, any_client, app
 from difs.cli.wishes import (
     AdapterOption,
+    BestEffort,
     Count,
     Deterministic,
     Family,
     Guidance,
     Latency,
     Negative,
+    Priority,
     Quality,
     SamplerOption,
     Seed,
@@ -47,6 +49,8 @@ def generate(
     variant: VariantOption = None,
     family: Family = None,
     adapter: AdapterOption = None,
+    priority: Priority = None,
+    best_effort: BestEffort = False,
     strict: Strict = False,
     deterministic: Deterministic = False,
     timeout: Timeout = None,

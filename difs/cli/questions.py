@@ -9,12 +9,14 @@ from difs import config
 from difs.cli.app import JsonOption, RunDirOption, any_client, app, home_of, running_client
 from difs.cli.wishes import (
     AdapterOption,
+    BestEffort,
     Count,
     Deterministic,
     Family,
     Guidance,
     Latency,
     Negative,
+    Priority,
     Quality,
     SamplerOption,
     Seed,
@@ -46,25 +48,28 @@ def explain(
     variant: VariantOption = None,
     family: Family = None,
     adapter: AdapterOption = None,
+    priority: Priority = None,
+    best_effort: BestEffort = False,
     strict: Strict = False,
     deterministic: Deterministic = False,
     timeout: Timeout = None,
+    rows: Annotated[int, typer.Option(help="Rows of the table of points; 0: all of them.")] = 12,
     run_dir: RunDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what generate would do, and why, without doing it."""
+    """Say what generate would do, why, and what else there is, ranked, without doing it."""
     from difs import terminal
     from difs.client.core import to_exception
 
     wishes = wishes_of(dict(locals()))
     with any_client(run_dir, terminal.Notes(quiet=as_json)) as client:
-        found = client.explain(prompt, **wishes)
+        found = client.explain(prompt, survey=True, **wishes)
     if found.refusal is not None:
         raise to_exception(found.refusal)
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:
-        terminal.show_plan(found.plan)
+        terminal.show_plan(found.plan, found.points, rows)
 
 
 @app.command()

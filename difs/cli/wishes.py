@@ -1,16 +1,17 @@
 """The options by which a command says what picture is wanted, as arguments of the client."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 
 def _size(text: str | None) -> tuple[int, int] | tuple[None, None]:
-    if text is None:
+    if text is None or text.lower() == "auto":
         return None, None
     width, times, height = text.lower().partition("x")
     if not (times and width.isdigit() and height.isdigit()):
-        raise typer.BadParameter(f"{text!r} is not a size such as 512x512", param_hint="--size")
+        raise typer.BadParameter(f"{text!r} is not a size such as 512x512, nor auto", param_hint="--size")
     return int(width), int(height)
 
 
@@ -34,8 +35,8 @@ def _adapters(texts: list[str] | None) -> list[tuple[str, float]]:
     return pairs
 
 
-def wishes_of(options: dict[str, Any]) -> Any:
-    """Turn the options that generate and explain share into arguments of the client."""
+def wishes_of(options: Mapping[str, Any]) -> Any:
+    """Turn what a command has of the options below into arguments of the client."""
     width, height = _size(options["size"])
     return {
         "latency_s": options["latency"],
@@ -45,23 +46,27 @@ def wishes_of(options: dict[str, Any]) -> Any:
         "steps": options["steps"],
         "guidance_scale": options["guidance"],
         "sampler": options["sampler"],
-        "seed": options["seed"],
+        "seed": options.get("seed"),
         "n": options["n"],
-        "negative_prompt": options["negative"],
+        "negative_prompt": options.get("negative"),
         "variant": options["variant"],
         "family": options["family"],
         "adapters": _adapters(options["adapter"]),
-        "on_infeasible": "reject" if options["strict"] else None,
-        "timeout_s": options["timeout"],
-        "deterministic": options["deterministic"] or None,
+        "priority": options.get("priority"),
+        "best_effort": options.get("best_effort") or None,
+        "on_infeasible": "reject" if options.get("strict") else None,
+        "timeout_s": options.get("timeout"),
+        "deterministic": options.get("deterministic") or None,
     }
 
 
 Latency = Annotated[float | None, typer.Option("--latency", help="Seconds to keep.")]
 Quality = Annotated[
-    str | None, typer.Option("--quality", help="draft, low, medium, high, best, or 0..1.")
+    str | None, typer.Option("--quality", help="draft, low, medium, high, best, auto, or 0..1.")
 ]
-Size = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT; default: the variant's own.")]
+Size = Annotated[
+    str | None, typer.Option("--size", help="WIDTHxHEIGHT, or auto: the variant's own (the default).")
+]
 Steps = Annotated[int | None, typer.Option("--steps", help="Pin the denoising steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance", help="Pin the guidance scale.")]
 SamplerOption = Annotated[str | None, typer.Option("--sampler", help="Pin the sampler.")]
@@ -71,6 +76,10 @@ Negative = Annotated[str | None, typer.Option("--negative", help="What not to pa
 VariantOption = Annotated[str | None, typer.Option("--variant", help="Pin the variant.")]
 Family = Annotated[str | None, typer.Option("--family", help="Pin the family.")]
 AdapterOption = Annotated[list[str] | None, typer.Option("--adapter", help="LoRA, as name[:weight].")]
+Priority = Annotated[int | None, typer.Option("--priority", help="0 to 9, higher goes first; default 5.")]
+BestEffort = Annotated[
+    bool, typer.Option("--best-effort", help="Compute only while nobody else wants the device.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse rather than miss the latency.")]
 Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="Compute each image alone: same seed, same bits.")

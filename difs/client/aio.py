@@ -237,10 +237,15 @@ class AsyncClient:
         assert isinstance(found, answer)
         return found
 
-    async def explain(self, prompt: str, **wishes: Unpack[Wishes]) -> Explanation:
-        """Return the plan, or the refusal, that `generate` with the same arguments would get now."""
+    async def explain(
+        self, prompt: str, *, survey: bool = False, **wishes: Unpack[Wishes]
+    ) -> Explanation:
+        """Return the plan, or the refusal, that `generate` with the same arguments would get now.
+
+        `survey`: with all other operating points, the best first.
+        """
         request = requests.build(prompt, wishes, progress=False)
-        return await self._ask(Explain(request), Explanation)
+        return await self._ask(Explain(request, survey), Explanation)
 
     async def variants(self) -> tuple[VariantInfo, ...]:
         """Return the registered variants."""

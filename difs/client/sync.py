@@ -105,9 +105,9 @@ class Client:
                 on_progress(event)
         raise AssertionError("a stream ends with a Result or an error")
 
-    def explain(self, prompt: str, **wishes: Unpack[Wishes]) -> Explanation:
+    def explain(self, prompt: str, *, survey: bool = False, **wishes: Unpack[Wishes]) -> Explanation:
         """Return the plan, or the refusal, that `generate` with the same arguments would get now."""
-        return self._do(self._client.explain(prompt, **wishes))
+        return self._do(self._client.explain(prompt, survey=survey, **wishes))
 
     def variants(self) -> tuple[VariantInfo, ...]:
         """Return the registered variants."""

@@ -1,12 +1,12 @@
 """What a policy sees and what it answers. Frozen values only: a policy never touches the broker."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from difs.actor_messages import Resident
-from difs.messages import AdapterInfo, Generate, Plan, VariantInfo
+from difs.messages import AdapterInfo, Alternative, Generate, Plan, VariantInfo
 
 
 class DeviceView(Struct, frozen=True):
@@ -56,6 +56,8 @@ class Reject(Struct, frozen=True):
     reason: str
     field: str | None = None
     retry_after_s: float | None = None
+    limit: str | None = None
+    """The nearest value of `field` that could be kept."""
 
 
 Decision = Admit | Wait | Reject
@@ -74,4 +76,13 @@ class Policy(Protocol):
 
     def decide(self, view: View, request: Generate) -> Decision:
         """Choose an operating point for `request`; pure."""
+        ...
+
+
+@runtime_checkable
+class Surveyor(Protocol):
+    """A policy that can tell all points among which it chooses."""
+
+    def survey(self, view: View, request: Generate) -> tuple[Alternative, ...]:
+        """Return the points, the best first, the chosen one among them; pure."""
         ...

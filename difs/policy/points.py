@@ -182,6 +182,7 @@ def admit_or_refuse(plan: Plan, request: Generate) -> Decision:
         f"{words} with {plan.variant} at {plan.steps} steps;"
         f" the nearest feasible latency_s is {predicted.total_s - waiting_s:.2f}",
         field="requirements.latency_s",
+        limit=f">= {predicted.total_s - waiting_s:.2f}",
     )
 
 

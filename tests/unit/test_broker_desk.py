@@ -71,6 +71,18 @@ def test_explain_tells_the_plan_and_changes_nothing() -> None:
     assert promised == only(house.ask("a"), Accepted).plan, "what was explained is what is done"
 
 
+def test_a_survey_is_told_where_the_policy_can() -> None:
+    house = served(devices=("cpu-0", "cpu-1"), policy="modelless")
+    told = only(house.ask(Explain(generate("a"), survey=True)), Explanation)
+    assert told.plan is not None
+    assert {point.device for point in told.points} == {"cpu-0", "cpu-1"}
+    (chosen,) = [point for point in told.points if not point.why_not]
+    assert (chosen.device, chosen.steps) == (told.plan.device, told.plan.steps)
+    assert only(house.ask(Explain(generate("a"))), Explanation).points == ()
+    plain = served(policy="round_robin")
+    assert only(plain.ask(Explain(generate("a"), survey=True)), Explanation).points == ()
+
+
 @pytest.mark.parametrize(
     ("wishes", "code"), [({"n": 5}, "invalid_request"), ({"variant": "x"}, "unknown_name")]
 )

@@ -11,7 +11,8 @@ from difs.actor_messages import Costs, RowCost
 from difs.messages import Plan, QualityPoint, VariantInfo
 from difs.policy import modelless
 from difs.policy.base import Admit, Decision, DeviceView, Options, Reject, View
-from difs.policy.modelless import Modelless, enumerate_points
+from difs.policy.frontier import enumerate_points
+from difs.policy.modelless import Modelless
 from tests.builders import device_view, generate, resident, variant, view
 
 POLICY = Modelless(Options())
@@ -191,6 +192,31 @@ def test_without_a_device_or_a_known_name_it_refuses_as_the_others_do() -> None:
     assert refused(view(variants=(BASE,))).code == "unavailable"
     assert refused(variant="nobody").code == "unknown_name"
     assert refused(sampler="nothing").code == "unknown_name"
+
+
+def test_a_survey_tells_every_point_the_chosen_one_first() -> None:
+    request = generate(width=None, height=None, latency_s=0.45)
+    told = POLICY.survey(FAMILY, request)
+    plan = plan_of(latency_s=0.45)
+    assert (told[0].variant, told[0].steps, told[0].total_s) == ("turbo", 4, plan.prediction.total_s)
+    assert [point.why_not for point in told].count("") == 1
+    assert len(told) == len({(p.variant, p.steps, p.guidance_scale) for p in told}) == 3 + 5 + 5
+    late = [point.total_s > 0.45 for point in told]
+    assert late == sorted(late), "what is too late comes last"
+    assert POLICY.survey(FAMILY, generate(variant="nobody")) == ()
+
+
+def test_a_survey_tells_the_devices_that_were_not_taken() -> None:
+    told = POLICY.survey(view(device_view("cpu-0", 2.0), device_view("cpu-1", 0.5)), generate(steps=8))
+    assert [(p.device, p.why_not) for p in told] == [("cpu-1", ""), ("cpu-0", "1.50 s later")]
+
+
+def test_a_plan_says_how_far_it_may_be_cut_while_it_runs() -> None:
+    assert plan_of(latency_s=5.0).floor_steps == 1, "down to the fewest steps that the variant has"
+    assert plan_of(latency_s=5.0, quality=0.8).floor_steps is None, "no fewer steps are as good"
+    assert plan_of(latency_s=5.0, quality=0.8, variant="base").floor_steps is None
+    assert plan_of().floor_steps is None, "nobody is in a hurry"
+    assert plan_of(latency_s=5.0, steps=20).floor_steps is None, "the steps are pinned"
 
 
 # ---- properties -----------------------------------------------------------------------------------

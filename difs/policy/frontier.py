@@ -1,0 +1,227 @@
+"""All ways to serve a request that deserve a look, found fast: the input of policy `modelless`.
+
+For every variant, guidance and number of steps, the device (and memory mode) that is done first; the
+others cost more and bring the same picture. What depends on one variant alone is remembered between
+decisions: the arguments are frozen, so the answers cannot grow old.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from operator import itemgetter
+from typing import NamedTuple
+
+from difs import captions, profiles, quality, samplers
+from difs.actor_messages import Costs
+from difs.messages import Generate, MemoryMode, VariantInfo
+from difs.policy import points
+from difs.policy.base import DeviceView, View
+from difs.profiles import Work
+
+STEP_CHOICES = 8
+"""Numbers of steps that are considered for a variant without a curve."""
+
+
+Way = tuple[float, float, DeviceView, MemoryMode]
+"""One device and memory mode in which a variant can be computed: seconds of everything but the steps
+(waiting, loading, encoding, decoding), seconds of one evaluation of all images, where, and how. A plain
+tuple: thousands are made for one decision."""
+
+
+class Dial(NamedTuple):
+    """A number of steps with a variant, and what comes of it wherever it is computed."""
+
+    steps: int
+    guidance: float
+    calls: int
+    """Evaluations of the UNet."""
+    worth: float
+    """The quality by which points are compared, in hundredths."""
+
+
+class Point(NamedTuple):
+    """One way to serve a request, and what comes of it."""
+
+    device: DeviceView
+    info: VariantInfo
+    steps: int
+    guidance: float
+    memory_mode: MemoryMode
+    total_s: float
+    """Predicted seconds until the result, with all waiting."""
+    worth: float
+    """The quality by which points are compared, in hundredths."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether its worth is a quality that may be shown."""
+        return bool(self.info.quality)
+
+    @property
+    def preference(self) -> tuple[float, float, str, str]:
+        """Sort key: the best first, of equals the soonest."""
+        return -self.worth, self.total_s, self.info.name, self.device.device
+
+    @property
+    def swiftness(self) -> tuple[float, float, str, str]:
+        """Sort key: the soonest first, of equals the best."""
+        return self.total_s, -self.worth, self.info.name, self.device.device
+
+
+def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate) -> list[Point]:
+    """Return the points that no other way to compute the same picture beats, variant by variant."""
+    found = []
+    for info, devices, dials in _choices(view, infos, request, is_complete=False):
+        ranked: dict[bool, list[Way]] = {}
+        for steps, guidance, calls, worth in dials:
+            guided = guidance > 1.0
+            if guided not in ranked:
+                ranked[guided] = _quickest(ways(info, devices, request, guidance))
+            fixed_s, call_s, device, mode = _soonest(ranked[guided], calls)
+            found.append(Point(device, info, steps, guidance, mode, fixed_s + calls * call_s, worth))
+    return found
+
+
+def survey_points(view: View, infos: Sequence[VariantInfo], request: Generate) -> list[Point]:
+    """Return every point there is: for people, who want to see what was not chosen, too."""
+    return [
+        Point(device, info, d.steps, d.guidance, mode, fixed_s + d.calls * call_s, d.worth)
+        for info, devices, dials in _choices(view, infos, request, is_complete=True)
+        for d in dials
+        for fixed_s, call_s, device, mode in ways(info, devices, request, d.guidance)
+    ]
+
+
+Choices = tuple[VariantInfo, tuple[DeviceView, ...], tuple[Dial, ...]]
+
+
+def _choices(
+    view: View, infos: Sequence[VariantInfo], request: Generate, *, is_complete: bool
+) -> Iterator[Choices]:
+    """Yield each variant with the dials that the request's pins leave."""
+    sizes = [points.size_of(info, request) for info in infos]
+    side = max([round((width * height) ** 0.5) for width, height in sizes])
+    pins = request.overrides
+    knows: dict[int, bool] = {0: True}
+    for info in infos:
+        key = id(info.captions) if info.captions else 0
+        if key not in knows:
+            knows[key] = bool(captions.named(info.captions, request.prompt))
+        sampler = samplers.canonical(pins.sampler or info.sampler) or info.sampler
+        dials = dials_of(info, side, sampler, pins.steps, pins.guidance_scale)
+        if not knows[key]:  # its picture would show something else: worth nothing, but it is one
+            dials = tuple([d._replace(worth=0.0) for d in dials])
+        yield info, view.devices, dials if is_complete or not knows[key] else worthwhile(dials)
+
+
+@lru_cache(maxsize=4096)
+def dials_of(
+    info: VariantInfo, side: int, sampler: str, steps: int | None, guidance: float | None
+) -> tuple[Dial, ...]:
+    """Return what can be chosen of a variant; `steps` and `guidance` are pinned where they are given."""
+    scales = [guidance] if guidance is not None else guidances(info)
+    choices = [steps] if steps is not None else step_choices(info)
+    return tuple(
+        Dial(n, scale, samplers.evaluations(sampler, n), _worth(info, n, scale, side))
+        for scale in scales
+        for n in choices
+    )
+
+
+@lru_cache(maxsize=4096)
+def worthwhile(dials: tuple[Dial, ...]) -> tuple[Dial, ...]:
+    """Return the dials that no other beats in both quality and cost, wherever they are computed."""
+    kept: list[Dial] = []
+    best = {False: -1.0, True: -1.0}
+    for dial in sorted(dials, key=lambda d: (d.calls, d.guidance, -d.worth)):
+        guided = profiles.is_guided(dial.guidance)
+        if dial.worth > best[guided] and dial.worth > best[False]:
+            kept.append(dial)
+            best[guided] = dial.worth
+    return tuple(kept)
+
+
+def step_choices(info: VariantInfo) -> list[int]:
+    """Return the numbers of steps to consider: those that were measured, or a spread over the range."""
+    low, high = info.steps_min, info.steps_max
+    ends = {low, info.steps_default, high}
+    inside = {n for n in quality.measured_steps(info.quality) if low <= n <= high}
+    if inside:
+        return sorted(inside | {low, info.steps_default})
+    ratio = (high / low) ** (1.0 / (STEP_CHOICES - 1))
+    return sorted(ends | {round(low * ratio**i) for i in range(STEP_CHOICES)})
+
+
+def guidances(info: VariantInfo) -> list[float]:
+    """Return the guidance scales to consider: the variant's own and those that were measured."""
+    return sorted({info.guidance_scale} | quality.measured_guidances(info.quality))
+
+
+def _worth(info: VariantInfo, steps: int, guidance: float, side: int) -> float:
+    found = quality.expected(info.quality, steps, guidance, side)
+    return round(quality.assumed(info, steps) if found is None else found, 2)
+
+
+# ---- what it costs --------------------------------------------------------------------------------
+
+
+Shape = tuple[int, float, int, bool]
+"""Pixels, guidance, images, and whether each image is computed by itself."""
+
+
+def ways(
+    info: VariantInfo, devices: Sequence[DeviceView], request: Generate, guidance: float
+) -> list[Way]:
+    """Return how a variant can be computed on each device."""
+    width, height = points.size_of(info, request)
+    shape = (width * height, guidance, request.n, request.deterministic)
+    name, found = info.name, []
+    for device in devices:
+        known = device.residents.get(name)
+        if known is not None:
+            parts_s, call_s, _ = _seconds(known.costs, shape)
+            found.append((device.backlog_s + parts_s, call_s, device, known.memory_mode))
+        else:
+            found.append(_way_of_absent(name, device, shape))
+    return found
+
+
+def _way_of_absent(name: str, device: DeviceView, shape: Shape) -> Way:
+    """Return how a variant that is not loaded on a device can be computed there."""
+    known = device.known(name)
+    parts_s, call_s, load_s = _seconds(known.costs if known is not None else None, shape)
+    mode = known.memory_mode if known is not None else "full"
+    return device.backlog_s + load_s + parts_s, call_s, device, mode
+
+
+@lru_cache(maxsize=8192)
+def _seconds(costs: Costs | None, shape: Shape) -> tuple[float, float, float]:
+    """Return the seconds of encoding and decoding, of one evaluation of all images, and of the load."""
+    pixels, guidance, n, is_alone = shape
+    one = Work(pixels, 1, "ddim", guidance, n, is_alone=is_alone)
+    found = profiles.predict(one, costs, is_resident=False)
+    return found.encode_s + found.decode_s, found.steps_s, found.load_s
+
+
+def _quickest(found: list[Way]) -> list[Way]:
+    """Return the ways of which none is slower in both respects than another; the soonest begun first."""
+    kept = [min(found, key=_haste)]
+    if min(found, key=_pace)[1] >= kept[0][1]:
+        return kept
+    for way in sorted(found, key=_haste):
+        if way[1] < kept[-1][1]:
+            kept.append(way)
+    return kept
+
+
+def _soonest(ranked: list[Way], calls: int) -> Way:
+    """Return the way that has done `calls` evaluations first."""
+    if len(ranked) == 1:
+        return ranked[0]
+    return min(ranked, key=lambda way: way[0] + calls * way[1])
+
+
+def _haste(way: Way) -> tuple[float, float, str]:
+    return way[0], way[1], way[2].device
+
+
+_pace = itemgetter(1)
