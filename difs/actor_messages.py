@@ -46,6 +46,8 @@ class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
     """The client stated `due`: no batch may grow so far that it is missed."""
     is_alone: bool = False
     """Shares no call with others, so that every bit is that of a run alone."""
+    floor_steps: int = 0
+    """To how few steps it may be cut on its way so that `due` is kept; 0: to none fewer."""
     preview_every: int = 0
     """Steps between two previews; 0 for none."""
 

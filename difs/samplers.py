@@ -32,28 +32,30 @@ class Sampler(NamedTuple):
     evaluations: Callable[[int], int] = _once
     most_steps: int = MAX_STEPS
     """LCM and TCD were distilled to skip between 50 steps: there are no more to choose from."""
+    is_elastic: bool = False
+    """Whether a run can be cut short on its way: its step goes from any timestep to any later one."""
 
 
 _2M_SDE = ("dpmpp_2m_sde", "dpmpp_2m_sde_gpu")
 _3M_SDE = ("dpmpp_3m_sde", "dpmpp_3m_sde_gpu")
 
 SAMPLERS: dict[str, Sampler] = {
-    "ddim": Sampler("DDIM"),
+    "ddim": Sampler("DDIM", is_elastic=True),
     "ddpm": Sampler("DDPM"),
-    "euler": Sampler("Euler"),
-    "euler_karras": Sampler("Euler", "Karras", ("euler",)),
-    "euler_a": Sampler("Euler a", None, ("euler_ancestral",)),
+    "euler": Sampler("Euler", is_elastic=True),
+    "euler_karras": Sampler("Euler", "Karras", ("euler",), is_elastic=True),
+    "euler_a": Sampler("Euler a", None, ("euler_ancestral",), is_elastic=True),
     "heun": Sampler("Heun", None, (), _twice),
     "heun_karras": Sampler("Heun", "Karras", ("heun",), _twice),
     "dpm2": Sampler("DPM2", None, ("dpm_2",), _twice),
     "dpm2_karras": Sampler("DPM2", "Karras", ("dpm_2",), _twice),
     "dpm2_a": Sampler("DPM2 a", None, ("dpm_2_ancestral",), _twice),
     "dpm2_a_karras": Sampler("DPM2 a", "Karras", ("dpm_2_ancestral",), _twice),
-    "dpmpp_2m": Sampler("DPM++ 2M"),
-    "dpmpp_2m_karras": Sampler("DPM++ 2M", "Karras", ("dpmpp_2m",)),
-    "dpmpp_2m_sde": Sampler("DPM++ 2M SDE", None, _2M_SDE),
-    "dpmpp_2m_sde_karras": Sampler("DPM++ 2M SDE", "Karras", _2M_SDE),
-    "dpmpp_2m_sde_exponential": Sampler("DPM++ 2M SDE", "Exponential", _2M_SDE),
+    "dpmpp_2m": Sampler("DPM++ 2M", is_elastic=True),
+    "dpmpp_2m_karras": Sampler("DPM++ 2M", "Karras", ("dpmpp_2m",), is_elastic=True),
+    "dpmpp_2m_sde": Sampler("DPM++ 2M SDE", None, _2M_SDE, is_elastic=True),
+    "dpmpp_2m_sde_karras": Sampler("DPM++ 2M SDE", "Karras", _2M_SDE, is_elastic=True),
+    "dpmpp_2m_sde_exponential": Sampler("DPM++ 2M SDE", "Exponential", _2M_SDE, is_elastic=True),
     "dpmpp_3m_sde": Sampler("DPM++ 3M SDE", None, _3M_SDE),
     "dpmpp_3m_sde_karras": Sampler("DPM++ 3M SDE", "Karras", _3M_SDE),
     "dpmpp_3m_sde_exponential": Sampler("DPM++ 3M SDE", "Exponential", _3M_SDE),

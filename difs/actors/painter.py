@@ -228,6 +228,10 @@ class Painter:
         work.done += 1
         work.is_spoilt = False
 
+    def shorten(self, work: Work, left: int) -> None:
+        """Let an image do `left` more steps (or fewer) from where it is, evenly spaced."""
+        work.timesteps = schedulers.respace(work.scheduler, work.timesteps, work.done, left)
+
     def preview(self, work: Work) -> Preview:
         """Return a small picture of what an image is becoming."""
         return self._projection.show(work.latents if work.clean is None else work.clean)

@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -101,3 +102,33 @@ def build(sampler: str, base: Any, kind: str = "base") -> Any:
         cls, settings = CLASSES[sampler]
         built[sampler, kind] = cls.from_config(base.config, **settings, **KINDS[kind])
     return deepcopy(built[sampler, kind])
+
+
+def respace(scheduler: Any, timesteps: torch.Tensor, done: int, left: int) -> torch.Tensor:
+    """Return the timesteps of a run that has done `done` of them and does `left` more, evenly spaced.
+
+    The scheduler is changed to go them: it must be of an elastic sampler (see `difs.samplers`). DDIM's
+    step has one stride for all; fewer steps than `left` may come of it. Multistep solvers keep their
+    past: their formulas are of steps of any length (Lu et al. 2022, "DPM-Solver++").
+    """
+    if isinstance(scheduler, DDIMScheduler):
+        following = _strides(scheduler, int(timesteps[done]), left)
+    else:
+        chosen = torch.linspace(done, len(timesteps), left + 1)[:-1].round().long()
+        following = timesteps[chosen]
+        scheduler.sigmas = torch.cat(
+            [scheduler.sigmas[:done], scheduler.sigmas[chosen], scheduler.sigmas[-1:]]
+        )
+        scheduler.num_inference_steps = done + left
+    respaced = torch.cat([timesteps[:done], following])
+    scheduler.timesteps = respaced
+    return respaced
+
+
+def _strides(scheduler: DDIMScheduler, at: int, left: int) -> torch.Tensor:
+    """Return at most `left` timesteps from `at` down, by a stride that DDIM's own arithmetic has."""
+    training = scheduler.config.num_train_timesteps
+    wanted = -(-(at + 1) // left)
+    scheduler.num_inference_steps = max(1, training // wanted)
+    stride = training // scheduler.num_inference_steps
+    return torch.tensor(range(at, -1, -stride)[:left], dtype=torch.int64)

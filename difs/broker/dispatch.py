@@ -157,6 +157,7 @@ def _execute(attempt: Attempt) -> Execute:
         due=due,
         is_firm=is_firm,
         is_alone=request.is_alone,
+        floor_steps=0 if request.is_alone else plan.floor_steps or 0,
         preview_every=message.delivery.preview_every,
     )
 

@@ -10,6 +10,7 @@ from operator import itemgetter
 
 from msgspec.structs import replace
 
+from difs import samplers
 from difs.messages import Alternative, Generate, Level, Plan, VariantInfo
 from difs.policy import points, telling
 from difs.policy.base import Decision, Options, Reject, View
@@ -77,7 +78,9 @@ def budget_of(request: Generate) -> float:
 
 def floor_steps(known: Sequence[Point], chosen: Point, floor: float, request: Generate) -> int | None:
     """Return to how few steps an engine may cut the request so that a stated latency is kept."""
-    if request.requirements.latency_s is None or request.overrides.steps is not None:
+    sampler = samplers.canonical(request.overrides.sampler or chosen.info.sampler) or chosen.info.sampler
+    is_fixed = request.overrides.steps is not None or request.deterministic
+    if request.requirements.latency_s is None or is_fixed or not samplers.SAMPLERS[sampler].is_elastic:
         return None
     alike = [p for p in known if (p.info, p.guidance) == (chosen.info, chosen.guidance)]
     least = min((p.steps for p in alike if p.worth >= min(floor, chosen.worth)), default=chosen.steps)
