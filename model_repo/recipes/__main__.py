@@ -40,6 +40,7 @@ def stages(material: "Material") -> dict[str, Callable[[], object]]:
         unet, encoder = denoiser.train_base(material)
         words.train(material, encoder.requires_grad_(True))
         denoiser.together(material, "base_again", unet, encoder)
+        denoiser.together(material, "base_confused", unet, encoder)
         export.part(unet, "emoji-base", "unet")
         export.part(encoder, "emoji-base", "text_encoder")
 

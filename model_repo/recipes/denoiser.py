@@ -45,12 +45,21 @@ def base_text_encoder() -> Any:
     return CLIPTextModel.from_pretrained(BASE / "text_encoder", dtype=torch.float32)
 
 
-def single_names(material: Material, latents: Tensor, size: int) -> Callable[[int], Batch]:
-    """Return what draws a batch of single drawings with their captions; one in ten without words."""
+def single_names(
+    material: Material, latents: Tensor, size: int, often: Sequence[str] = ()
+) -> Callable[[int], Batch]:
+    """Return what draws a batch of single drawings with their captions; one in ten without words.
+
+    The names in `often` fill a quarter of each batch.
+    """
+    favourites = torch.tensor([material.names.index(name) for name in often], dtype=torch.long)
 
     def draw(update: int) -> Batch:
         dice, generator = dice_of(material.seed, update)
         chosen = torch.randint(len(material.names), (size,), generator=generator)
+        if often:
+            picked = torch.randint(len(often), (size // 4,), generator=generator)
+            chosen[: size // 4] = favourites[picked]
         words = [material.caption(material.names[int(i)], dice) for i in chosen]
         return latents[chosen], ["" if dice.random() < 0.1 else said for said in words]
 
@@ -73,9 +82,10 @@ def train_base(material: Material, *, fresh: bool = False) -> Any:
 
 def together(material: Material, stage: str, unet: Any, encoder: Any) -> None:
     """Train a UNet and its text encoder, as a stage of the settings says."""
-    known = schedule(material.settings[stage])
-    run = Run(material.out / stage, {"unet": unet, "text_encoder": encoder}, known)
-    fit(run, material, unet, encoder, material.latents("noto", 64))
+    known = dict(material.settings[stage])
+    often = known.pop("often", ())
+    run = Run(material.out / stage, {"unet": unet, "text_encoder": encoder}, schedule(known))
+    fit(run, material, unet, encoder, material.latents("noto", 64), often=often)
 
 
 def train_small(material: Material, encoder: Any) -> Any:
@@ -114,15 +124,17 @@ def learn_drawings(
     timesteps: Sequence[int] | None = None,
     *,
     stream: int = 1,
+    often: Sequence[str] = (),
 ) -> None:
     """Let a run's (UNet, text encoder) learn the latents' drawings.
 
-    `timesteps`: the only ones that it will meet, or None for all; `stream`: whose noise it sees.
+    `timesteps`: the only ones that it will meet, or None for all; `stream`: whose noise it sees; `often`:
+    names that it had better see more often.
     """
     unet, encoder = parts
     cumulative = alphas(material.device)
     steps = torch.tensor(timesteps if timesteps is not None else range(len(cumulative)))
-    draw = single_names(material, latents, run.schedule.batch)
+    draw = single_names(material, latents, run.schedule.batch, often)
 
     def loss_of(update: int) -> Tensor:
         x, captions = draw(update)
@@ -138,8 +150,10 @@ def learn_drawings(
     run.train(loss_of)
 
 
-def fit(run: Run, material: Material, unet: Any, encoder: Any, latents: Tensor) -> None:
+def fit(
+    run: Run, material: Material, unet: Any, encoder: Any, latents: Tensor, *, often: Sequence[str] = ()
+) -> None:
     """Let a UNet of its own learn the latents' drawings."""
     unet.to(memory_format=torch.channels_last).train()
-    learn_drawings(run, material, (unet, encoder), latents)
+    learn_drawings(run, material, (unet, encoder), latents, often=often)
     unet.to(memory_format=torch.contiguous_format).eval()

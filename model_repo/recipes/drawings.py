@@ -91,8 +91,13 @@ def keywords(archive: Path, captions: Mapping[str, str]) -> dict[str, list[str]]
     said = [word for words in found.values() for word in words]
     taken = set(captions.values()) | {word for caption in captions.values() for word in caption.split()}
     taken |= set(FILLERS.read_text("utf-8").split())
+    joined = {caption.replace(" ", ""): name for name, caption in captions.items()}
     return {
-        name: sorted(w for w in words if said.count(w) == 1 and w not in taken and w.isascii())
+        name: sorted(
+            w
+            for w in words
+            if said.count(w) == 1 and w not in taken and joined.get(w, name) == name and w.isascii()
+        )
         for name, words in found.items()
     }
 
