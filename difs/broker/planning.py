@@ -53,7 +53,14 @@ def decide_among(
         now=now,
         devices=tuple(
             [
-                DeviceView(a.device, a.residents, a.queue_s, a.queued, a.free_credits, a.parked)
+                DeviceView(
+                    a.device,
+                    a.residents,
+                    a.wait_s(is_best_effort=message.requirements.best_effort),
+                    a.queued,
+                    a.free_credits,
+                    a.parked,
+                )
                 for a in actors
             ]
         ),
