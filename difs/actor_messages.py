@@ -46,6 +46,8 @@ class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
     """The client stated `due`: no batch may grow so far that it is missed."""
     is_alone: bool = False
     """Shares no call with others, so that every bit is that of a run alone."""
+    is_best_effort: bool = False
+    """It gives way to all others, at every step."""
     preview_every: int = 0
     """Steps between two previews; 0 for none."""
 

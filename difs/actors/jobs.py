@@ -127,6 +127,7 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
         remaining_s=costs.encode_s + len(job.paintings) * (evaluations * step_s + decode_s),
         unit_s=costs.encode_s,
         is_firm=job.execute.is_firm,
+        is_best_effort=job.execute.is_best_effort,
     )
     if job.conditioning is None:
         return [common]

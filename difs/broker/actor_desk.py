@@ -68,6 +68,7 @@ def _ready(books: Books, route: bytes, message: Ready, now: float) -> None:
             progressed_at=now,
             residents={r.variant: r for r in message.residents},
         )
+        actor.profiled = {name: found.costs for name, found in actor.residents.items()}
         books.add_actor(actor)
     books.effects.append(TellActor(route, Welcome(books.epoch)))
     for number in message.attempts:  # before anything new: they write into slots that are free again
@@ -162,6 +163,7 @@ def _loaded(books: Books, route: bytes, message: Loaded, now: float) -> None:
         variant = message.resident.variant
         loads.answered(actor, variant)
         actor.residents[variant] = message.resident
+        actor.profiled[variant] = message.resident.costs
         actor.parked.pop(variant, None)
         actor.load_s.pop(variant, None)
         actor.progressed_at = now
@@ -194,6 +196,7 @@ def _switched(books: Books, route: bytes, message: Switched, now: float) -> None
     actor = books.actors.get(route)
     if actor is not None and message.resident.variant in actor.residents:
         actor.residents[message.resident.variant] = message.resident
+        actor.profiled[message.resident.variant] = message.resident.costs
         actor.progressed_at = now
 
 
@@ -254,7 +257,8 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
         if wanted:
             dispatch.fail(books, request, _broken(request), now)
         return
-    books.end(attempt, Cause.ENDED)
+    books.end(attempt, Cause.ENDED, _used_s(message))
+    _note_activity(attempt, now)
     if request.deadline < now:
         books.free_slots(attempt)
         dispatch.expire(books, request, now)
@@ -292,6 +296,21 @@ def _result(
         seed_bound=message.seed_bound,
     )
     return result, payloads
+
+
+def _used_s(message: Finished) -> float:
+    """Return the seconds that an attempt had of its device: its part of calls that it shared."""
+    return message.encode_s + message.steps_s / max(1.0, message.shared_by) + message.decode_s
+
+
+def _note_activity(attempt: Attempt, now: float) -> None:
+    """Enter how an attempt fared that need not wait for a load."""
+    actor, plan = attempt.actor, attempt.plan
+    costs, activity = actor.profiled.get(plan.variant), actor.activity.get(plan.variant)
+    if costs is not None and activity is not None and not plan.prediction.load_s:
+        profiled_s = profiles.predict(planning.work_of(attempt.request, plan), costs).total_s
+        seen_s = now - attempt.started_at
+        actor.activity[plan.variant] = activity.finished(seen_s, profiled_s, now)
 
 
 def _matches(attempt: Attempt, message: Finished) -> bool:

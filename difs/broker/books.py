@@ -84,6 +84,8 @@ class Books:
         self.supervisor: bytes | None = None
         self.draining_until: float | None = None
         self.decisions = 0
+        self.memory: object = None
+        """What the policy wants to be shown the next time."""
         self.counts: Counter[str] = Counter()
         self.ended = Ended(STORIES_KEPT)
         self.effects: list[Effect] = []

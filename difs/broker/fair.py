@@ -80,6 +80,8 @@ class FairQueue(Generic[T]):
         self._tops: dict[Hashable, list[_Top[T]]] = {}
         self._active = 0
         self._virtual = 0.0
+        self._under_way = 0.0
+        """By how much the virtual time will have grown when what was taken last is done."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -124,7 +126,8 @@ class FairQueue(Generic[T]):
             first.jumps += 1
             first.jumped_s += entry.seconds
         flow = entry.flow
-        self._virtual = max(self._virtual + entry.seconds / self._active, flow.start)
+        self._virtual = max(self._virtual + self._under_way, flow.start)
+        self._under_way = entry.seconds / self._active
         flow.start += entry.seconds
         self._remove(entry, is_charged=True)
 
@@ -141,7 +144,7 @@ class FairQueue(Generic[T]):
         if not self._entries:
             self._flows.clear()
             self._tops.clear()
-            self._virtual = 0.0
+            self._virtual = self._under_way = 0.0
 
     # ---- who is next ----------------------------------------------------------------------------
 

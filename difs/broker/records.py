@@ -8,10 +8,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from difs.actor_messages import Resident, Slot
+from difs.actor_messages import Costs, Resident, Slot
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
 from difs.messages import Generate, Plan, Reading
+from difs.policy.activity import Activity
 
 
 class RequestState(StrEnum):
@@ -127,6 +128,8 @@ class Request:
     """The part of `work_s` that one evaluation of one image is."""
     order: float | None = None
     """Its place in the queue where the policy gives one; None: its client's fair share decides."""
+    is_judged: bool = False
+    """Its pictures are scored, and reviewed by the policy."""
     actor: "Actor | None" = None
     """Whose queue it stands in, or who runs it; None while it waits for any device."""
     attempt: "Attempt | None" = None
@@ -237,6 +240,9 @@ class Actor:
     """Predicted seconds of the loads that they wait for."""
     attempts: dict[int, Attempt] = field(default_factory=dict)
     queue: Queue[Request] = field(default_factory=Queue)
+    profiled: dict[str, Costs] = field(default_factory=dict)
+    """What was measured when each variant came."""
+    activity: dict[str, Activity] = field(default_factory=dict)
     suspects: int = 0
     """How many of its attempts are suspect: 0 or 1."""
     account: Account = field(default_factory=Account)

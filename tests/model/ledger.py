@@ -49,10 +49,16 @@ class Entry:
     """A variant of so many bytes ran out of memory."""
 
     @property
-    def rank(self) -> tuple[int, int]:
-        """Return its place in a queue, as the protocol promises it."""
+    def urgency(self) -> int:
+        """Return its class, the first to be served least."""
         needs = self.message.requirements
-        return (1 if needs.best_effort else -needs.priority, self.seq)
+        return 1 if needs.best_effort else -needs.priority
+
+    def is_before(self, other: "Entry") -> bool:
+        """Whether it must be dispatched before `other`, as the protocol promises it."""
+        if self.urgency != other.urgency:
+            return self.urgency < other.urgency
+        return self.owner == other.owner and self.seq < other.seq
 
     @property
     def variant(self) -> str | None:
@@ -134,8 +140,9 @@ class Ledger:
         self.lost.append(actor)
         for order in list(actor.orders.values()):
             self.forget(order)
-            if order.is_wanted:
-                self.open[order.execute.request_id].deaths += died
+            entry = self.open.get(order.execute.request_id)
+            if entry is not None and entry.running is None and order.counts_for(entry):
+                entry.deaths += died
         self.empty_queue(device)
 
     def retire(self, device: str) -> None:
@@ -194,6 +201,7 @@ class Ledger:
                     assert self.is_draining, "nobody asked the broker to exit"
                     assert not self.open, "the broker exits with open requests"
                     assert not self.actors, "the broker exits before its actors"
+        self._check_recalled()
         self._check_loads()
         assert not self._strays, "an actor goes on with what nobody wants"
         assert self._reporting is None, "a finished request must get its result at once"
@@ -315,6 +323,15 @@ class Ledger:
         device = actor.ready.device
         return any(e.device == device and e.variant == variant for e in self.open.values())
 
+    def _check_recalled(self) -> None:
+        """What was told to stop and has not ended begins anew: best effort that gave its place."""
+        for entry in self.open.values():
+            if entry.running is not None and not entry.running.is_wanted:
+                assert entry.message.requirements.best_effort, "stopped, and neither ended nor yielding"
+                urgent = [e for e in self.open.values() if e.device == entry.device and e.urgency < 1]
+                assert any(e.running is None for e in urgent), "gave its place to nobody"
+                entry.running.recalled, entry.running = entry, None
+
     def _check_loads(self) -> None:
         for actor in self.actors.values():
             for task in actor.owed:
@@ -334,8 +351,8 @@ class Ledger:
         assert actor.may_execute(execute.variant), "neither loaded nor asked to load"
         assert self.sizes[execute.variant] < entry.below_bytes, "as heavy as what ran out of memory"
         for other in self.open.values():
-            is_before = other.device == device and other.running is None and other.rank < entry.rank
-            assert not is_before, "dispatched before a request of higher rank"
+            is_waiting = other.device == device and other.running is None
+            assert not (is_waiting and other.is_before(entry)), "dispatched before one of higher rank"
         is_suspect = entry.deaths or any(order.is_suspect for order in actor.orders.values())
         assert not (is_suspect and actor.orders), "what was on an actor that died must run alone"
         self._attempts.add(execute.attempt)
