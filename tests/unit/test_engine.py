@@ -233,6 +233,23 @@ def test_best_effort_yields_and_is_served_before_its_deadline(studio: Any) -> No
     assert it.clock.now() <= 50.0
 
 
+@pytest.mark.parametrize("arrives_at_step", [1, 4, 9])
+def test_best_effort_delays_other_work_by_one_step_at_most(studio: Any, arrives_at_step: int) -> None:
+    it = studio(step_s=SECOND, max_rows=32)
+    spare = it.order(1, steps=10, is_best_effort=True, due=2.0, deadline=1e6)
+    it.engine.submit(spare)
+    reports = until(it, Stepped(1, 0, arrives_at_step, 10))
+    began = it.clock.now()
+    it.engine.submit(it.order(2, steps=5))
+    while 2 not in ends(reports):
+        reports += it.turn()
+    assert it.clock.now() - began == pytest.approx(5.0), "as if it were alone"
+    assert stepped(reports).count((1, arrives_at_step + 1)) == 0
+    while 1 not in ends(reports):
+        reports += it.turn()
+    assert [step for attempt, step in stepped(reports) if attempt == 1] == list(range(1, 11))
+
+
 # ---- failures -------------------------------------------------------------------------------------
 
 
