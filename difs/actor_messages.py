@@ -46,6 +46,8 @@ class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
     """The client stated `due`: no batch may grow so far that it is missed."""
     is_alone: bool = False
     """Shares no call with others, so that every bit is that of a run alone."""
+    is_judged: bool = False
+    """The finished pictures are scored."""
     is_best_effort: bool = False
     """It gives way to all others, at every step."""
     preview_every: int = 0
@@ -190,6 +192,8 @@ class Finished(Struct, frozen=True, tag="finished"):
     """Images in a call of its steps, on average."""
     costs: Costs | None = None
     """The resident's costs as they are known now."""
+    score: float | None = None
+    """0..1, of the worst picture; None: not asked for, or it cannot be judged."""
 
 
 class Ended(Struct, frozen=True, tag="ended"):

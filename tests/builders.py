@@ -41,6 +41,7 @@ from difs.messages import (
     VariantInfo,
 )
 from difs.policy.base import DeviceView, Options, Policy, View
+from difs.policy.cascade import Cascade
 from difs.policy.round_robin import RoundRobin
 from difs.policy.static import Static
 from difs.shm import layout
@@ -144,7 +145,11 @@ def segments(devices: Iterable[str], classes: Sequence[tuple[int, int]]) -> dict
     return {device: Segment(f"/segments/{device}", plan) for device in devices}
 
 
-POLICIES: dict[str, type[Static] | type[RoundRobin]] = {"static": Static, "round_robin": RoundRobin}
+POLICIES: dict[str, Policy] = {
+    "static": Static(Options()),
+    "round_robin": RoundRobin(Options()),
+    "cascade": Cascade(Options(light="tiny", heavy="wide")),
+}
 
 
 def broker_state(
@@ -160,7 +165,7 @@ def broker_state(
     """Return a broker's heart that checks itself after each event; `rules` are [broker]'s keys."""
     return BrokerState(
         rules=config.Broker(validate=True, **rules),
-        policy=POLICIES[policy](Options()) if isinstance(policy, str) else policy,
+        policy=POLICIES[policy] if isinstance(policy, str) else policy,
         variants={info.name: info for info in variants},
         adapters={info.name: info for info in adapters},
         segments=segments(devices, slots),
@@ -372,10 +377,12 @@ def device_view(
     backlog_s: float = 0.0,
     names: Iterable[str] = ("tiny",),
     parked: Iterable[Resident] = (),
+    **facts: Any,
 ) -> DeviceView:
     """Return a ready device with `names` resident."""
-    residents = {name: resident(name) for name in names}
-    return DeviceView(device, residents, backlog_s, 0, 2, {found.variant: found for found in parked})
+    facts.setdefault("residents", {name: resident(name) for name in names})
+    found = {found.variant: found for found in parked}
+    return DeviceView(device=device, backlog_s=backlog_s, queued=0, free_credits=2, parked=found, **facts)
 
 
 def view(
@@ -383,7 +390,9 @@ def view(
     variants: Iterable[VariantInfo] = (variant(),),
     decisions: int = 0,
     adapters: Iterable[AdapterInfo] = (),
+    now: float = 0.0,
+    memory: object = None,
 ) -> View:
     """Return what a policy sees."""
     known = {info.name: info for info in variants}
-    return View(0.0, devices, known, decisions, {info.name: info for info in adapters})
+    return View(now, devices, known, decisions, {info.name: info for info in adapters}, memory)

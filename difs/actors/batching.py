@@ -4,7 +4,8 @@ The order is by least laxity: the time left until an image is due, less the time
 (Mok 1983, "Fundamental Design Problems of Distributed Systems for the Hard Real-Time Environment").
 The laxity of what waits falls by a second each second, that of a newcomer begins at its own, so
 nothing starves. Best effort gets a unit only when nothing else wants one, or a place in a call that
-takes no longer for it; so whatever comes waits for one unit of it at most. No time, no tensors and no jobs here: candidates in, their keys out.
+takes no longer for it; so whatever comes waits for one unit of it at most. No time, no tensors and no
+jobs here: candidates in, their keys out.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

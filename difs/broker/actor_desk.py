@@ -35,6 +35,7 @@ from difs.broker.effects import Payload, TellActor, TellClient, TellSupervisor
 from difs.broker.records import Actor, ActorState, Attempt, AttemptState, Cause, Request
 from difs.errors import BY_CODE
 from difs.messages import MAX_SEED, Error, Image, Progress, Result, Timings
+from difs.policy.base import Admit, Deliver, Judged
 from difs.samplers import evaluations
 from difs.shm.layout import HEADER_BYTES
 
@@ -263,13 +264,21 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
         books.free_slots(attempt)
         dispatch.expire(books, request, now)
         return
-    result, payloads = _result(books, attempt, message, now)
+    verdict = Deliver()
+    if request.is_judged:
+        found = planning.review(books, request, _judged(attempt, message, now), now)
+        if isinstance(found, Admit):
+            books.free_slots(attempt)
+            dispatch.repaint(books, request, found, now)
+            return
+        verdict = found
+    result, payloads = _result(books, attempt, message, verdict, now)
     books.effects.append(TellClient(request.client.route, result, payloads))
     books.move(request, Cause.FINISHED, now)
 
 
 def _result(
-    books: Books, attempt: Attempt, message: Finished, now: float
+    books: Books, attempt: Attempt, message: Finished, verdict: Deliver, now: float
 ) -> tuple[Result, tuple[Payload, ...]]:
     """Return what a finished request's client gets: the result, and the bytes that travel inline."""
     request, plan = attempt.request, attempt.plan
@@ -292,10 +301,14 @@ def _result(
         timings=timings,
         seed_contract=message.seed_contract,
         lease_s=books.rules.lease,
-        notes=plan.notes + message.notes,
+        notes=(*plan.notes, *message.notes, *([verdict.note] if verdict.note else [])),
         seed_bound=message.seed_bound,
     )
     return result, payloads
+
+
+def _judged(attempt: Attempt, message: Finished, now: float) -> Judged:
+    return Judged(attempt.plan, message.score, now - attempt.request.arrived_at)
 
 
 def _used_s(message: Finished) -> float:

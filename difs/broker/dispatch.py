@@ -53,14 +53,26 @@ def lighten(books: Books, request: Request, heavy: Plan, now: float) -> bool:
     if not isinstance(decision, Admit) or planning.refusal_of(books, request.message, decision):
         return False
     note = f"out of memory with {heavy.variant}: moved to the lighter {decision.plan.variant}"
+    books.counts["lightened"] += 1
+    _begin_again(books, request, decision, note, now)
+    return True
+
+
+def repaint(books: Books, request: Request, decision: Admit, now: float) -> None:
+    """Paint a request anew whose pictures were judged and not good enough."""
+    note = f"painted again with {decision.plan.variant}: {decision.plan.reason}"
+    books.counts["repainted"] += 1
+    _begin_again(books, request, replace(decision, is_judged=False), note, now)
+
+
+def _begin_again(books: Books, request: Request, decision: Admit, note: str, now: float) -> None:
+    """Queue a request whose attempt has ended under another plan."""
     request.notes += (note,)
     books.unassign(request)
     books.move(request, Cause.REQUEUED, now, note)
     books.waiting[request.message.request_id] = request
-    books.counts["lightened"] += 1
     planning.place(books, request, decision, now)
     announce(books, request)
-    return True
 
 
 def announce(books: Books, request: Request) -> None:
@@ -201,6 +213,7 @@ def _execute(attempt: Attempt) -> Execute:
         due=due,
         is_firm=is_firm,
         is_alone=request.is_alone,
+        is_judged=request.is_judged,
         is_best_effort=request.is_best_effort,
         preview_every=message.delivery.preview_every,
     )

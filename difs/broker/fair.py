@@ -42,7 +42,7 @@ class _Flow(Generic[T]):
     """What one client waits for: a heap in its own order, and what it was charged."""
 
     start: float
-    heap: list[tuple[tuple[float, int], _Entry[T]]] = field(default_factory=list)
+    heap: list[tuple[tuple[float, int], int, _Entry[T]]] = field(default_factory=list)
     live: int = 0
     version: int = 0
     """Of its entry among the tops; older ones are stale."""
@@ -50,9 +50,9 @@ class _Flow(Generic[T]):
     @property
     def head(self) -> _Entry[T] | None:
         """Return its first item, dropping what has left."""
-        while self.heap and not self.heap[0][1].is_live:
+        while self.heap and not self.heap[0][2].is_live:
             heapq.heappop(self.heap)
-        return self.heap[0][1] if self.heap else None
+        return self.heap[0][2] if self.heap else None
 
 
 @dataclass(order=True, slots=True)
@@ -78,7 +78,7 @@ class FairQueue(Generic[T]):
         self._flows: dict[Hashable, _Flow[T]] = {}
         self._entries: dict[T, _Entry[T]] = {}
         self._tops: dict[Hashable, list[_Top[T]]] = {}
-        self._active = 0
+        self._active = self._added = 0
         self._virtual = 0.0
         self._under_way = 0.0
         """By how much the virtual time will have grown when what was taken last is done."""
@@ -109,7 +109,8 @@ class FairQueue(Generic[T]):
         self._entries[item] = entry
         self._active += not found.live
         found.live += 1
-        heapq.heappush(found.heap, (order, entry))
+        self._added += 1  # an item that left and came back may meet its own stale entry
+        heapq.heappush(found.heap, (order, self._added, entry))
         if before is None or order < before.order:
             self._show(found)
 
@@ -198,7 +199,7 @@ class FairQueue(Generic[T]):
         flow.live -= 1
         self._active -= not flow.live
         if len(flow.heap) > 2 * flow.live + SLACK:
-            flow.heap = [(order, other) for order, other in flow.heap if other.is_live]
+            flow.heap = [kept for kept in flow.heap if kept[2].is_live]
             heapq.heapify(flow.heap)
         if flow.live and (was_head or is_charged):
             self._show(flow)
@@ -218,7 +219,7 @@ class FairQueue(Generic[T]):
             yield f"counts {self._active} flows and {len(self._entries)} items, {len(live)} flows are"
         fresh = {id(top.flow): top for tops in self._tops.values() for top in tops if top.is_fresh}
         for name, flow in self._flows.items():
-            waiting = sorted(e.order for _, e in flow.heap if e.is_live)
+            waiting = sorted(e.order for *_, e in flow.heap if e.is_live)
             if len(waiting) != flow.live:
                 yield f"flow {name!r} counts {flow.live} items, {len(waiting)} wait"
             top = fresh.get(id(flow))

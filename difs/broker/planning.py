@@ -12,7 +12,17 @@ from difs.broker.effects import Complain
 from difs.broker.records import Actor, Request
 from difs.messages import Error, Generate, Plan, VariantInfo
 from difs.policy.activity import Activity
-from difs.policy.base import Admit, Decision, Deliver, DeviceView, Reject, Reviewer, View, Wait
+from difs.policy.base import (
+    Admit,
+    Decision,
+    Deliver,
+    DeviceView,
+    Judged,
+    Reject,
+    Reviewer,
+    View,
+    Wait,
+)
 from difs.profiles import Work
 
 Variants = Mapping[str, VariantInfo]
@@ -87,15 +97,14 @@ def _device_view(actor: Actor, *, is_best_effort: bool) -> DeviceView:
     )
 
 
-def review(
-    books: Books, message: Generate, plan: Plan, score: float | None, now: float, variants: Variants
-) -> Admit | Deliver:
+def review(books: Books, request: Request, judged: Judged, now: float) -> Admit | Deliver:
     """Ask the policy whether pictures that were judged are good enough; where it fails they are."""
+    message, variants = request.message, variants_for(books, request)
     view = _view(books, message, now, variants, books.ready)
     verdict: object
     try:
-        assert isinstance(books.policy, Reviewer)
-        verdict = books.policy.review(view, message, plan, score)
+        assert isinstance(books.policy, Reviewer), "it has pictures judged and no review"
+        verdict = books.policy.review(view, message, judged)
     except Exception:
         books.effects.append(Complain(f"the policy failed:\n{traceback.format_exc()}"))
         return Deliver()

@@ -1,4 +1,4 @@
-"""How often a variant was wanted on a device lately, and how it fared: averages that fade. Pure arithmetic."""
+"""How often a variant was wanted on a device lately, and how it fared: averages that fade."""
 
 import math
 

@@ -21,7 +21,7 @@ class DeviceView(Struct, frozen=True):
     device: str
     residents: Mapping[str, Resident]
     backlog_s: float
-    """Predicted seconds until the work that goes before is done; best effort goes before best effort only."""
+    """Predicted seconds until the work that goes before is done; best effort gives way to all other."""
     queued: int
     free_credits: int
     parked: Mapping[str, Resident] = {}
@@ -34,6 +34,11 @@ class DeviceView(Struct, frozen=True):
     def known(self, variant: str) -> Resident | None:
         """Return what is known of `variant` here: loaded or parked; None: never measured, or dropped."""
         return self.residents.get(variant) or self.parked.get(variant)
+
+    def rate(self, variant: str, now: float) -> float:
+        """Return the requests a second that were given to `variant` here lately."""
+        found = self.activity.get(variant)
+        return found.rate(now) if found is not None else 0.0
 
 
 class View(Struct, frozen=True):
@@ -56,7 +61,7 @@ class Admit(Struct, frozen=True):
     order: float | None = None
     """Its place among all requests of its priority, the least first; None: clients get equal shares."""
     is_judged: bool = False
-    """The finished pictures are scored, and the policy's `review` decides whether they are good enough."""
+    """The finished pictures are scored, and `review` decides whether they are good enough."""
     memory: object = None
     """What the next view shall show; None: what this one showed."""
 
@@ -79,6 +84,16 @@ class Reject(Struct, frozen=True):
 
 
 Decision = Admit | Wait | Reject
+
+
+class Judged(Struct, frozen=True):
+    """Finished pictures whose plan asked for a judgement."""
+
+    plan: Plan
+    score: float | None
+    """0..1, that of the worst picture; None: they could not be judged."""
+    age_s: float
+    """Seconds since the request arrived."""
 
 
 class Deliver(Struct, frozen=True):
@@ -112,10 +127,9 @@ class Policy(Protocol):
 class Reviewer(Protocol):
     """A policy that looks at what it had judged."""
 
-    def review(self, view: View, request: Generate, plan: Plan, score: float | None) -> Admit | Deliver:
-        """Decide what follows on the pictures of `plan`: deliver them, or paint others instead; pure.
+    def review(self, view: View, request: Generate, judged: Judged) -> Admit | Deliver:
+        """Decide whether the client gets what was judged, or other pictures are painted instead; pure.
 
-        `score`, 0..1, is that of the worst picture; None where it could not be judged. What is painted
-        instead is final.
+        Those are final: what was painted again is judged no more.
         """
         ...

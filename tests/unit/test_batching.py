@@ -181,17 +181,17 @@ FLAT = replace(COSTS, steps=(*(RowCost(rows, 0.2) for rows in (1, 2, 4, 6)), Row
 
 
 def test_best_effort_shares_a_call_that_takes_no_longer_for_it() -> None:
-    paces = {name: Pace(FLAT, 64 * 64, 32) for name in ("g", "spare")}
+    paces: dict[Hashable, Pace] = {name: Pace(FLAT, 64 * 64, 32) for name in ("g", "spare")}
     found = [step(1), spare(4, due=9, group="g"), spare(3, due=5, group="g"), spare(2, due=7, group="g")]
     assert choose([*found, spare(5)], paces, 0.0, 0.0) == Turn("step", (1, 3, 2))
     assert choose([aside(6), *found], paces, 0.0, 0.0) == Turn("decode", (6,))
-    small = {"g": Pace(FLAT, 64 * 64, 4)}
+    small: dict[Hashable, Pace] = {"g": Pace(FLAT, 64 * 64, 4)}
     assert choose(found, small, 0.0, 0.0) == Turn("step", (1, 3)), "memory has its say"
 
 
 def test_best_effort_breaks_no_promise_by_what_nobody_else_would_notice() -> None:
     table = (RowCost(2, 0.2), RowCost(4, 0.203))
-    paces = {"g": Pace(replace(COSTS, steps=table), 64 * 64, 32)}
+    paces: dict[Hashable, Pace] = {"g": Pace(replace(COSTS, steps=table), 64 * 64, 32)}
     guest = spare(2, group="g")
     tight = step(1, due=2.11, is_firm=True)
     assert choose([tight, guest], paces, 0.0, 0.0) == Turn("step", (1,))

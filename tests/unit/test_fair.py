@@ -183,6 +183,15 @@ def test_what_took_longer_than_predicted_is_charged_as_it_was() -> None:
     assert line.serve_flows(4) == "bbba"
 
 
+def test_what_left_may_come_back() -> None:
+    line = Line()
+    first, second = line.add("a"), line.add("a")
+    for _ in range(3):
+        line.queue.discard(second)
+        line.queue.add(second, flow="a", order=(0.0, second), seconds=1.0, kind=COLD)
+    assert [line.serve(), line.serve(), line.serve()] == [first, second, None]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9), SECONDS, st.booleans()), max_size=80))
 @settings(max_examples=80)
 def test_whatever_comes_and_goes_each_is_served_once_and_in_the_order_of_its_client(
@@ -296,9 +305,9 @@ def test_a_class_is_served_when_no_lesser_one_waits() -> None:
         put(queue, item, rank)
     assert (len(queue), queue.urgent) == (4, 3)
     order = []
-    while (item := queue.pick(LOADED)) is not None:
-        order.append(item)
-        queue.take(item)
+    while (found := queue.pick(LOADED)) is not None:
+        order.append(found)
+        queue.take(found)
     assert order == ["high", "normal", "low", "best effort"]
     assert (len(queue), queue.urgent) == (0, 0)
 
