@@ -47,7 +47,7 @@ def lighten(books: Books, request: Request, heavy: Plan, now: float) -> bool:
     info = books.variants.get(heavy.variant)
     if info is None or request.message.overrides.variant is not None:
         return False
-    request.below_bytes = info.bytes
+    request.below_bytes, request.repainted_with = info.bytes, None
     lighter = planning.variants_for(books, request)
     decision = planning.decide(books, request.message, now, lighter) if lighter else None
     if not isinstance(decision, Admit) or planning.refusal_of(books, request.message, decision):
@@ -62,6 +62,7 @@ def repaint(books: Books, request: Request, decision: Admit, now: float) -> None
     """Paint a request anew whose pictures were judged and not good enough."""
     note = f"painted again with {decision.plan.variant}: {decision.plan.reason}"
     books.counts["repainted"] += 1
+    request.repainted_with = decision.plan.variant
     _begin_again(books, request, replace(decision, is_judged=False), note, now)
 
 

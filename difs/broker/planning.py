@@ -49,8 +49,13 @@ def with_room(books: Books, n: int, nbytes: int) -> list[Actor]:
 
 
 def variants_for(books: Books, request: Request) -> Variants:
-    """Return the variants that may serve `request`: lighter ones than one that ran out of memory."""
-    limit = request.below_bytes
+    """Return the variants that may serve `request`.
+
+    That is the one that paints it again, or those lighter than one that ran out of memory, or all.
+    """
+    again, limit = request.repainted_with, request.below_bytes
+    if again is not None and again in books.variants:
+        return {again: books.variants[again]}
     if limit is None:
         return books.variants
     return {name: info for name, info in books.variants.items() if info.bytes < limit}

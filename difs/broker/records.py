@@ -140,6 +140,8 @@ class Request:
     """Attempts that ended with the death of their actor."""
     below_bytes: int | None = None
     """A variant of so many bytes ran out of memory: only lighter ones may serve it."""
+    repainted_with: str | None = None
+    """The variant that paints it again, its first pictures not being good enough: no other may."""
     notes: tuple[str, ...] = ()
     """What happened to it on its way, for its client."""
     story: list[tuple[float, str, str]] = field(default_factory=list)

@@ -43,6 +43,8 @@ class Entry:
     running: "Order | None" = None
     told: tuple[object, ...] | None = None
     """Attempt and operating point as its client knows them; empty when they no longer hold."""
+    repainted: bool = False
+    """Its first pictures were not good enough."""
     deaths: int = 0
     """So often it was at work on an actor that died."""
     below_bytes: float = float("inf")
@@ -204,12 +206,14 @@ class Ledger:
         self._check_recalled()
         self._check_loads()
         assert not self._strays, "an actor goes on with what nobody wants"
-        assert self._reporting is None, "a finished request must get its result at once"
+        assert self._reporting is None, "a finished request gets its result at once, or a new attempt"
         assert all(entry.told is not None for entry in self.open.values()), "at work, but never accepted"
 
     def _accepted(self, route: bytes, message: Accepted) -> None:
         entry = self.open.get(message.request_id) or self._enter(message.request_id)
         assert entry.owner == route, "a plan goes to whom it belongs"
+        if self._reporting is not None and self._reporting is entry.running:
+            self._painted_again(entry, self._reporting, message)
         plan = message.plan
         facts = (message.attempt, plan and (plan.device, plan.variant, plan.steps))
         is_answer = self.asking is not None and self.asking[1] == entry.message
@@ -217,6 +221,16 @@ class Ledger:
         entry.told = facts
         assert message.attempt == entry.executes
         entry.device = plan.device if plan is not None else None
+
+    def _painted_again(self, entry: Entry, order: Order, message: Accepted) -> None:
+        """Enter that pictures were judged and not good enough: once, and its client is told."""
+        assert order.execute.is_judged, "painted again though nobody judged it"
+        assert message.plan is not None
+        assert message.plan.variant != order.execute.variant
+        assert any(note.startswith("painted again") for note in message.plan.notes)
+        self._reporting = None
+        entry.repainted = True
+        self.forget(order)
 
     def _enter(self, name: str) -> Entry:
         """Enter the request that is being asked: it must be the one called `name`."""
@@ -372,6 +386,8 @@ class Ledger:
         """An actor learns what it needs to serve a request as its client wants it."""
         asked, needs = entry.message, entry.message.requirements
         assert execute.is_alone == (asked.deterministic or entry.deaths > 0)
+        assert not (entry.repainted and execute.is_judged), "what was painted again is final"
+        assert execute.is_best_effort == needs.best_effort
         assert execute.preview_every == asked.delivery.preview_every
         assert execute.is_firm == (needs.latency_s is not None and not needs.best_effort)
         if needs.best_effort:
