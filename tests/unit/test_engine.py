@@ -199,6 +199,17 @@ def test_previews_come_every_k_steps_for_those_who_ask(studio: Any) -> None:
     assert len(preview.pixels) == preview.height * preview.width * 3 > 0
 
 
+# ---- judgement ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scores", "score"), [((0.9, 0.4), 0.4), ((0.9, None), None), ((0.0, 1.0), 0.0)])
+def test_the_worst_picture_counts_and_all_must_be_judged(studio: Any, scores: Any, score: Any) -> None:
+    it = studio()
+    it.engine.judge = lambda painting, canvas: scores[painting.index]
+    (done,) = finished(it.run(it.order(1, seeds=(1, 2), is_judged=True))).values()
+    assert done.score == score
+
+
 # ---- nobody starves -------------------------------------------------------------------------------
 
 
