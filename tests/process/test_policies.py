@@ -100,5 +100,4 @@ def test_best_effort_gives_way_and_is_served_in_the_end(start: Start, pair: Path
         assert urgent.plan.prediction.queue_s == 0.0
     with spare.result(30) as result:
         assert result.notes[-1] == "best effort: it gave its place to other work, and began anew"
-        assert result.attempt == 2
     assert service.count("recalled") == 1
