@@ -265,7 +265,7 @@ class Books:
     def abort(self, attempt: Attempt) -> None:
         """Mark a dispatch as no longer wanted; its request leaves the actor's account, so it does too."""
         attempt.state = _follow(ATTEMPT_TABLE, attempt.state, Cause.ABORTED, attempt.request.story)
-        self._settle(attempt, attempt.done_s)
+        self._settle(attempt, min(attempt.charged_s, attempt.done_s + attempt.step_s))  # one is under way
         _account(attempt.actor, attempt.request).done_s -= attempt.done_s
         attempt.done_s = 0.0
 

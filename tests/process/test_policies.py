@@ -80,12 +80,13 @@ def test_a_cascade_paints_again_what_is_not_good_enough(start: Start, pair: Path
 
 @pytest.mark.parametrize("name", sorted(set(registry.OURS) - {"cascade", "static", "modelless"}))
 def test_every_baseline_serves(start: Start, pair: Path, name: str) -> None:
-    service = start(*options(pair, name))
+    service = start(*options(pair, name, "step_s = 0.01", "policy.light='heavy'"))
     assert service.status().policy == name
     for i in range(3):
         with service.client.generate(f"picture {i}", latency_s=20.0) as result:
             assert result.plan.policy == name
             assert result.plan.keeps_latency
+            assert result.plan.variant == "heavy" or name != "clipper_light", "the options arrive"
     until(lambda: service.is_idle(1), 5, "nothing open")
 
 

@@ -70,7 +70,7 @@ def test_a_share_is_of_device_seconds_and_not_of_requests() -> None:
     assert finish_all(house, running) == ["b0", "b1", "b2", "b3", "a1"]
 
 
-def test_what_was_cancelled_is_not_charged() -> None:
+def test_what_was_cancelled_is_not_charged_but_for_the_step_under_way() -> None:
     house = served(credits=1)
     running = only(house.ask("a0", ANN, steps=50), Execute)
     house.ask("a1", ANN)
@@ -78,7 +78,7 @@ def test_what_was_cancelled_is_not_charged() -> None:
     house.ask("b2", BOB)
     house.ask(Cancel("a0"), ANN)
     first = only(house.tell(ended(running)), Execute)
-    assert [first.request_id, *finish_all(house, first)] == ["a1", "b1", "b2"]
+    assert [first.request_id, *finish_all(house, first)] == ["b1", "a1", "b2"]
 
 
 def test_what_was_done_before_a_cancel_is_charged() -> None:

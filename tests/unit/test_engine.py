@@ -46,7 +46,7 @@ def studio(path: Path, writer: SegmentWriter) -> Any:
     """Return what makes a studio with `tiny` loaded: faults first, then the script's seconds."""
 
     def make(*faults: Fault, max_rows: int = 32, **seconds: float) -> Studio:
-        made = Studio(path, writer, Script(faults=faults, **seconds), max_rows=max_rows)
+        made = Studio(path, writer, Script(faults=faults, scores=(), **seconds), max_rows=max_rows)
         made.load()
         return made
 

@@ -49,7 +49,7 @@ def test_a_picture_is_worth_less_the_more_noise_it_has() -> None:
         verdict(picture=np.clip(drawing() + s * noise, 0, 255).astype(np.uint8)) for s in (5, 20, 60)
     ]
     assert all(isinstance(score, float) for score in worth)
-    assert worth == sorted(worth, reverse=True)  # type: ignore[type-var]
+    assert worth == sorted(worth, reverse=True)
     assert len(set(worth)) == 3
 
 
