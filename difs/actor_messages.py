@@ -48,6 +48,10 @@ class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
     """Shares no call with others, so that every bit is that of a run alone."""
     floor_steps: int = 0
     """To how few steps it may be cut on its way so that `due` is kept; 0: to none fewer."""
+    is_judged: bool = False
+    """The finished pictures are scored."""
+    is_best_effort: bool = False
+    """It gives way to all others, at every step."""
     preview_every: int = 0
     """Steps between two previews; 0 for none."""
 
@@ -190,6 +194,8 @@ class Finished(Struct, frozen=True, tag="finished"):
     """Images in a call of its steps, on average."""
     costs: Costs | None = None
     """The resident's costs as they are known now."""
+    score: float | None = None
+    """0..1, of the worst picture; None: not asked for, or it cannot be judged."""
 
 
 class Ended(Struct, frozen=True, tag="ended"):

@@ -55,10 +55,12 @@ class Broker(Struct, frozen=True):
 
 
 class PolicyChoice(Struct, frozen=True):
-    """Which policy decides, and what `static` serves."""
+    """Which policy decides, and the variants that some of them want to be told."""
 
     name: str = "modelless"
     variant: str = ""
+    light: str = ""
+    heavy: str = ""
 
 
 class Actors(Struct, frozen=True):

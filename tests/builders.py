@@ -1,6 +1,6 @@
 """Small makers of the things that many tests need. No fixtures, no assertions."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from difs import config
@@ -41,6 +41,7 @@ from difs.messages import (
     VariantInfo,
 )
 from difs.policy.base import DeviceView, Options, Policy, View
+from difs.policy.cascade import Cascade
 from difs.policy.modelless import Modelless
 from difs.policy.round_robin import RoundRobin
 from difs.policy.static import Static
@@ -145,10 +146,11 @@ def segments(devices: Iterable[str], classes: Sequence[tuple[int, int]]) -> dict
     return {device: Segment(f"/segments/{device}", plan) for device in devices}
 
 
-POLICIES: dict[str, Callable[[Options], Policy]] = {
-    "modelless": Modelless,
-    "static": Static,
-    "round_robin": RoundRobin,
+POLICIES: dict[str, Policy] = {
+    "modelless": Modelless(Options()),
+    "static": Static(Options()),
+    "round_robin": RoundRobin(Options()),
+    "cascade": Cascade(Options(light="tiny", heavy="wide")),
 }
 
 
@@ -165,7 +167,7 @@ def broker_state(
     """Return a broker's heart that checks itself after each event; `rules` are [broker]'s keys."""
     return BrokerState(
         rules=config.Broker(validate=True, **rules),
-        policy=POLICIES[policy](Options()) if isinstance(policy, str) else policy,
+        policy=POLICIES[policy] if isinstance(policy, str) else policy,
         variants={info.name: info for info in variants},
         adapters={info.name: info for info in adapters},
         segments=segments(devices, slots),
@@ -377,10 +379,12 @@ def device_view(
     backlog_s: float = 0.0,
     names: Iterable[str] = ("tiny",),
     parked: Iterable[Resident] = (),
+    **facts: Any,
 ) -> DeviceView:
     """Return a ready device with `names` resident."""
-    residents = {name: resident(name) for name in names}
-    return DeviceView(device, residents, backlog_s, 0, 2, {found.variant: found for found in parked})
+    facts.setdefault("residents", {name: resident(name) for name in names})
+    found = {found.variant: found for found in parked}
+    return DeviceView(device=device, backlog_s=backlog_s, queued=0, free_credits=2, parked=found, **facts)
 
 
 def view(
@@ -388,7 +392,9 @@ def view(
     variants: Iterable[VariantInfo] = (variant(),),
     decisions: int = 0,
     adapters: Iterable[AdapterInfo] = (),
+    now: float = 0.0,
+    memory: object = None,
 ) -> View:
     """Return what a policy sees."""
     known = {info.name: info for info in variants}
-    return View(0.0, devices, known, decisions, {info.name: info for info in adapters})
+    return View(now, devices, known, decisions, {info.name: info for info in adapters}, memory)

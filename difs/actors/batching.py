@@ -3,7 +3,9 @@
 The order is by least laxity: the time left until an image is due, less the time that it still needs
 (Mok 1983, "Fundamental Design Problems of Distributed Systems for the Hard Real-Time Environment").
 The laxity of what waits falls by a second each second, that of a newcomer begins at its own, so
-nothing starves. No time, no tensors and no jobs here: candidates in, their keys out.
+nothing starves. Best effort gets a unit only when nothing else wants one, or a place in a call that
+takes no longer for it; so whatever comes waits for one unit of it at most. No time, no tensors and no
+jobs here: candidates in, their keys out.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -18,6 +20,8 @@ Phase = Literal["encode", "step", "decode", "measure"]
 STICKINESS = 2.0
 """Steps of its own by which a running image may have more laxity than a waiting one and still go on:
 without it two images of equal laxity would take turns and both be late."""
+UNNOTICED = 1.02
+"""Best effort shares a call of others that takes at most so many times as long with it."""
 
 
 class Candidate(NamedTuple):
@@ -40,6 +44,8 @@ class Candidate(NamedTuple):
     """`due` was promised: a batch does not grow so far that it is missed."""
     is_running: bool = False
     """It took part in the last step of its group."""
+    is_best_effort: bool = False
+    """It gives way to all that are not."""
 
 
 class Pace(Struct, frozen=True):
@@ -74,6 +80,16 @@ def choose(
     `aside_s`: seconds spent since the last step on units that are no steps. While images wait to step,
     these take no longer than one step between two steps, or are a single one.
     """
+    others = [c for c in candidates if not c.is_best_effort]
+    turn = _choose(others or candidates, paces, now, aside_s)
+    if not others or turn is None or turn.phase != "step":
+        return turn
+    return Turn("step", (*turn.keys, *_unnoticed(turn.keys, candidates, paces, now)))
+
+
+def _choose(
+    candidates: Sequence[Candidate], paces: Mapping[Hashable, Pace], now: float, aside_s: float
+) -> Turn | None:
     steps = [c for c in candidates if c.phase == "step"]
     asides = [c for c in candidates if c.phase != "step"]
     if not steps:
@@ -122,6 +138,26 @@ def _grow(head: Candidate, rivals: Sequence[Candidate], pace: Pace, now: float) 
         batch.append(rival)
         rows = grown
     return batch
+
+
+def _unnoticed(
+    keys: Sequence[int], candidates: Sequence[Candidate], paces: Mapping[Hashable, Pace], now: float
+) -> list[int]:
+    """Return the best effort that may join a call of others: they are not to notice it."""
+    batch = [c for c in candidates if c.key in keys]
+    group, rows = batch[0].group, sum(c.rows for c in batch)
+    pace = paces[group]
+    alone_s = pace.seconds(rows)
+    joined = []
+    for guest in sorted((c for c in candidates if c.is_best_effort), key=lambda c: _standing(c, now)):
+        grown = rows + guest.rows
+        if guest.group != group or guest.phase != "step" or grown > pace.max_rows:
+            continue
+        will_s = pace.seconds(grown)
+        if will_s <= UNNOTICED * alone_s and not any(_loses(c, alone_s, will_s, now) for c in batch):
+            joined.append(guest.key)
+            rows = grown
+    return joined
 
 
 def _loses(candidate: Candidate, was_s: float, will_s: float, now: float) -> bool:

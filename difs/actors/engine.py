@@ -181,6 +181,10 @@ class Engine(ABC):
     def enter(self, variant: str, mode: MemoryMode) -> None:  # noqa: B027 -- many have nothing to do
         """Put a resident into a memory mode that its device has; raises DifsError."""
 
+    def judge(self, painting: Painting, canvas: NDArray[np.uint8]) -> float | None:
+        """Return what a finished picture is worth, 0..1; None, and a note, where it cannot be judged."""
+        return None
+
     def preview(self, painting: Painting) -> Preview | None:
         """Return a small picture of what an image is becoming."""
         return None
@@ -345,6 +349,8 @@ class Engine(ABC):
         def act() -> None:
             canvas = self._easel.canvas(job.execute, painting.index)
             self.timed(lambda: self.decode(painting, canvas), then)
+            if job.execute.is_judged:
+                job.scores.append(self.judge(painting, canvas))
             painting.decoded_at = self._clock.now()
             self._book.hang(painting, self._easel.deliver(job.execute, painting.index, canvas))
 

@@ -57,6 +57,8 @@ class Job:
         self.sealed: dict[int, Sealed] = {}
         self.encode_s = self.steps_s = self.decode_s = self.deliver_s = 0.0
         self.notes: list[str] = []
+        self.scores: list[float | None] = []
+        """Of the pictures that are finished, where they are to be judged."""
         self.is_cached = False
         """Its prompts had been encoded before: the seconds say nothing of what encoding costs."""
         self.is_exact = True
@@ -107,7 +109,13 @@ class Job:
             seed_bound=resident.seed_bound if resident is not None and not exact else 0.0,
             shared_by=sum(p.sharers for p in self.paintings) / calls if calls else 1.0,
             costs=resident.costs if resident is not None else None,
+            score=self._score(),
         )
+
+    def _score(self) -> float | None:
+        """Return the score of the worst picture; None where one has none."""
+        known = [score for score in self.scores if score is not None]
+        return min(known) if known and len(known) == len(self.paintings) else None
 
 
 def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int) -> list[Candidate]:
@@ -127,6 +135,7 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
         remaining_s=costs.encode_s + len(job.paintings) * (evaluations * step_s + decode_s),
         unit_s=costs.encode_s,
         is_firm=job.execute.is_firm,
+        is_best_effort=job.execute.is_best_effort,
     )
     if job.conditioning is None:
         return [common]

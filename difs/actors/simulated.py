@@ -50,8 +50,15 @@ class Fault(Struct, frozen=True, forbid_unknown_fields=True):
     """How often at most, in one life of the process."""
 
 
+class Score(Struct, frozen=True, forbid_unknown_fields=True):
+    """What pictures are worth whose prompt holds `prompt`."""
+
+    score: Annotated[float, Meta(ge=0, le=1)]
+    prompt: str = ""
+
+
 class Script(Struct, frozen=True, forbid_unknown_fields=True):
-    """Seconds of each part at 512x512, and the faults."""
+    """Seconds of each part at 512x512, the faults, and what pictures are worth."""
 
     load_s: Positive = 0.0
     encode_s: Positive = 0.0
@@ -61,6 +68,8 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True):
     """What each further row of a shared step costs, of what a row costs alone."""
     decode_s: Positive = 0.0
     faults: tuple[Fault, ...] = ()
+    scores: tuple[Score, ...] = ()
+    """The first that holds counts; where none does, a picture cannot be judged."""
 
 
 NATIVE_PIXELS = 512 * 512
@@ -192,6 +201,11 @@ class SimulatedEngine(Engine):
         self._pass(self._script.decode_s * execute.width * execute.height / NATIVE_PIXELS)
         self._break("decode", execute.prompt, 1)
         canvas[...] = painting.work
+
+    def judge(self, painting: Painting, canvas: NDArray[np.uint8]) -> float | None:
+        """See Engine.judge."""
+        prompt = painting.job.execute.prompt
+        return next((s.score for s in self._script.scores if s.prompt in prompt), None)
 
     def preview(self, painting: Painting) -> Preview:
         """See Engine.preview: a few pixels of the picture to be."""

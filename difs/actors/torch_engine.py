@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from difs.actor_messages import Execute
-from difs.actors import generic
+from difs.actors import generic, judging
 from difs.actors.jobs import Job, Painting
 from difs.actors.residency import Residency
 from difs.messages import Preview
@@ -90,6 +90,14 @@ class TorchEngine(Residency):
         with painter.keeper.exact() if job.execute.is_alone else nullcontext():
             job.is_exact = job.is_exact and painter.is_exact(job.execute)
             yield
+
+    def judge(self, painting: Painting, canvas: NDArray[np.uint8]) -> float | None:
+        """See Engine.judge."""
+        verdict = judging.judge(self._repository, painting.job.execute, canvas)
+        if isinstance(verdict, str):
+            painting.job.note(verdict)
+            return None
+        return verdict
 
     def preview(self, painting: Painting) -> Preview | None:
         """See Engine.preview."""

@@ -37,7 +37,10 @@ def main(run_dir: str, parent_pid: str) -> None:
     clock = MonotonicClock()
     state = BrokerState(
         rules=settings.broker,
-        policy=registry.load(settings.policy.name, Options(settings.policy.variant)),
+        policy=registry.load(
+            settings.policy.name,
+            Options(settings.policy.variant, settings.policy.light, settings.policy.heavy),
+        ),
         variants={name: variant.info() for name, variant in found.variants.items()},
         adapters={name: adapter.info() for name, adapter in found.adapters.items()},
         segments={device: Segment(str(path), plan) for device, path in segments.items()},

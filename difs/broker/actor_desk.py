@@ -35,6 +35,7 @@ from difs.broker.effects import Payload, TellActor, TellClient, TellSupervisor
 from difs.broker.records import Actor, ActorState, Attempt, AttemptState, Cause, Request
 from difs.errors import BY_CODE
 from difs.messages import MAX_SEED, Error, Image, Progress, Result, Timings
+from difs.policy.base import Admit, Deliver, Judged
 from difs.samplers import evaluations
 from difs.shm.layout import HEADER_BYTES
 
@@ -68,6 +69,7 @@ def _ready(books: Books, route: bytes, message: Ready, now: float) -> None:
             progressed_at=now,
             residents={r.variant: r for r in message.residents},
         )
+        actor.profiled = {name: found.costs for name, found in actor.residents.items()}
         books.add_actor(actor)
     books.effects.append(TellActor(route, Welcome(books.epoch)))
     for number in message.attempts:  # before anything new: they write into slots that are free again
@@ -162,6 +164,7 @@ def _loaded(books: Books, route: bytes, message: Loaded, now: float) -> None:
         variant = message.resident.variant
         loads.answered(actor, variant)
         actor.residents[variant] = message.resident
+        actor.profiled[variant] = message.resident.costs
         actor.parked.pop(variant, None)
         actor.load_s.pop(variant, None)
         actor.progressed_at = now
@@ -194,6 +197,7 @@ def _switched(books: Books, route: bytes, message: Switched, now: float) -> None
     actor = books.actors.get(route)
     if actor is not None and message.resident.variant in actor.residents:
         actor.residents[message.resident.variant] = message.resident
+        actor.profiled[message.resident.variant] = message.resident.costs
         actor.progressed_at = now
 
 
@@ -254,18 +258,27 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
         if wanted:
             dispatch.fail(books, request, _broken(request), now)
         return
-    books.end(attempt, Cause.ENDED)
+    books.end(attempt, Cause.ENDED, _used_s(message))
+    _note_activity(attempt, now)
     if request.deadline < now:
         books.free_slots(attempt)
         dispatch.expire(books, request, now)
         return
-    result, payloads = _result(books, attempt, message, now)
+    verdict = Deliver()
+    if request.is_judged:
+        found = planning.review(books, request, _judged(attempt, message, now), now)
+        if isinstance(found, Admit):
+            books.free_slots(attempt)
+            dispatch.repaint(books, request, found, now)
+            return
+        verdict = found
+    result, payloads = _result(books, attempt, message, verdict, now)
     books.effects.append(TellClient(request.client.route, result, payloads))
     books.move(request, Cause.FINISHED, now)
 
 
 def _result(
-    books: Books, attempt: Attempt, message: Finished, now: float
+    books: Books, attempt: Attempt, message: Finished, verdict: Deliver, now: float
 ) -> tuple[Result, tuple[Payload, ...]]:
     """Return what a finished request's client gets: the result, and the bytes that travel inline."""
     request, plan = attempt.request, attempt.plan
@@ -288,10 +301,29 @@ def _result(
         timings=timings,
         seed_contract=message.seed_contract,
         lease_s=books.rules.lease,
-        notes=plan.notes + message.notes,
+        notes=(*plan.notes, *message.notes, *([verdict.note] if verdict.note else [])),
         seed_bound=message.seed_bound,
     )
     return result, payloads
+
+
+def _judged(attempt: Attempt, message: Finished, now: float) -> Judged:
+    return Judged(attempt.plan, message.score, now - attempt.request.arrived_at)
+
+
+def _used_s(message: Finished) -> float:
+    """Return the seconds that an attempt had of its device: its part of calls that it shared."""
+    return message.encode_s + message.steps_s / max(1.0, message.shared_by) + message.decode_s
+
+
+def _note_activity(attempt: Attempt, now: float) -> None:
+    """Enter how an attempt fared that need not wait for a load."""
+    actor, plan = attempt.actor, attempt.plan
+    costs, activity = actor.profiled.get(plan.variant), actor.activity.get(plan.variant)
+    if costs is not None and activity is not None and not plan.prediction.load_s:
+        profiled_s = profiles.predict(planning.work_of(attempt.request, plan), costs).total_s
+        seen_s = now - attempt.started_at
+        actor.activity[plan.variant] = activity.finished(seen_s, profiled_s, now)
 
 
 def _matches(attempt: Attempt, message: Finished) -> bool:

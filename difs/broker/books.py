@@ -1,7 +1,7 @@
 """The broker's books: all records and the few primitive entries that keep them consistent.
 
-No decisions: the desks (`client_desk`, `actor_desk`) and `dispatch` decide, and write here.
-`check` proves that the books agree with themselves; tests run it after every event.
+No decisions: the desks (`client_desk`, `actor_desk`) and `dispatch` decide, and write here. That the
+books agree with themselves is proved by `difs.broker.audit`.
 """
 
 import heapq
@@ -20,6 +20,7 @@ from difs.broker.records import (
     ACTOR_TABLE,
     ATTEMPT_TABLE,
     REQUEST_TABLE,
+    Account,
     Actor,
     ActorState,
     Attempt,
@@ -30,9 +31,7 @@ from difs.broker.records import (
     Hold,
     InvalidTransition,
     Request,
-    RequestState,
 )
-from difs.errors import InternalError
 from difs.messages import AdapterInfo, Generate, Plan, VariantInfo
 from difs.policy.base import Policy
 from difs.shm.layout import Layout
@@ -85,6 +84,8 @@ class Books:
         self.supervisor: bytes | None = None
         self.draining_until: float | None = None
         self.decisions = 0
+        self.memory: object = None
+        """What the policy wants to be shown the next time."""
         self.counts: Counter[str] = Counter()
         self.ended = Ended(STORIES_KEPT)
         self.effects: list[Effect] = []
@@ -107,11 +108,10 @@ class Books:
 
     def move(self, request: Request, cause: Cause, now: float, detail: str = "") -> None:
         """Change a request's state by its table and write the change into its story."""
-        before = request.state
-        request.state = _follow(REQUEST_TABLE, before, cause, request.story)
+        request.state = _follow(REQUEST_TABLE, request.state, cause, request.story)
         request.story.append((now, cause.value, detail))
-        if before is RequestState.QUEUED and request.actor is not None:
-            request.actor.queued -= 1
+        if request.actor is not None:
+            request.actor.queue.discard(request)
         if not request.is_open:
             self._close(request)
 
@@ -161,6 +161,10 @@ class Books:
         del old.open[request.message.request_id]
         client.open[request.message.request_id] = request
         request.client = client
+        actor, plan = request.actor, request.plan
+        if actor is not None and plan is not None and request in actor.queue:
+            actor.queue.discard(request)
+            self._line_up(request, plan, actor)  # from now on it is the other's share
         self.forget_if_idle(old)
 
     # ---- queues -----------------------------------------------------------------------------
@@ -172,15 +176,22 @@ class Books:
         assert request.actor is None
         self.waiting.pop(request.message.request_id, None)
         request.actor = actor
-        actor.queued += 1
-        actor.assigned_s += request.work_s
+        _account(actor, request).assigned_s += request.work_s
         actor.wants[plan.variant] = actor.wants.get(plan.variant, 0) + 1
         if plan.variant not in actor.residents:
             actor.load_s[plan.variant] = plan.prediction.load_s
-        heapq.heappush(actor.queue, (request.rank, request))
-        if len(actor.queue) > 2 * actor.queued + SLACK:
-            actor.queue = [entry for entry in actor.queue if _stands_in(entry[1], actor)]
-            heapq.heapify(actor.queue)
+        self._line_up(request, plan, actor)
+
+    def _line_up(self, request: Request, plan: Plan, actor: Actor) -> None:
+        rank, seq = request.rank
+        actor.queue.add(
+            request,
+            rank,
+            flow=request.flow,
+            order=(request.order or 0.0, seq),
+            seconds=request.work_s,
+            kind=plan.variant,
+        )
 
     def unassign(self, request: Request) -> None:
         """Take a request off its actor's account, if it is on one."""
@@ -188,30 +199,24 @@ class Books:
         if actor is None:
             return
         assert plan is not None
-        if request.state is RequestState.QUEUED:
-            actor.queued -= 1
-        actor.assigned_s -= request.work_s
+        actor.queue.discard(request)
+        _account(actor, request).assigned_s -= request.work_s
         actor.wants[plan.variant] -= 1
         if not actor.wants[plan.variant]:
             del actor.wants[plan.variant]
             actor.load_s.pop(plan.variant, None)
         request.actor = None
-        if not actor.queued and not actor.attempts:
-            actor.assigned_s = actor.done_s = 0.0  # floats drift: an idle actor owes nothing
+        if not actor.queued and not actor.attempts:  # floats drift: an idle actor owes nothing
+            actor.account, actor.spare = Account(), Account()
+            actor.queue.forget()
 
     def head(self, actor: Actor) -> Request | None:
-        """Return the first request of an actor's queue, leaving it there."""
-        while actor.queue:
-            request = actor.queue[0][1]
-            if _stands_in(request, actor):
-                return request
-            heapq.heappop(actor.queue)
-        return None
+        """Return the request of an actor's queue that is next, leaving it there."""
+        return actor.queue.pick({*actor.residents, *filter(actor.is_loading, actor.loading)})
 
     def queued_on(self, actor: Actor) -> list[Request]:
-        """Return the requests of an actor's queue, in order."""
-        unique = {r.seq: r for _, r in actor.queue if _stands_in(r, actor)}
-        return sorted(unique.values(), key=lambda r: r.rank)
+        """Return the requests of an actor's queue, by priority and arrival."""
+        return sorted(actor.queue, key=lambda r: r.rank)
 
     # ---- attempts ---------------------------------------------------------------------------
 
@@ -219,8 +224,18 @@ class Books:
         self, request: Request, plan: Plan, actor: Actor, slots: tuple[Slot, ...], now: float
     ) -> Attempt:
         """Enter a dispatch of `request` to `actor`."""
-        heapq.heappop(actor.queue)
-        attempt = Attempt(self.next_number(), request, plan, actor, slots, now, request.step_s)
+        actor.queue.take(request)
+        attempt = Attempt(
+            number=self.next_number(),
+            request=request,
+            plan=plan,
+            actor=actor,
+            slots=slots,
+            started_at=now,
+            step_s=request.step_s,
+            flow=request.flow,
+            charged_s=request.work_s,
+        )
         attempt.is_suspect = request.is_suspect
         actor.suspects += attempt.is_suspect
         request.attempts += 1
@@ -232,12 +247,17 @@ class Books:
         self.move(request, Cause.DISPATCHED, now, f"attempt {request.attempts} on {actor.device}")
         return attempt
 
-    def end(self, attempt: Attempt, cause: Cause) -> None:
-        """Enter the end of a dispatch; its credit is free again, its slots are not."""
+    def end(self, attempt: Attempt, cause: Cause, used_s: float | None = None) -> None:
+        """Enter the end of a dispatch; its credit is free again, its slots are not.
+
+        `used_s`: the seconds that it took of the device, where its actor told them.
+        """
+        if attempt.state is AttemptState.RUNNING:
+            self._settle(attempt, attempt.done_s if used_s is None else used_s)
         attempt.state = _follow(ATTEMPT_TABLE, attempt.state, cause, attempt.request.story)
         actor = attempt.actor
         del self.attempts[attempt.number], actor.attempts[attempt.number]
-        actor.done_s -= attempt.done_s
+        _account(actor, attempt.request).done_s -= attempt.done_s
         actor.suspects -= attempt.is_suspect
         if attempt.request.attempt is attempt:
             attempt.request.attempt = None
@@ -245,14 +265,21 @@ class Books:
     def abort(self, attempt: Attempt) -> None:
         """Mark a dispatch as no longer wanted; its request leaves the actor's account, so it does too."""
         attempt.state = _follow(ATTEMPT_TABLE, attempt.state, Cause.ABORTED, attempt.request.story)
-        attempt.actor.done_s -= attempt.done_s
+        self._settle(attempt, min(attempt.charged_s, attempt.done_s + attempt.step_s))  # one is under way
+        _account(attempt.actor, attempt.request).done_s -= attempt.done_s
         attempt.done_s = 0.0
+
+    def _settle(self, attempt: Attempt, used_s: float) -> None:
+        """Charge a dispatch's client for what it used, in place of what was predicted."""
+        rank, _ = attempt.request.rank
+        attempt.actor.queue.refund(rank, attempt.flow, attempt.charged_s - used_s)
+        attempt.charged_s = used_s
 
     def credit(self, attempt: Attempt) -> None:
         """Enter one evaluation of one image as done; never more than was assigned."""
         seconds = min(attempt.step_s, attempt.request.work_s - attempt.done_s)
         attempt.done_s += seconds
-        attempt.actor.done_s += seconds
+        _account(attempt.actor, attempt.request).done_s += seconds
 
     # ---- actors -----------------------------------------------------------------------------
 
@@ -312,8 +339,8 @@ class Books:
         return len(self.waiting) + sum([a.queued for a in self.actors.values()])
 
 
-def _stands_in(request: Request, actor: Actor) -> bool:
-    return request.state is RequestState.QUEUED and request.actor is actor
+def _account(actor: Actor, request: Request) -> Account:
+    return actor.spare if request.is_best_effort else actor.account
 
 
 S = TypeVar("S", bound=Enum)
@@ -324,81 +351,3 @@ def _follow(table: Mapping[S, Mapping[Cause, S]], state: S, cause: Cause, story:
         return table[state][cause]
     except KeyError:
         raise InvalidTransition(f"{state} cannot follow {cause}; story: {story}") from None
-
-
-def check(books: Books) -> None:
-    """Raise InternalError where the books contradict themselves."""
-    for problem in _contradictions(books):
-        raise InternalError(f"the books disagree: {problem}")
-
-
-def _contradictions(books: Books) -> Iterator[str]:
-    for name, request in books.requests.items():
-        if not request.is_open or request.client.open.get(name) is not request:
-            yield f"request {name} is {request.state} but listed as open"
-        if (request.state is RequestState.RUNNING) != (request.attempt is not None):
-            yield f"request {name} is {request.state} with attempt {request.attempt}"
-        if (request.actor is None) != (name in books.waiting):
-            yield f"request {name} stands in two queues or in none"
-    for actor in books.actors.values():
-        yield from _actor_contradictions(books, actor)
-    for client in books.clients.values():
-        if not client.open and not client.leases:
-            yield f"client {client.route!r} has nothing but is remembered"
-    open_count = sum(len(c.open) for c in books.clients.values())
-    if open_count != len(books.requests):
-        yield f"{len(books.requests)} requests, {open_count} with clients"
-    for device, pool in books.pools.items():
-        attempts = [a for a in books.attempts.values() if a.actor.device == device]
-        leased = [s.index for a in attempts for s in a.slots]
-        leased += [h.index for h in books.holds.values() if h.device == device]
-        if len(leased) != len(set(leased)) or pool.in_use() != set(leased):
-            yield f"{device}: slots {sorted(pool.in_use())} in use, {sorted(leased)} accounted for"
-
-
-def _actor_contradictions(books: Books, actor: Actor) -> Iterator[str]:
-    yield from _account_contradictions(books, actor)
-    yield from _load_contradictions(actor)
-    if len(actor.attempts) > actor.credits:
-        yield f"{actor.device} has {len(actor.attempts)} attempts and {actor.credits} credits"
-    if actor.state is ActorState.LOST or (actor in books.ready) != (actor.state is ActorState.READY):
-        yield f"{actor.device} is {actor.state} but listed"
-    if actor.suspects != sum(a.is_suspect for a in actor.attempts.values()) or (
-        actor.suspects and len(actor.attempts) > 1
-    ):
-        yield f"{actor.device} counts {actor.suspects} suspects among {len(actor.attempts)} attempts"
-    in_queue = {r.seq for _, r in actor.queue if _stands_in(r, actor)}
-    if len(in_queue) != actor.queued:
-        yield f"{actor.device} counts {actor.queued} queued, {len(in_queue)} are"
-    for attempt in actor.attempts.values():
-        wanted = attempt.state is AttemptState.RUNNING
-        if wanted != (attempt.request.attempt is attempt and attempt.request.is_open):
-            yield f"attempt {attempt.number} is {attempt.state}, its request is not"
-        if books.attempts.get(attempt.number) is not attempt:
-            yield f"attempt {attempt.number} is not in the books"
-
-
-DRIFT_S = 1e-6
-
-
-def _account_contradictions(books: Books, actor: Actor) -> Iterator[str]:
-    requests = [r for r in books.requests.values() if r.actor is actor]
-    assigned_s = sum(r.work_s for r in requests)
-    done_s = sum(a.done_s for a in actor.attempts.values())
-    if abs(assigned_s - actor.assigned_s) > DRIFT_S or abs(done_s - actor.done_s) > DRIFT_S:
-        yield f"{actor.device} has {actor.assigned_s} s to do and {actor.done_s} s done, not {done_s}"
-    for attempt in actor.attempts.values():
-        if attempt.done_s > attempt.request.work_s + DRIFT_S:
-            yield f"attempt {attempt.number} has done more than was assigned"
-    if actor.wants != Counter(r.plan.variant for r in requests if r.plan is not None):
-        yield f"{actor.device} counts the wrong variants as wanted: {actor.wants}"
-
-
-def _load_contradictions(actor: Actor) -> Iterator[str]:
-    if not actor.load_s.keys() <= actor.wants.keys() - actor.residents.keys():
-        yield f"{actor.device} expects loads that nobody waits for: {actor.load_s}"
-    for variant, loads in actor.loading.items():
-        if not loads or not all(load.is_cancelled for load in list(loads)[:-1]):
-            yield f"{actor.device} loads {variant} twice at a time"
-        elif not (loads[-1].is_cancelled or loads[-1].is_asked or variant in actor.wants):
-            yield f"{actor.device} loads {variant} though nobody waits for it"

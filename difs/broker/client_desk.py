@@ -87,7 +87,7 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
         refused = planning.refusal_of(books, message, decision)
         if refused is None:
             request = books.open(message, client, now)
-            planning.place(books, request, decision)
+            planning.place(books, request, decision, now)
             dispatch.dispatch(books, now)  # first: the device's way is longer than the client's
             if request.is_open:
                 dispatch.announce(books, request)
@@ -113,9 +113,9 @@ def _join(books: Books, route: bytes, known: Request, message: Generate) -> None
 
 def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     asked = message.request
-    turn = books.decisions
+    turn, memory = books.decisions, books.memory
     decision = planning.decide(books, asked, now, books.variants)
-    books.decisions = turn  # an explanation changes nothing, the policy's turn neither
+    books.decisions, books.memory = turn, memory  # an explanation changes nothing
     asker = books.clients.get(route) or Client(route)
     refused = admission.check_capacity(books, asker, asked) or planning.refusal_of(books, asked, decision)
     plan = decision.plan if refused is None and isinstance(decision, Admit) else None

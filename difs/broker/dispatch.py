@@ -2,6 +2,8 @@
 
 from enum import Enum
 
+from msgspec.structs import replace
+
 from difs.actor_messages import Abort, Execute, KillActor
 from difs.broker import admission, loads, planning
 from difs.broker.books import Books
@@ -32,7 +34,7 @@ def replan(books: Books, request: Request, now: float) -> None:
     if refused is not None:
         fail(books, request, refused, now)
         return
-    planning.place(books, request, decision)
+    planning.place(books, request, decision, now)
     if request.plan is not None:
         announce(books, request)
 
@@ -45,20 +47,33 @@ def lighten(books: Books, request: Request, heavy: Plan, now: float) -> bool:
     info = books.variants.get(heavy.variant)
     if info is None or request.message.overrides.variant is not None:
         return False
-    request.below_bytes = info.bytes
+    request.below_bytes, request.repainted_with = info.bytes, None
     lighter = planning.variants_for(books, request)
     decision = planning.decide(books, request.message, now, lighter) if lighter else None
     if not isinstance(decision, Admit) or planning.refusal_of(books, request.message, decision):
         return False
     note = f"out of memory with {heavy.variant}: moved to the lighter {decision.plan.variant}"
+    books.counts["lightened"] += 1
+    _begin_again(books, request, decision, note, now)
+    return True
+
+
+def repaint(books: Books, request: Request, decision: Admit, now: float) -> None:
+    """Paint a request anew whose pictures were judged and not good enough."""
+    note = f"painted again with {decision.plan.variant}: {decision.plan.reason}"
+    books.counts["repainted"] += 1
+    request.repainted_with = decision.plan.variant
+    _begin_again(books, request, replace(decision, is_judged=False), note, now)
+
+
+def _begin_again(books: Books, request: Request, decision: Admit, note: str, now: float) -> None:
+    """Queue a request whose attempt has ended under another plan."""
     request.notes += (note,)
     books.unassign(request)
     books.move(request, Cause.REQUEUED, now, note)
     books.waiting[request.message.request_id] = request
-    books.counts["lightened"] += 1
-    planning.place(books, request, decision)
+    planning.place(books, request, decision, now)
     announce(books, request)
-    return True
 
 
 def announce(books: Books, request: Request) -> None:
@@ -71,7 +86,10 @@ def announce(books: Books, request: Request) -> None:
 
 
 def dispatch(books: Books, now: float) -> None:
-    """Hand queued work to every actor that has a free credit and free slots."""
+    """Hand queued work to every actor that has a free credit and free slots.
+
+    Where that does not suffice for what stands in a queue, best effort gives its place back.
+    """
     moved = True
     while moved:  # a request that moved may now stand with an actor that was looked at before
         moved = False
@@ -81,6 +99,45 @@ def dispatch(books: Books, now: float) -> None:
                 moved = moved or outcome is _Outcome.MOVED
                 if outcome is _Outcome.STUCK:
                     break
+    for actor in books.ready:
+        if actor.queue.urgent:
+            _recall(books, actor, now)
+
+
+def _recall(books: Books, actor: Actor, now: float) -> None:
+    """Have best effort begin anew later, so that its credits and slots are free after one unit of work.
+
+    Where only credits are missing as many as are wanted, else all: any of them may hold what is missing.
+    """
+    found = actor.yielding
+    if found and _lacks_only_credits(books, actor):
+        on_their_way = sum(a.state is AttemptState.ABORTING for a in actor.attempts.values())
+        found = found[: max(0, actor.queue.urgent - on_their_way)]
+    for attempt in found:
+        request = attempt.request
+        books.unassign(request)
+        books.abort(attempt)
+        request.attempt = None
+        books.effects.append(TellActor(actor.route, Abort(attempt.number)))
+        books.move(request, Cause.REQUEUED, now, RECALLED)
+        books.counts["recalled"] += 1
+        if RECALLED not in request.notes:
+            request.notes += (RECALLED,)
+            request.plan = replace(attempt.plan, notes=(*attempt.plan.notes, RECALLED))
+        books.assign(request, actor)
+
+
+def _lacks_only_credits(books: Books, actor: Actor) -> bool:
+    """Whether an actor's next request could be dispatched if there were a credit."""
+    head = books.head(actor)
+    if head is None or head.plan is None or head.is_suspect or actor.suspects:
+        return False
+    nbytes = admission.slot_bytes(head.message, head.plan)
+    has_slots = books.pools[actor.device].can_lease(head.message.n, nbytes)
+    return actor.free_credits <= 0 and has_slots
+
+
+RECALLED = "best effort: it gave its place to other work, and began anew"
 
 
 class _Outcome(Enum):
@@ -128,7 +185,7 @@ def _move_to_room(books: Books, request: Request, plan: Plan, now: float) -> _Ou
     if not isinstance(decision, Admit) or planning.refusal_of(books, message, decision):
         request.stays_until = now + MOVE_REST_S
         return _Outcome.STUCK
-    planning.place(books, request, decision)
+    planning.place(books, request, decision, now)
     announce(books, request)
     return _Outcome.MOVED
 
@@ -158,6 +215,8 @@ def _execute(attempt: Attempt) -> Execute:
         is_firm=is_firm,
         is_alone=request.is_alone,
         floor_steps=0 if request.is_alone else plan.floor_steps or 0,
+        is_judged=request.is_judged,
+        is_best_effort=request.is_best_effort,
         preview_every=message.delivery.preview_every,
     )
 
@@ -238,20 +297,22 @@ def lose_actor(
         books.effects.append(TellSupervisor(books.supervisor, killing))
     orphans = books.queued_on(actor)
     for attempt in list(actor.attempts.values()):
+        was_wanted = attempt.state is AttemptState.RUNNING
         books.free_slots(attempt)
         books.end(attempt, Cause.LOST)
         request = attempt.request
-        if not request.is_open:
-            continue
+        if not request.is_open or request.attempt is not None:
+            continue  # nobody waits for it any more, or it is at work elsewhere
         request.deaths += died
         if request.deaths >= books.rules.max_attempts:
             fail(books, request, _exhausted(request, reason), now)
-        else:
+        elif was_wanted:
             books.move(request, Cause.REQUEUED, now, reason)
             request.actor = None
             orphans.append(request)
     for request in sorted(orphans, key=lambda r: r.rank):
-        replan(books, request, now)
+        if request.is_open:  # what was recalled stood in the queue, and may have died too often
+            replan(books, request, now)
 
 
 def _exhausted(request: Request, reason: str) -> Error:

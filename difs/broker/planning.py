@@ -11,7 +11,19 @@ from difs.broker.books import Books
 from difs.broker.effects import Complain
 from difs.broker.records import Actor, Request
 from difs.messages import MAX_POINTS, Alternative, Error, Generate, Plan, VariantInfo
-from difs.policy.base import Admit, Decision, DeviceView, Reject, Surveyor, View, Wait
+from difs.policy.activity import Activity
+from difs.policy.base import (
+    Admit,
+    Decision,
+    Deliver,
+    DeviceView,
+    Judged,
+    Reject,
+    Reviewer,
+    Surveyor,
+    View,
+    Wait,
+)
 from difs.profiles import Work
 
 Variants = Mapping[str, VariantInfo]
@@ -38,8 +50,13 @@ def with_room(books: Books, n: int, nbytes: int) -> list[Actor]:
 
 
 def variants_for(books: Books, request: Request) -> Variants:
-    """Return the variants that may serve `request`: lighter ones than one that ran out of memory."""
-    limit = request.below_bytes
+    """Return the variants that may serve `request`.
+
+    That is the one that paints it again, or those lighter than one that ran out of memory, or all.
+    """
+    again, limit = request.repainted_with, request.below_bytes
+    if again is not None and again in books.variants:
+        return {again: books.variants[again]}
     if limit is None:
         return books.variants
     return {name: info for name, info in books.variants.items() if info.bytes < limit}
@@ -49,7 +66,7 @@ def decide_among(
     books: Books, message: Generate, now: float, variants: Variants, actors: Sequence[Actor]
 ) -> Decision:
     """Ask the policy to serve `message` with one of `variants` on one of `actors`."""
-    view = _view(books, now, variants, actors)
+    view = _view(books, message, now, variants, actors)
     books.decisions += 1
     try:
         decision = books.policy.decide(view, message)
@@ -63,26 +80,68 @@ def survey(books: Books, message: Generate, now: float) -> tuple[Alternative, ..
     """Return the points among which the policy would choose for `message`, where it can tell."""
     if not isinstance(books.policy, Surveyor):
         return ()
-    return books.policy.survey(_view(books, now, books.variants, books.ready), message)[:MAX_POINTS]
+    view = _view(books, message, now, books.variants, books.ready)
+    return books.policy.survey(view, message)[:MAX_POINTS]
 
 
-def _view(books: Books, now: float, variants: Variants, actors: Sequence[Actor]) -> View:
-    devices = [
-        DeviceView(a.device, a.residents, a.queue_s, a.queued, a.free_credits, a.parked) for a in actors
-    ]
+def _view(
+    books: Books, message: Generate, now: float, variants: Variants, actors: Sequence[Actor]
+) -> View:
+    is_best_effort = message.requirements.best_effort
     return View(
         now=now,
-        devices=tuple(devices),
+        devices=tuple([_device_view(a, is_best_effort=is_best_effort) for a in actors]),
         variants=variants,
         decisions=books.decisions,
         adapters=books.adapters,
+        memory=books.memory,
     )
 
 
+def _device_view(actor: Actor, *, is_best_effort: bool) -> DeviceView:
+    return DeviceView(
+        device=actor.device,
+        residents=actor.residents,
+        backlog_s=actor.wait_s(is_best_effort=is_best_effort),
+        queued=actor.queued,
+        free_credits=actor.free_credits,
+        parked=actor.parked,
+        wants=actor.wants,
+        activity=actor.activity,
+    )
+
+
+def review(books: Books, request: Request, judged: Judged, now: float) -> Admit | Deliver:
+    """Ask the policy whether pictures that were judged are good enough; where it fails they are."""
+    message, variants = request.message, variants_for(books, request)
+    view = _view(books, message, now, variants, books.ready)
+    verdict: object
+    try:
+        assert isinstance(books.policy, Reviewer), "it has pictures judged and no review"
+        verdict = books.policy.review(view, message, judged)
+    except Exception:
+        books.effects.append(Complain(f"the policy failed:\n{traceback.format_exc()}"))
+        return Deliver()
+    if isinstance(verdict, Deliver):
+        _remember(books, verdict)
+        return verdict
+    decision = _sound(books, verdict, variants, books.ready, message.prompt)
+    if isinstance(decision, Admit) and refusal_of(books, message, decision) is None:
+        return decision
+    return Deliver()
+
+
+def _remember(books: Books, decision: Decision | Deliver) -> None:
+    if decision.memory is not None:
+        books.memory = decision.memory
+
+
 def _sound(
-    books: Books, decision: Decision, variants: Variants, actors: Sequence[Actor], prompt: str
+    books: Books, decision: object, variants: Variants, actors: Sequence[Actor], prompt: str
 ) -> Decision:
     """Return a decision that can be carried out; another's policy may answer anything."""
+    if isinstance(decision, (Admit, Reject, Wait)):
+        _remember(books, decision)
     if isinstance(decision, Admit) and _exists(books, decision.plan):
         if decision.plan.device not in [actor.device for actor in actors]:
             return Wait("the policy insists on a device that was not offered")
@@ -116,7 +175,7 @@ def refusal_of(books: Books, message: Generate, decision: Decision) -> Error | N
     return None
 
 
-def place(books: Books, request: Request, decision: Decision) -> None:
+def place(books: Books, request: Request, decision: Decision, now: float) -> None:
     """Put a queued request into the queue of its plan's device; without a plan it goes on waiting."""
     if isinstance(decision, Admit):
         books.unassign(request)
@@ -125,8 +184,11 @@ def place(books: Books, request: Request, decision: Decision) -> None:
         known = actor.known(plan.variant)
         costs, work = known.costs if known else None, work_of(request, plan)
         request.plan = replace(plan, notes=plan.notes + request.notes) if request.notes else plan
+        request.order = decision.order
+        request.is_judged = decision.is_judged
         request.work_s = profiles.shared_seconds(work, costs)
         request.step_s = profiles.shared_step_seconds(work, costs)
+        actor.activity[plan.variant] = actor.activity.get(plan.variant, Activity()).wanted(now)
         books.assign(request, actor)
 
 

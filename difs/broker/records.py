@@ -8,9 +8,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from difs.actor_messages import Resident, Slot
+from difs.actor_messages import Costs, Resident, Slot
+from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
 from difs.messages import Generate, Plan, Reading
+from difs.policy.activity import Activity
 
 
 class RequestState(StrEnum):
@@ -124,6 +126,10 @@ class Request:
     """Predicted seconds that its work takes of a device that is kept busy; no waiting, no load."""
     step_s: float = 0.0
     """The part of `work_s` that one evaluation of one image is."""
+    order: float | None = None
+    """Its place in the queue where the policy gives one; None: its client's fair share decides."""
+    is_judged: bool = False
+    """Its pictures are scored, and reviewed by the policy."""
     actor: "Actor | None" = None
     """Whose queue it stands in, or who runs it; None while it waits for any device."""
     attempt: "Attempt | None" = None
@@ -134,15 +140,27 @@ class Request:
     """Attempts that ended with the death of their actor."""
     below_bytes: int | None = None
     """A variant of so many bytes ran out of memory: only lighter ones may serve it."""
+    repainted_with: str | None = None
+    """The variant that paints it again, its first pictures not being good enough: no other may."""
     notes: tuple[str, ...] = ()
     """What happened to it on its way, for its client."""
     story: list[tuple[float, str, str]] = field(default_factory=list)
 
     @property
+    def is_best_effort(self) -> bool:
+        """Whether it is served only when nothing else waits."""
+        return self.message.requirements.best_effort
+
+    @property
     def rank(self) -> tuple[int, int]:
-        """Return its place in a queue, least first: by priority, then by arrival."""
+        """Return its priority class, the first to be served least, and its arrival."""
         needs = self.message.requirements
-        return (1 if needs.best_effort else -needs.priority, self.seq)
+        return (BEST_EFFORT if needs.best_effort else -needs.priority, self.seq)
+
+    @property
+    def flow(self) -> bytes | None:
+        """Return with whom it shares a place in the queue: its client, or all that the policy orders."""
+        return self.client.route if self.order is None else None
 
     @property
     def is_suspect(self) -> bool:
@@ -171,10 +189,26 @@ class Attempt:
     slots: tuple[Slot, ...]
     started_at: float
     step_s: float
+    flow: bytes | None
+    """Who was charged for it."""
+    charged_s: float
     is_suspect: bool = False
     """Its request was suspect when it was dispatched: no other runs on its actor meanwhile."""
     state: AttemptState = AttemptState.RUNNING
     done_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Account:
+    """Predicted seconds of computing: all that is assigned to a device, and what of it is done."""
+
+    assigned_s: float = 0.0
+    done_s: float = 0.0
+
+    @property
+    def left_s(self) -> float:
+        """Return what is still to be done."""
+        return max(0.0, self.assigned_s - self.done_s)
 
 
 @dataclass(slots=True, eq=False)
@@ -207,34 +241,44 @@ class Actor:
     load_s: dict[str, float] = field(default_factory=dict)
     """Predicted seconds of the loads that they wait for."""
     attempts: dict[int, Attempt] = field(default_factory=dict)
-    queue: list[tuple[tuple[int, int], Request]] = field(default_factory=list)
-    """A heap by rank; entries whose request has moved on are skipped."""
-    queued: int = 0
+    queue: Queue[Request] = field(default_factory=Queue)
+    profiled: dict[str, Costs] = field(default_factory=dict)
+    """What was measured when each variant came."""
+    activity: dict[str, Activity] = field(default_factory=dict)
     suspects: int = 0
     """How many of its attempts are suspect: 0 or 1."""
-    assigned_s: float = 0.0
-    done_s: float = 0.0
+    account: Account = field(default_factory=Account)
+    spare: Account = field(default_factory=Account)
+    """The account of its best effort."""
     progress: int = 0
     reading: Reading | None = None
     state: ActorState = ActorState.READY
 
     @property
-    def work_s(self) -> float:
-        """Return the predicted seconds of computing that is assigned to it and not done."""
-        return max(0.0, self.assigned_s - self.done_s)
+    def queued(self) -> int:
+        """Return how many requests stand in its queue."""
+        return len(self.queue)
 
     @property
     def backlog_s(self) -> float:
         """Return the predicted seconds until all of its assigned work is done, loads included."""
-        return self.work_s + sum(self.load_s.values())
+        return self.account.left_s + self.spare.left_s + sum(self.load_s.values())
 
-    @property
-    def queue_s(self) -> float:
+    def wait_s(self, *, is_best_effort: bool) -> float:
         """Return the predicted seconds that a new request waits.
 
-        Loads go on beside the steps, so others' loads delay it only where they hold all credits.
+        Best effort gives way to all others, with its credits. Loads go on beside the steps, so others'
+        loads delay a request only where they hold all credits.
         """
-        return self.work_s if self.free_credits > 0 else self.backlog_s
+        left_s = self.account.left_s + (self.spare.left_s if is_best_effort else 0.0)
+        may_begin = self.free_credits > 0 or (self.yielding and not is_best_effort)
+        return left_s if may_begin else left_s + sum(self.load_s.values())
+
+    @property
+    def yielding(self) -> "list[Attempt]":
+        """Return its attempts that give way to others, the last one first."""
+        found = [a for a in self.attempts.values() if a.request.is_best_effort]
+        return [a for a in reversed(found) if a.state is AttemptState.RUNNING]
 
     @property
     def free_credits(self) -> int:

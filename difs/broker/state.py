@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from difs import config
 from difs.broker import actor_desk, client_desk, dispatch, loads
-from difs.broker.books import Books, Segment, check
+from difs.broker.audit import check
+from difs.broker.books import Books, Segment
 from difs.broker.effects import Effect, Exit
 from difs.broker.events import (
     ActorSaid,

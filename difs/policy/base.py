@@ -1,4 +1,9 @@
-"""What a policy sees and what it answers. Frozen values only: a policy never touches the broker."""
+"""What a policy sees and what it answers. Frozen values only: a policy never touches the broker.
+
+A policy that must remember something (recent choices, what it has seen) keeps it in a frozen value of its
+own: every decision may carry it anew, and the next view shows it. So a decision is a function of view and
+request, and what is only asked (`explain`) leaves no trace.
+"""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -7,6 +12,7 @@ from msgspec import Struct
 
 from difs.actor_messages import Resident
 from difs.messages import AdapterInfo, Alternative, Generate, Plan, VariantInfo
+from difs.policy.activity import Activity
 
 
 class DeviceView(Struct, frozen=True):
@@ -15,15 +21,24 @@ class DeviceView(Struct, frozen=True):
     device: str
     residents: Mapping[str, Resident]
     backlog_s: float
-    """Predicted seconds until the work assigned to it is done."""
+    """Predicted seconds until the work that goes before is done; best effort gives way to all other."""
     queued: int
     free_credits: int
     parked: Mapping[str, Resident] = {}
     """What returns from host memory, with the costs that it would have; its `load_s` is the way back."""
+    wants: Mapping[str, int] = {}
+    """How many requests want each variant here, queued or running."""
+    activity: Mapping[str, Activity] = {}
+    """How often each variant was wanted here, and how it fared."""
 
     def known(self, variant: str) -> Resident | None:
         """Return what is known of `variant` here: loaded or parked; None: never measured, or dropped."""
         return self.residents.get(variant) or self.parked.get(variant)
+
+    def rate(self, variant: str, now: float) -> float:
+        """Return the requests a second that were given to `variant` here lately."""
+        found = self.activity.get(variant)
+        return found.rate(now) if found is not None else 0.0
 
 
 class View(Struct, frozen=True):
@@ -35,18 +50,27 @@ class View(Struct, frozen=True):
     decisions: int
     """How many decisions were made before this one."""
     adapters: Mapping[str, AdapterInfo] = {}
+    memory: object = None
+    """What this policy's last decision wanted to be remembered; None at first."""
 
 
 class Admit(Struct, frozen=True):
     """Serve the request as planned."""
 
     plan: Plan
+    order: float | None = None
+    """Its place among all requests of its priority, the least first; None: clients get equal shares."""
+    is_judged: bool = False
+    """The finished pictures are scored, and `review` decides whether they are good enough."""
+    memory: object = None
+    """What the next view shall show; None: what this one showed."""
 
 
 class Wait(Struct, frozen=True):
     """Keep the request queued without a plan; asked again when a device becomes ready."""
 
     reason: str
+    memory: object = None
 
 
 class Reject(Struct, frozen=True):
@@ -58,15 +82,37 @@ class Reject(Struct, frozen=True):
     retry_after_s: float | None = None
     limit: str | None = None
     """The nearest value of `field` that could be kept."""
+    memory: object = None
 
 
 Decision = Admit | Wait | Reject
+
+
+class Judged(Struct, frozen=True):
+    """Finished pictures whose plan asked for a judgement."""
+
+    plan: Plan
+    score: float | None
+    """0..1, that of the worst picture; None: they could not be judged."""
+    age_s: float
+    """Seconds since the request arrived."""
+
+
+class Deliver(Struct, frozen=True):
+    """Let the client have what was judged; `note` tells it how that was decided."""
+
+    note: str = ""
+    memory: object = None
 
 
 class Options(Struct, frozen=True):
     """What the configuration's [policy] section says to a policy."""
 
     variant: str = ""
+    light: str = ""
+    """The cheap variant of two, for policies that know two; empty: the one of the least seconds."""
+    heavy: str = ""
+    """The good variant of two; empty: the one of the best quality."""
 
 
 class Policy(Protocol):
@@ -85,4 +131,16 @@ class Surveyor(Protocol):
 
     def survey(self, view: View, request: Generate) -> tuple[Alternative, ...]:
         """Return the points, the best first, the chosen one among them; pure."""
+        ...
+
+
+@runtime_checkable
+class Reviewer(Protocol):
+    """A policy that looks at what it had judged."""
+
+    def review(self, view: View, request: Generate, judged: Judged) -> Admit | Deliver:
+        """Decide whether the client gets what was judged, or other pictures are painted instead; pure.
+
+        Those are final: what was painted again is judged no more.
+        """
         ...

@@ -38,6 +38,18 @@ def test_every_step_is_reported_and_counts_up(bench: Bench) -> None:
     assert min(last.encode_s, last.steps_s, last.decode_s, last.deliver_s) > 0
 
 
+def test_pictures_are_judged_by_their_drawings_where_that_is_asked_for(bench: Bench) -> None:
+    asked = [bench.execute("red apple", steps=12, is_judged=judged) for judged in (True, False)]
+    strange = bench.execute("nothing that it knows", is_judged=True)
+    reports = {r.attempt: r for r in finished(bench.run(*asked, strange))}
+    good, unjudged, unknown = (reports[order.attempt] for order in (*asked, strange))
+    assert good.score is not None
+    assert 0.5 < good.score < 1.0
+    assert unjudged.score is None
+    assert unknown.score is None
+    assert unknown.notes[-1].startswith("not judged: the prompt names 0 things")
+
+
 def test_nothing_is_computed_after_the_deadline(bench: Bench) -> None:
     execute = bench.execute(deadline=MonotonicClock().now() - 1)
     assert bench.run(execute) == [Ended(execute.attempt, "expired", "the deadline passed")]

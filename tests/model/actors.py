@@ -18,7 +18,13 @@ class Order:
     actor: "FakeActor"
     is_suspect: bool = False
     is_wanted: bool = True
+    recalled: object | None = None
+    """What is known of its request, where that waits again: it gave way to others."""
     steps: int = 0
+
+    def counts_for(self, entry: object) -> bool:
+        """Whether it is an attempt at the request of `entry`, whose id may have been used before."""
+        return self.is_wanted or self.recalled is entry
 
 
 @dataclass(slots=True, eq=False)

@@ -43,16 +43,24 @@ class Entry:
     running: "Order | None" = None
     told: tuple[object, ...] | None = None
     """Attempt and operating point as its client knows them; empty when they no longer hold."""
+    repainted: bool = False
+    """Its first pictures were not good enough."""
     deaths: int = 0
     """So often it was at work on an actor that died."""
     below_bytes: float = float("inf")
     """A variant of so many bytes ran out of memory."""
 
     @property
-    def rank(self) -> tuple[int, int]:
-        """Return its place in a queue, as the protocol promises it."""
+    def urgency(self) -> int:
+        """Return its class, the first to be served least."""
         needs = self.message.requirements
-        return (1 if needs.best_effort else -needs.priority, self.seq)
+        return 1 if needs.best_effort else -needs.priority
+
+    def is_before(self, other: "Entry") -> bool:
+        """Whether it must be dispatched before `other`, as the protocol promises it."""
+        if self.urgency != other.urgency:
+            return self.urgency < other.urgency
+        return self.owner == other.owner and self.seq < other.seq
 
     @property
     def variant(self) -> str | None:
@@ -134,8 +142,9 @@ class Ledger:
         self.lost.append(actor)
         for order in list(actor.orders.values()):
             self.forget(order)
-            if order.is_wanted:
-                self.open[order.execute.request_id].deaths += died
+            entry = self.open.get(order.execute.request_id)
+            if entry is not None and entry.running is None and order.counts_for(entry):
+                entry.deaths += died
         self.empty_queue(device)
 
     def retire(self, device: str) -> None:
@@ -194,14 +203,17 @@ class Ledger:
                     assert self.is_draining, "nobody asked the broker to exit"
                     assert not self.open, "the broker exits with open requests"
                     assert not self.actors, "the broker exits before its actors"
+        self._check_recalled()
         self._check_loads()
         assert not self._strays, "an actor goes on with what nobody wants"
-        assert self._reporting is None, "a finished request must get its result at once"
+        assert self._reporting is None, "a finished request gets its result at once, or a new attempt"
         assert all(entry.told is not None for entry in self.open.values()), "at work, but never accepted"
 
     def _accepted(self, route: bytes, message: Accepted) -> None:
         entry = self.open.get(message.request_id) or self._enter(message.request_id)
         assert entry.owner == route, "a plan goes to whom it belongs"
+        if self._reporting is not None and self._reporting is entry.running:
+            self._painted_again(entry, self._reporting, message)
         plan = message.plan
         facts = (message.attempt, plan and (plan.device, plan.variant, plan.steps))
         is_answer = self.asking is not None and self.asking[1] == entry.message
@@ -209,6 +221,16 @@ class Ledger:
         entry.told = facts
         assert message.attempt == entry.executes
         entry.device = plan.device if plan is not None else None
+
+    def _painted_again(self, entry: Entry, order: Order, message: Accepted) -> None:
+        """Enter that pictures were judged and not good enough: once, and its client is told."""
+        assert order.execute.is_judged, "painted again though nobody judged it"
+        assert message.plan is not None
+        assert message.plan.variant != order.execute.variant
+        assert any(note.startswith("painted again") for note in message.plan.notes)
+        self._reporting = None
+        entry.repainted = True
+        self.forget(order)
 
     def _enter(self, name: str) -> Entry:
         """Enter the request that is being asked: it must be the one called `name`."""
@@ -315,6 +337,15 @@ class Ledger:
         device = actor.ready.device
         return any(e.device == device and e.variant == variant for e in self.open.values())
 
+    def _check_recalled(self) -> None:
+        """What was told to stop and has not ended begins anew: best effort that gave its place."""
+        for entry in self.open.values():
+            if entry.running is not None and not entry.running.is_wanted:
+                assert entry.message.requirements.best_effort, "stopped, and neither ended nor yielding"
+                urgent = [e for e in self.open.values() if e.device == entry.device and e.urgency < 1]
+                assert any(e.running is None for e in urgent), "gave its place to nobody"
+                entry.running.recalled, entry.running = entry, None
+
     def _check_loads(self) -> None:
         for actor in self.actors.values():
             for task in actor.owed:
@@ -334,8 +365,8 @@ class Ledger:
         assert actor.may_execute(execute.variant), "neither loaded nor asked to load"
         assert self.sizes[execute.variant] < entry.below_bytes, "as heavy as what ran out of memory"
         for other in self.open.values():
-            is_before = other.device == device and other.running is None and other.rank < entry.rank
-            assert not is_before, "dispatched before a request of higher rank"
+            is_waiting = other.device == device and other.running is None
+            assert not (is_waiting and other.is_before(entry)), "dispatched before one of higher rank"
         is_suspect = entry.deaths or any(order.is_suspect for order in actor.orders.values())
         assert not (is_suspect and actor.orders), "what was on an actor that died must run alone"
         self._attempts.add(execute.attempt)
@@ -355,6 +386,8 @@ class Ledger:
         """An actor learns what it needs to serve a request as its client wants it."""
         asked, needs = entry.message, entry.message.requirements
         assert execute.is_alone == (asked.deterministic or entry.deaths > 0)
+        assert not (entry.repainted and execute.is_judged), "what was painted again is final"
+        assert execute.is_best_effort == needs.best_effort
         assert execute.preview_every == asked.delivery.preview_every
         assert execute.is_firm == (needs.latency_s is not None and not needs.best_effort)
         if needs.best_effort:

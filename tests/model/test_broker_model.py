@@ -144,7 +144,7 @@ class BrokerMachine(RuleBasedStateMachine):
     """Everything that can happen to a broker."""
 
     @initialize(
-        policy=st.sampled_from(["static", "round_robin"]),
+        policy=st.sampled_from(["static", "round_robin", "cascade"]),
         max_attempts=st.integers(1, 3),
         has_drain=st.sampled_from([False, False, True]),
         actors=st.sampled_from([(1,), (2,), (1, 2), (2, 3), ()]),
@@ -515,14 +515,18 @@ class BrokerMachine(RuleBasedStateMachine):
         assert [getattr(p, "preview", "") for p in progress] == [shown] * sum(told)
 
     @precondition(lambda self: self.ledger.orders())
-    @rule(pick=any_pick, late_s=st.sampled_from([0.0, 0.0, 0.0, 0.7, 2.6]))
-    def finish(self, pick: int, late_s: float) -> None:
+    @rule(
+        pick=any_pick,
+        late_s=st.sampled_from([0.0, 0.0, 0.0, 0.7, 2.6]),
+        score=st.sampled_from([None, 0.1, 0.9]),
+    )
+    def finish(self, pick: int, late_s: float, score: float | None) -> None:
         """An actor reports that it is done, perhaps after the deadline and before any tick."""
         self.ledger.now += late_s
         order = self.order(pick)
         order.actor.progressed_at = self.ledger.now
         self.ledger.report(order)
-        self.tell(order.actor, builders.finished(order.execute))
+        self.tell(order.actor, builders.finished(order.execute, score=score))
         self.tick()
 
     @precondition(lambda self: self.ledger.orders())
@@ -531,7 +535,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """Actors finish one order after the other."""
         for _ in range(count):
             if self.ledger.orders():
-                self.finish(pick, 0.0)
+                self.finish(pick, 0.0, 0.1)
 
     @precondition(lambda self: self.ledger.orders())
     @rule(pick=any_pick, fault=st.sampled_from(["fewer", "foreign slot", "too many bytes"]))

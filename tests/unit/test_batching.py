@@ -6,9 +6,10 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from difs.actor_messages import Costs, RowCost
-from difs.actors.batching import STICKINESS, Candidate, Pace, Phase, Turn, choose
+from difs.actors.batching import STICKINESS, UNNOTICED, Candidate, Pace, Phase, Turn, choose
 
 # a call costs 0.1 s and 0.05 s a row up to 16 rows; beyond, rows gain nothing
 TABLE = (*tuple(RowCost(rows, 0.1 + 0.05 * rows) for rows in (1, 2, 4, 8, 16)), RowCost(32, 1.8))
@@ -150,6 +151,53 @@ def test_a_decoding_that_can_wait_does_not_cost_a_firm_due() -> None:
     assert pick(firm._replace(due=4.0), aside(1, unit_s=0.3)) == Turn("decode", (1,))
 
 
+# ---- best effort ----------------------------------------------------------------------------------
+
+
+def spare(key: int, due: float = -100.0, **changes: Any) -> Candidate:
+    """Return best effort that waits to step, and is late already."""
+    return step(key, due, **{"is_best_effort": True, "group": "spare", **changes})
+
+
+def test_best_effort_steps_when_nothing_else_is_there() -> None:
+    assert pick(spare(1), spare(2)) == Turn("step", (1, 2))
+    assert pick(aside(1)._replace(is_best_effort=True)) == Turn("decode", (1,))
+
+
+def test_other_work_comes_at_the_next_unit_however_late_best_effort_is() -> None:
+    running = spare(1, is_running=True)
+    assert pick(running, step(2)) == Turn("step", (2,))
+    assert pick(running, aside(2, "encode")) == Turn("encode", (2,))
+    late = aside(1, due=-100)._replace(is_best_effort=True)
+    assert pick(late, step(2)) == Turn("step", (2,))
+
+
+def test_best_effort_shares_no_call_that_would_take_longer_for_it() -> None:
+    assert pick(step(1), spare(2, group="g")) == Turn("step", (1,))
+
+
+FLAT = replace(COSTS, steps=(*(RowCost(rows, 0.2) for rows in (1, 2, 4, 6)), RowCost(8, 0.4)))
+"""Up to six rows take no longer than one."""
+
+
+def test_best_effort_shares_a_call_that_takes_no_longer_for_it() -> None:
+    paces: dict[Hashable, Pace] = {name: Pace(FLAT, 64 * 64, 32) for name in ("g", "spare")}
+    found = [step(1), spare(4, due=9, group="g"), spare(3, due=5, group="g"), spare(2, due=7, group="g")]
+    assert choose([*found, spare(5)], paces, 0.0, 0.0) == Turn("step", (1, 3, 2))
+    assert choose([aside(6), *found], paces, 0.0, 0.0) == Turn("decode", (6,))
+    small: dict[Hashable, Pace] = {"g": Pace(FLAT, 64 * 64, 4)}
+    assert choose(found, small, 0.0, 0.0) == Turn("step", (1, 3)), "memory has its say"
+
+
+def test_best_effort_breaks_no_promise_by_what_nobody_else_would_notice() -> None:
+    table = (RowCost(2, 0.2), RowCost(4, 0.203))
+    paces: dict[Hashable, Pace] = {"g": Pace(replace(COSTS, steps=table), 64 * 64, 32)}
+    guest = spare(2, group="g")
+    tight = step(1, due=2.11, is_firm=True)
+    assert choose([tight, guest], paces, 0.0, 0.0) == Turn("step", (1,))
+    assert choose([tight._replace(is_firm=False), guest], paces, 0.0, 0.0) == Turn("step", (1, 2))
+
+
 # ---- properties -----------------------------------------------------------------------------------
 
 candidates = st.lists(
@@ -161,12 +209,35 @@ candidates = st.lists(
         group=st.sampled_from(["a", "b", "c"]),
         is_firm=st.booleans(),
         is_running=st.booleans(),
+        is_best_effort=st.booleans(),
         rows=st.sampled_from([1, 2]),
     ),
     min_size=1,
     max_size=24,
     unique_by=lambda c: c.key,
 )
+
+
+@given(candidates, st.integers(1, 64), st.floats(-5, 5), st.booleans())
+@settings(max_examples=300)
+def test_other_work_is_served_as_if_there_were_no_best_effort(
+    found: list[Candidate], max_rows: int, now: float, is_flat: bool
+) -> None:
+    paces = {c.group: Pace(FLAT if is_flat else COSTS, 64 * 64, max_rows) for c in found}
+    turn = choose(found, paces, now, 0.0)
+    others = [c for c in found if not c.is_best_effort]
+    if not others:
+        assert turn is not None
+        return
+    alone = choose(others, paces, now, 0.0)
+    assert turn is not None
+    assert alone is not None
+    assert turn.keys[: len(alone.keys)] == alone.keys
+    rows = {c.key: c.rows for c in found}
+    alone_s, with_guests_s = (
+        next(iter(paces.values())).seconds(sum(rows[key] for key in t.keys)) for t in (alone, turn)
+    )
+    assert with_guests_s <= UNNOTICED * alone_s
 
 
 @given(candidates, st.integers(1, 64), st.floats(-5, 5))
@@ -176,6 +247,7 @@ def test_a_batch_is_always_sound(found: list[Candidate], max_rows: int, now: flo
     assert turn is not None
     by_key = {c.key: c for c in found}
     batch = [by_key[key] for key in turn.keys]
+    assert len({c.is_best_effort for c in batch}) == 1, "a row more takes longer here"
     assert len({c.group for c in batch}) == 1
     assert len(set(turn.keys)) == len(turn.keys)
     rows = sum(c.rows for c in batch)

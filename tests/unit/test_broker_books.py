@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from difs.actor_messages import (
     Execute,
 )
+from difs.broker.audit import check
 from difs.broker.books import Books
 from difs.broker.records import (
     ACTOR_TABLE,
@@ -32,7 +33,9 @@ from difs.messages import (
 )
 from tests.builders import (
     finished,
+    generate,
     only,
+    plan,
     served,
 )
 
@@ -68,7 +71,30 @@ def test_a_change_that_no_table_knows_is_a_bug_with_its_story() -> None:
 
 def overdo(actor: Actor, attempt: Attempt) -> None:
     """Let an attempt be done with more than its work."""
-    attempt.done_s = actor.done_s = attempt.request.work_s + 1.0
+    attempt.done_s = actor.account.done_s = attempt.request.work_s + 1.0
+
+
+def line_up(actor: Actor, request: Request) -> None:
+    """Put a request into a queue that it does not stand in."""
+    actor.queue.add(request, 0, flow=b"x", order=(0.0, 1), seconds=1.0, kind="tiny")
+
+
+def lose_flow(books: Books) -> None:
+    """Have a client wait in a queue, and spoil what the queue knows of it."""
+    request = books.open(generate("b"), books.client(b"b"), 0.0)
+    (actor,) = books.ready
+    request.plan = plan()
+    books.assign(request, actor)
+    check(books)
+    for queue in actor.queue._classes.values():
+        queue._active += 1
+
+
+def sizes_of(actor: Actor) -> int:
+    """Return how many entries a queue keeps, live or stale."""
+    queues = list(actor.queue._classes.values())
+    tops = sum(len(tops) for queue in queues for tops in queue._tops.values())
+    return tops + sum(len(flow.heap) for queue in queues for flow in queue._flows.values())
 
 
 SABOTAGE: dict[str, Callable[[Books, Request, Actor, Attempt], object]] = {
@@ -81,11 +107,13 @@ SABOTAGE: dict[str, Callable[[Books, Request, Actor, Attempt], object]] = {
     "an actor has too much": lambda b, r, ac, at: setattr(ac, "credits", 0),
     "a lost actor is listed": lambda b, r, ac, at: setattr(ac, "state", ActorState.LOST),
     "a leaving actor is ready": lambda b, r, ac, at: setattr(ac, "state", ActorState.LEAVING),
-    "a queue is miscounted": lambda b, r, ac, at: setattr(ac, "queued", 1),
+    "what runs stands in a queue": lambda b, r, ac, at: line_up(ac, r),
+    "a queue forgets a flow": lambda b, r, ac, at: lose_flow(b),
     "an attempt is unknown": lambda b, r, ac, at: b.attempts.clear(),
     "a wanted attempt is aborted": lambda b, r, ac, at: setattr(at, "state", AttemptState.ABORTING),
-    "an account is too high": lambda b, r, ac, at: setattr(ac, "assigned_s", ac.assigned_s + 0.1),
-    "a step is credited to nobody": lambda b, r, ac, at: setattr(ac, "done_s", 0.1),
+    "an account is too high": lambda b, r, ac, at: setattr(ac.account, "assigned_s", 1.0),
+    "the other account is too high": lambda b, r, ac, at: setattr(ac.spare, "assigned_s", 0.1),
+    "a step is credited to nobody": lambda b, r, ac, at: setattr(ac.account, "done_s", 0.1),
     "more is done than was assigned": lambda b, r, ac, at: overdo(ac, at),
     "a wish is forgotten": lambda b, r, ac, at: ac.wants.clear(),
     "a load is expected by nobody": lambda b, r, ac, at: ac.load_s.update(wide=1.0),
@@ -138,6 +166,7 @@ def test_long_queues_forget_what_left_them() -> None:
         house.ask(f"r{i}")
         house.ask(Cancel(f"r{i}"))
     (actor,) = house.state.books.ready
-    assert len(actor.queue) < 100
+    assert actor.queued == 0
+    assert sizes_of(actor) < 100
     house.ask(Cancel("running"))
     assert house.state.next_wake() <= 0.5

@@ -46,7 +46,7 @@ def studio(path: Path, writer: SegmentWriter) -> Any:
     """Return what makes a studio with `tiny` loaded: faults first, then the script's seconds."""
 
     def make(*faults: Fault, max_rows: int = 32, **seconds: float) -> Studio:
-        made = Studio(path, writer, Script(faults=faults, **seconds), max_rows=max_rows)
+        made = Studio(path, writer, Script(faults=faults, scores=(), **seconds), max_rows=max_rows)
         made.load()
         return made
 
@@ -199,6 +199,17 @@ def test_previews_come_every_k_steps_for_those_who_ask(studio: Any) -> None:
     assert len(preview.pixels) == preview.height * preview.width * 3 > 0
 
 
+# ---- judgement ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scores", "score"), [((0.9, 0.4), 0.4), ((0.9, None), None), ((0.0, 1.0), 0.0)])
+def test_the_worst_picture_counts_and_all_must_be_judged(studio: Any, scores: Any, score: Any) -> None:
+    it = studio()
+    it.engine.judge = lambda painting, canvas: scores[painting.index]
+    (done,) = finished(it.run(it.order(1, seeds=(1, 2), is_judged=True))).values()
+    assert done.score == score
+
+
 # ---- nobody starves -------------------------------------------------------------------------------
 
 
@@ -231,6 +242,23 @@ def test_best_effort_yields_and_is_served_before_its_deadline(studio: Any) -> No
     reports = it.run(late, *(it.order(k, steps=5, due=5.0 * k, variant="tiny") for k in (2, 3, 4)))
     assert ends(reports) == [2, 3, 4, 1]
     assert it.clock.now() <= 50.0
+
+
+@pytest.mark.parametrize("arrives_at_step", [1, 4, 9])
+def test_best_effort_delays_other_work_by_one_step_at_most(studio: Any, arrives_at_step: int) -> None:
+    it = studio(step_s=SECOND, max_rows=32)
+    spare = it.order(1, steps=10, is_best_effort=True, due=2.0, deadline=1e6)
+    it.engine.submit(spare)
+    reports = until(it, Stepped(1, 0, arrives_at_step, 10))
+    began = it.clock.now()
+    it.engine.submit(it.order(2, steps=5))
+    while 2 not in ends(reports):
+        reports += it.turn()
+    assert it.clock.now() - began == pytest.approx(5.0), "as if it were alone"
+    assert stepped(reports).count((1, arrives_at_step + 1)) == 0
+    while 1 not in ends(reports):
+        reports += it.turn()
+    assert [step for attempt, step in stepped(reports) if attempt == 1] == list(range(1, 11))
 
 
 # ---- failures -------------------------------------------------------------------------------------

@@ -17,10 +17,8 @@ from difs.policy.round_robin import RoundRobin
 from difs.policy.static import Static
 from tests.builders import COSTS, SHARED, adapter, device_view, generate, resident, variant, view
 
-POLICIES: list[type[Static] | type[RoundRobin]] = [Static, RoundRobin]
-every_policy = pytest.mark.parametrize(
-    "policy", [cls(Options()) for cls in POLICIES], ids=["static", "rr"]
-)
+NAMES = sorted(registry.OURS)
+every_policy = pytest.mark.parametrize("policy", [registry.load(name) for name in NAMES], ids=NAMES)
 
 
 def admitted(decision: Decision) -> Plan:
@@ -454,9 +452,17 @@ def test_a_plan_says_truly_whether_it_keeps_the_latency(
 
 
 def test_our_policies_are_installed() -> None:
-    assert {"static", "round_robin"} <= set(registry.names())
+    assert set(NAMES) <= set(registry.names())
     assert isinstance(registry.load("static"), Static)
     assert isinstance(registry.load("round_robin", Options()), RoundRobin)
+    assert all(registry.load(name).name == name for name in NAMES)
+
+
+def test_no_package_takes_the_place_of_one_of_our_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = EntryPoints([EntryPoint("static", "difs.policy.round_robin:RoundRobin", registry.GROUP)])
+    monkeypatch.setattr(registry, "entry_points", installed.select)
+    assert isinstance(registry.load("static"), Static)
+    assert registry.names() == NAMES
 
 
 def test_the_options_reach_the_policy() -> None:

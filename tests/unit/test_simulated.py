@@ -9,7 +9,7 @@ import pytest
 
 from difs.actor_messages import Ended, Finished, Loaded, LoadFailed, Slot, Stepped
 from difs.actors.engine import DeviceBroken
-from difs.actors.simulated import NATIVE_PIXELS, Fault, Script, parse_script, pattern
+from difs.actors.simulated import NATIVE_PIXELS, Fault, Score, Script, parse_script, pattern
 from difs.errors import ConfigError
 from difs.profiles import step_seconds
 from difs.shm import segment
@@ -43,7 +43,7 @@ def studio(path: Path, writer: SegmentWriter, request: pytest.FixtureRequest) ->
 
 def scripted(*faults: Fault, **seconds: float) -> pytest.MarkDecorator:
     """Give the test's studio a script."""
-    script = Script(faults=faults, **seconds)
+    script = Script(faults=faults, scores=(), **seconds)
     return pytest.mark.parametrize("studio", [script], indirect=True, ids=["script"])
 
 
@@ -312,3 +312,32 @@ def test_a_script_is_read_from_toml() -> None:
 def test_a_script_that_makes_no_sense_is_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^actors\.script: "):
         parse_script(text)
+
+
+# ---- scores -------------------------------------------------------------------------------------
+
+SCORED = Script(scores=(Score(0.2, "bad"), Score(0.9, "good")))
+scored = pytest.mark.parametrize("studio", [SCORED], indirect=True, ids=["script"])
+
+
+@scored
+@pytest.mark.parametrize(
+    ("prompt", "score"), [("a bad one", 0.2), ("good", 0.9), ("bad or good", 0.2), ("x", None)]
+)
+def test_pictures_are_worth_what_the_script_says(
+    studio: Studio, prompt: str, score: float | None
+) -> None:
+    reports = studio.run(studio.order(prompt=prompt, is_judged=True, seeds=(1, 2)))
+    assert [r.score for r in reports if isinstance(r, Finished)] == [score]
+
+
+@scored
+def test_nothing_is_judged_that_was_not_asked_for(studio: Studio) -> None:
+    reports = studio.run(studio.order(prompt="good"))
+    assert [r.score for r in reports if isinstance(r, Finished)] == [None]
+
+
+def test_scores_are_read_from_the_script() -> None:
+    assert parse_script('scores = [{ score = 0.2, prompt = "bad" }]').scores == (Score(0.2, "bad"),)
+    with pytest.raises(ConfigError, match=r"actors\.script"):
+        parse_script("scores = [{ score = 1.2 }]")

@@ -1,0 +1,55 @@
+"""What finished pictures are worth, by the reference drawings that come with a variant. No torch here."""
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from difs import captions
+from difs.actor_messages import Execute
+from difs.repository import Repository, Variant
+from difs.scorer import REFERENCES, Scorer
+
+log = logging.getLogger(__name__)
+
+
+def judge(repository: Repository, execute: Execute, picture: NDArray[np.uint8]) -> float | str:
+    """Return the quality, 0..1, of a picture of shape (height, width, 3), or why it cannot be told.
+
+    Without a drawing of just what was asked for nothing can be said: so not of other checkpoints, nor of
+    several things in one picture, nor of a style that the drawings do not have.
+    """
+    variant = repository.variant(execute.variant)
+    folder = _folder(repository, variant)
+    if folder is None:
+        return f"not judged: {variant.name} has no reference drawings"
+    named = captions.named(variant.captions, execute.prompt)
+    if len(named) != 1:
+        return f"not judged: the prompt names {len(named)} things that there are drawings of, not one"
+    if execute.adapters or execute.width != execute.height:
+        return "not judged: there are drawings of square pictures without adapters only"
+    try:
+        scorer = _scorer(folder, repository.variant(variant.manifest.captions or variant.name).folder)
+        at = [caption for caption, *_ in variant.captions].index(named[0])
+        return scorer.judge(picture, scorer.names[at], execute.width).score
+    except Exception:  # the picture is good all the same
+        log.exception("%s: the scorer failed", variant.name)
+        return "not judged: the scorer failed"
+
+
+def _folder(repository: Repository, variant: Variant) -> Path | None:
+    """Return where the drawings of a variant stand: its own, or those of whose captions it has."""
+    owner = variant.manifest.captions
+    if owner is None:
+        return None
+    for folder in (variant.folder, repository.variant(owner).folder):
+        if (folder / REFERENCES).is_file():
+            return folder
+    return None
+
+
+@lru_cache(maxsize=4)
+def _scorer(folder: Path, captions_folder: Path) -> Scorer:
+    return Scorer.load(folder, captions_folder)
