@@ -32,7 +32,7 @@ from difs.actors import batching, ladder
 from difs.actors.batching import Candidate, Pace
 from difs.actors.book import JobBook
 from difs.actors.delivery import Easel
-from difs.actors.jobs import Job, Painting, candidates_of
+from difs.actors.jobs import Job, Painting, candidates_of, lagging
 from difs.clock import Clock
 from difs.errors import DifsError, EngineFailed, OutOfMemory
 from difs.messages import MAX_IMAGES, MemoryMode, Preview
@@ -175,6 +175,10 @@ class Engine(ABC):
         """Evaluate the UNet once for all and step each one's sampler; raises `done` of each that is."""
 
     @abstractmethod
+    def shorten(self, painting: Painting, left: int) -> bool:
+        """Let an image that is on its way do only `left` more steps: sets `total`; False: it cannot."""
+
+    @abstractmethod
     def decode(self, painting: Painting, canvas: NDArray[np.uint8]) -> None:
         """Write an image's pixels into `canvas`, of shape (height, width, 3)."""
 
@@ -232,7 +236,17 @@ class Engine(ABC):
                 self.catch_up()
                 self._reports.append(job.finished(self._residents.get(job.execute.variant)))
 
+    def _hurry(self, now: float) -> None:
+        """Leave out steps of what fell behind, where its client stated when it is due."""
+        for job in self._book:
+            if not (job.execute.floor_steps and self._can_work(job)):
+                continue
+            costs, rows = self._residents[job.execute.variant].costs, self.rows(job.execute)
+            for painting, left in list(lagging(job, costs, rows, now)):
+                painting.is_shortened |= self.shorten(painting, left)
+
     def _work(self, now: float) -> None:
+        self._hurry(now)
         keys, candidates, paces = self._survey(now)
         turn = batching.choose(candidates, paces, now, self._aside_s)
         if turn is None:
@@ -296,6 +310,8 @@ class Engine(ABC):
                 lambda p=painting: self.begin(p),  # type: ignore[misc]
             ):
                 return
+            if not painting.done:
+                painting.began_at = self._clock.now()
         before = [p.done for p in paintings]
         jobs = {id(p.job): p.job for p in paintings}.values()
         first = paintings[0].job

@@ -1,9 +1,11 @@
 """Attempts on their way through an engine: what is done, what was measured. No decisions, no tensors."""
 
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
 from difs.actor_messages import Costs, Ended, Execute, Finished, Resident, Sealed
+from difs.actors import elastic
 from difs.actors.batching import Candidate
 from difs.profiles import step_seconds
 
@@ -28,6 +30,9 @@ class Painting:
         self.sharers = 0
         """Images in each of its calls, summed."""
         self.is_tiled = False
+        self.began_at = 0.0
+        self.is_shortened = False
+        """Some of its steps were left out, so that its latency is kept."""
         self.decoded_at = 0.0
         self.delivery: Future[Sealed] | None = None
 
@@ -43,7 +48,7 @@ class Painting:
 
     def restart(self) -> None:
         """Begin anew from the noise: its sampler's state may be spoilt."""
-        self.work, self.done, self.total = None, 0, 0
+        self.work, self.done, self.total, self.is_shortened = None, 0, 0, False
 
 
 class Job:
@@ -96,6 +101,8 @@ class Job:
     def finished(self, resident: Resident | None) -> Finished:
         """Return the report of a job whose images are all sealed; `resident` painted them."""
         calls = sum(p.total for p in self.paintings)
+        if cut := [p.total for p in self.paintings if p.is_shortened]:
+            self.note(elastic.note(min(cut), self.execute.steps))
         exact = self.is_exact and not any(p.is_shared for p in self.paintings)
         return Finished(
             attempt=self.execute.attempt,
@@ -116,6 +123,33 @@ class Job:
         """Return the score of the worst picture; None where one has none."""
         known = [score for score in self.scores if score is not None]
         return min(known) if known and len(known) == len(self.paintings) else None
+
+
+def lagging(job: Job, costs: Costs, rows: int, now: float) -> Iterator[tuple[Painting, int]]:
+    """Yield the images of a job that fell behind, with the steps that each is to do from here.
+
+    `rows`: UNet rows of one image of it.
+    """
+    execute = job.execute
+    pixels = execute.width * execute.height
+    unfinished = sum(not p.is_decoded for p in job.paintings)
+    rest_s = unfinished * costs.decode_s * pixels / costs.pixels
+    for painting in job.paintings:
+        left = painting.total - painting.done
+        if left <= 1 or painting.done == 0:
+            continue
+        seen_s = (now - painting.began_at) / painting.done
+        course = elastic.Course(
+            done=painting.done,
+            left=left,
+            floor=execute.floor_steps,
+            step_s=max(step_seconds(costs, pixels, rows), seen_s),
+            rest_s=rest_s,
+            time_s=job.due - now,
+        )
+        wanted = elastic.steps_left(course)
+        if wanted < left:
+            yield painting, wanted
 
 
 def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int) -> list[Candidate]:

@@ -108,27 +108,23 @@ def respace(scheduler: Any, timesteps: torch.Tensor, done: int, left: int) -> to
     """Return the timesteps of a run that has done `done` of them and does `left` more, evenly spaced.
 
     The scheduler is changed to go them: it must be of an elastic sampler (see `difs.samplers`). DDIM's
-    step has one stride for all; fewer steps than `left` may come of it. Multistep solvers keep their
-    past: their formulas are of steps of any length (Lu et al. 2022, "DPM-Solver++").
+    step has one stride for all: somewhat more than `left` may come of it, or all that there were.
+    Multistep solvers keep their past: their formulas are of steps of any length (Lu et al. 2022,
+    "DPM-Solver++").
     """
     if isinstance(scheduler, DDIMScheduler):
-        following = _strides(scheduler, int(timesteps[done]), left)
+        training, at = scheduler.config.num_train_timesteps, int(timesteps[done])
+        whole_run = min(training, -(-training * left // (at + 1)))
+        following = torch.arange(at, -1, -(training // whole_run))
+        if len(following) >= len(timesteps) - done:
+            return timesteps
+        scheduler.num_inference_steps = whole_run
     else:
         chosen = torch.linspace(done, len(timesteps), left + 1)[:-1].round().long()
         following = timesteps[chosen]
-        scheduler.sigmas = torch.cat(
-            [scheduler.sigmas[:done], scheduler.sigmas[chosen], scheduler.sigmas[-1:]]
-        )
+        sigmas = scheduler.sigmas
+        scheduler.sigmas = torch.cat([sigmas[:done], sigmas[chosen], sigmas[-1:]])
         scheduler.num_inference_steps = done + left
     respaced = torch.cat([timesteps[:done], following])
     scheduler.timesteps = respaced
     return respaced
-
-
-def _strides(scheduler: DDIMScheduler, at: int, left: int) -> torch.Tensor:
-    """Return at most `left` timesteps from `at` down, by a stride that DDIM's own arithmetic has."""
-    training = scheduler.config.num_train_timesteps
-    wanted = -(-(at + 1) // left)
-    scheduler.num_inference_steps = max(1, training // wanted)
-    stride = training // scheduler.num_inference_steps
-    return torch.tensor(range(at, -1, -stride)[:left], dtype=torch.int64)

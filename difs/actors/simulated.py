@@ -195,6 +195,11 @@ class SimulatedEngine(Engine):
         for painting in paintings:
             painting.done += 1
 
+    def shorten(self, painting: Painting, left: int) -> bool:
+        """See Engine.shorten."""
+        painting.total = painting.done + left
+        return True
+
     def decode(self, painting: Painting, canvas: NDArray[np.uint8]) -> None:
         """See Engine.decode."""
         execute = painting.job.execute

@@ -78,6 +78,16 @@ class TorchEngine(Residency):
                 if painting.work.is_spoilt:
                     painting.restart()
 
+    def shorten(self, painting: Painting, left: int) -> bool:
+        """See Engine.shorten."""
+        painter = self._painters[painting.job.execute.variant]
+        if painter.is_solo:
+            return False
+        before = painting.total
+        painter.shorten(painting.work, left)
+        painting.total = painting.work.total
+        return painting.total < before
+
     def decode(self, painting: Painting, canvas: NDArray[np.uint8]) -> None:
         """See Engine.decode."""
         painter = self._painters[painting.job.execute.variant]

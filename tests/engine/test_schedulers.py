@@ -15,6 +15,8 @@ from diffusers import (
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from difs.actors import schedulers
 from difs.actors.schedulers import CLASSES, KINDS, build
@@ -57,8 +59,10 @@ def epsilon(x: torch.Tensor, t: float, *, is_consistent: bool) -> torch.Tensor:
     return (x - alpha * clean) / noise
 
 
-def sample(name: str, scheduler: Any, steps: int, seed: int = 5) -> torch.Tensor:
-    """Denoise 8192 pixels as a pipeline does."""
+def sample(
+    name: str, scheduler: Any, steps: int, seed: int = 5, cut: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Denoise 8192 pixels as a pipeline does; `cut`: after so many steps, so many are left."""
     generator = torch.Generator("cpu").manual_seed(seed)
     scheduler.set_timesteps(steps, device="cpu")
     accepted = inspect.signature(scheduler.step).parameters
@@ -66,7 +70,12 @@ def sample(name: str, scheduler: Any, steps: int, seed: int = 5) -> torch.Tensor
     if "eta" in accepted:
         extra["eta"] = 0.0
     x: torch.Tensor = torch.randn((1, 2, 64, 64), generator=generator) * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
+    timesteps, done = scheduler.timesteps, 0
+    while done < len(timesteps):
+        if cut is not None and done == cut[0]:
+            timesteps = schedulers.respace(scheduler, timesteps, *cut)
+        t = timesteps[done]
+        done += 1
         eps = epsilon(scheduler.scale_model_input(x, t), float(t), is_consistent=name == "lcm")
         x = scheduler.step(eps, t, x, **extra, return_dict=False)[0]
     return x
@@ -81,6 +90,44 @@ def test_every_sampler_ends_at_the_data(name: str) -> None:
     x = sample(name, build(name, BASE), 50)
     assert x.std().item() == pytest.approx(SPREAD, rel=0.08)
     assert abs(x.mean().item()) < 0.1
+
+
+ELASTIC = [name for name, sampler in SAMPLERS.items() if sampler.is_elastic]
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("cut", [(1, 24), (10, 20), (30, 8), (45, 5)])
+@pytest.mark.parametrize("name", ELASTIC)
+def test_what_is_cut_short_ends_at_the_data(name: str, cut: tuple[int, int], spacing: str) -> None:
+    x = sample(name, build(name, base(timestep_spacing=spacing)), 50, cut=cut)
+    assert x.std().item() == pytest.approx(SPREAD, rel=0.12)
+    assert abs(x.mean().item()) < 0.1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(ELASTIC),
+    spacing=st.sampled_from(["leading", "trailing"]),
+    steps=st.integers(1, 60),
+    data=st.data(),
+)
+def test_a_run_that_is_cut_goes_on_downwards_from_where_it_is(
+    name: str, spacing: str, steps: int, data: st.DataObject
+) -> None:
+    done = data.draw(st.integers(0, steps - 1))
+    left = data.draw(st.integers(1, steps - done))
+    scheduler = build(name, base(timestep_spacing=spacing))
+    scheduler.set_timesteps(steps, device="cpu")
+    before = scheduler.timesteps.clone()
+    after = schedulers.respace(scheduler, scheduler.timesteps, done, left)
+    assert torch.equal(after[: done + 1], before[: done + 1])
+    assert left <= len(after) - done <= steps - done
+    assert bool((after[done:].diff() <= 0).all())
+    if name != "ddim":
+        assert len(after) == done + left
+        assert len(scheduler.sigmas) == len(after) + 1
+        assert scheduler.sigmas[-1] == 0
+        assert left < steps - done or torch.equal(after, before)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -50,6 +50,20 @@ def test_pictures_are_judged_by_their_drawings_where_that_is_asked_for(bench: Be
     assert unknown.notes[-1].startswith("not judged: the prompt names 0 things")
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m_karras"])
+def test_what_falls_behind_is_cut_short_and_still_a_good_picture(bench: Bench, sampler: str) -> None:
+    asked = {"steps": 30, "sampler": sampler, "is_judged": True, "is_firm": True, "floor_steps": 8}
+    late = bench.execute("red apple", due=MonotonicClock().now() - 1, **asked)
+    reports = bench.run(late)
+    (done,) = finished(reports)
+    (note,) = done.notes
+    assert "steps instead of 30: it fell behind" in note
+    taken = max(r.step for r in reports if isinstance(r, Stepped))
+    assert 8 <= taken <= 10, "to its floor, or a little above where DDIM has no longer stride"
+    assert done.score is not None
+    assert done.score > 0.6
+
+
 def test_nothing_is_computed_after_the_deadline(bench: Bench) -> None:
     execute = bench.execute(deadline=MonotonicClock().now() - 1)
     assert bench.run(execute) == [Ended(execute.attempt, "expired", "the deadline passed")]

@@ -110,6 +110,40 @@ def test_sharing_is_faster_than_one_after_the_other(studio: Any) -> None:
     assert it.clock.now() == 10 * (1 + 3 * 0.5)
 
 
+def test_what_falls_behind_leaves_steps_out_to_keep_its_latency(studio: Any) -> None:
+    it = studio(step_s=SECOND)
+    hurried = it.order(1, steps=20, due=12.5, is_firm=True, floor_steps=4)
+    reports = it.run(hurried, it.order(2, steps=8))
+    done = finished(reports)[1]
+    (note,) = done.notes
+    whole = next(r.steps for r in reversed(reports) if isinstance(r, Stepped) and r.attempt == 1)
+    assert note == f"{whole} steps instead of 20: it fell behind, and its latency was to be kept"
+    assert 4 < whole < 20
+    at = reports.index(done)
+    assert (1, whole) in stepped(reports[:at])
+    assert finished(reports)[2].notes == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"floor_steps": 0}, {"floor_steps": 20}, {"due": 50.0}],
+    ids=["has no floor", "stands on its floor", "is in time"],
+)
+def test_steps_are_left_out_only_where_they_may_and_must(studio: Any, changes: Any) -> None:
+    it = studio(step_s=SECOND)
+    order = it.order(1, steps=20, **{"due": 8.0, "is_firm": True, "floor_steps": 4} | changes)
+    reports = it.run(order)
+    assert stepped(reports)[-1] == (1, 20)
+    assert finished(reports)[1].notes == ()
+
+
+def test_no_step_is_left_out_below_the_floor(studio: Any) -> None:
+    it = studio(step_s=SECOND)
+    reports = it.run(it.order(1, steps=20, due=3.0, is_firm=True, floor_steps=9))
+    assert stepped(reports)[-1] == (1, 9)
+    assert [r for r in reports if isinstance(r, Stepped)][-1].steps == 9
+
+
 def test_other_sizes_and_variants_take_turns(studio: Any) -> None:
     it = studio(step_s=SECOND)
     it.load("wide")
