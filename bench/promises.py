@@ -1,0 +1,176 @@
+"""What DIFS predicts and promises, against what comes: mixed goals at three loads.
+
+    python -m bench.promises [--requests 100] [--loads 0 0.5 0.8] [--seed 1]
+
+A private service with the embedded family and policy `modelless`. At load 0 one request waits for the
+other; that gives the mean seconds of a request, hence the rate of a load. Above, arrivals are Poisson and
+do not wait (see `bench.load`). A quarter of the requests state nothing, a quarter a named quality, half a
+latency between 0.2 and 4 s, of which every second one would rather be refused than late. Reported for
+each load: the error of the predicted finish as a share of it, and how many of the latencies that were
+accepted as kept were kept.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.load import arrivals, wait_until_quiet
+from bench.report import keep, percentile, verdict
+from difs import AsyncClient, Client, errors
+from difs.private import PrivateService
+
+CAPTIONS = Path(__file__).parents[1] / "model_repo" / "emoji-base" / "captions.json"
+LEVELS = ("draft", "low", "medium", "high", "best")
+SHORTEST_S, LONGEST_S = 0.2, 4.0
+PATIENCE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of a request."""
+
+    predicted_s: float = 0.0
+    measured_s: float = 0.0
+    latency_s: float | None = None
+    promised: bool | None = None
+    """Whether `latency_s` was accepted as one that is kept."""
+    variant: str = ""
+    steps: int = 0
+    queue_s: float = 0.0
+    refusal: str = ""
+
+
+def wishes(count: int, seed: int) -> list[dict[str, Any]]:
+    """Return the arguments of `generate` for so many requests."""
+    dice = random.Random(f"wishes {seed}")
+    captions = [entry["caption"] for entry in json.loads(CAPTIONS.read_text("utf-8")).values()]
+    found = []
+    for i in range(count):
+        wish: dict[str, Any] = {"prompt": dice.choice(captions), "seed": seed * 100_000 + i}
+        if i % 4 == 1:
+            wish["quality"] = dice.choice(LEVELS)
+        elif i % 2 == 0:
+            wish["latency_s"] = SHORTEST_S * (LONGEST_S / SHORTEST_S) ** dice.random()
+            wish["on_infeasible"] = "reject" if i % 4 == 0 else "degrade"
+        found.append(wish)
+    dice.shuffle(found)
+    return found
+
+
+async def ask(client: AsyncClient, wish: dict[str, Any]) -> Ended:
+    """Ask for one picture; the seconds are the client's own."""
+    started = time.perf_counter()
+    try:
+        result = await client.generate(**wish, retries=0)
+    except errors.DifsError as error:
+        return Ended(latency_s=wish.get("latency_s"), refusal=error.code)
+    seconds = time.perf_counter() - started
+    with result:
+        plan = result.plan
+    return Ended(
+        predicted_s=plan.prediction.total_s,
+        measured_s=seconds,
+        latency_s=wish.get("latency_s"),
+        promised=plan.keeps_latency,
+        variant=plan.variant,
+        steps=plan.steps,
+        queue_s=plan.prediction.queue_s,
+    )
+
+
+async def offer(
+    client: AsyncClient, asked: Sequence[dict[str, Any]], rate: float, seed: int
+) -> list[Ended]:
+    """Send the requests at their times; rate 0: one after the other."""
+    if not rate:
+        return [await ask(client, wish) for wish in asked]
+    started = time.perf_counter()
+    tasks = []
+    for wish, due in zip(asked, arrivals(rate, len(asked) / rate, seed), strict=True):
+        await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
+        tasks.append(asyncio.create_task(ask(client, wish)))
+    return list(await asyncio.gather(*tasks))
+
+
+def figures(ended: Sequence[Ended]) -> dict[str, Any]:
+    """Return what is printed and kept of one load."""
+    done = [e for e in ended if not e.refusal]
+    shares = [abs(e.measured_s - e.predicted_s) / e.predicted_s for e in done]
+    promised = [e for e in done if e.promised]
+    kept = [e for e in promised if e.latency_s is not None and e.measured_s <= e.latency_s]
+    chosen: dict[str, int] = {}
+    for e in done:
+        name = f"{e.variant}@{e.steps}"
+        chosen[name] = chosen.get(name, 0) + 1
+    return {
+        "requests": len(ended),
+        "refused": len(ended) - len(done),
+        "mean_s": round(statistics.mean(e.measured_s for e in done), 4),
+        "error_p50": round(percentile(shares, 0.50), 4),
+        "error_p90": round(percentile(shares, 0.90), 4),
+        "late_mean": round(
+            statistics.mean((e.measured_s - e.predicted_s) / e.predicted_s for e in done), 4
+        ),
+        "promised": len(promised),
+        "kept": round(len(kept) / max(1, len(promised)), 4),
+        "chosen": dict(sorted(chosen.items(), key=lambda item: -item[1])),
+    }
+
+
+def wait_until_loaded(address: str) -> int:
+    """Wait until the service has loaded what it loads at its start; returns how many variants."""
+    with Client(address) as client:
+        wanted = len(client.variants())
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            if all(len(d.residents) == wanted for d in client.status().devices):
+                break
+            time.sleep(0.5)
+    return wanted
+
+
+async def measure(address: str, requests: int, loads: Sequence[float], seed: int) -> dict[str, Any]:
+    """Return the figures of each load."""
+    found: dict[str, Any] = {}
+    async with AsyncClient(address) as client:
+        await offer(client, wishes(12, 0), 0.0, 0)  # warm up
+        mean_s = 0.0
+        for load in sorted({0.0, *loads}):
+            rate = load / mean_s if load else 0.0
+            ended = await offer(client, wishes(requests, seed + round(100 * load)), rate, seed)
+            cell = figures(ended)
+            mean_s = mean_s or cell["mean_s"]
+            found[f"{load:g}"] = {"rate_hz": round(rate, 3), **cell}
+            print(f"  load {load:g}: {found[f'{load:g}']}", flush=True)
+    return found
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--requests", type=int, default=100, help="for each load")
+    parser.add_argument("--loads", type=float, nargs="*", default=[0.0, 0.5, 0.8])
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    busy = wait_until_quiet()
+    with PrivateService() as service:
+        wait_until_loaded(service.address)
+        found = asyncio.run(measure(service.address, asked.requests, asked.loads, asked.seed))
+    goals = [
+        verdict(f"error p90 at load {load}", cell["error_p90"], 0.15) for load, cell in found.items()
+    ]
+    if "0.8" in found:
+        goals.append(verdict("latencies kept at load 0.8", found["0.8"]["kept"], 0.95, at_least=True))
+    command = f"python -m bench.promises --requests {asked.requests} --seed {asked.seed}"
+    print(keep("promises", command, {"busy_before": round(busy, 3), "loads": found, "goals": goals}))
+
+
+if __name__ == "__main__":
+    main()
