@@ -125,7 +125,7 @@ def learn_step(costs: Costs, pixels: int, rows: int, seconds: float) -> Costs:
     Interference and thermal throttling slow every batch and every size alike, so all tables move.
     """
     predicted = step_seconds(costs, pixels, rows)
-    return _slowed(costs, steps=_towards(1.0, seconds / predicted)) if predicted > 0 else costs
+    return slowed(costs, steps=_towards(1.0, seconds / predicted)) if predicted > 0 else costs
 
 
 def learn_encode(costs: Costs, seconds: float) -> Costs:
@@ -138,7 +138,7 @@ def learn_decode(costs: Costs, pixels: int, seconds: float) -> Costs:
     predicted = decode_seconds(costs, pixels)
     if predicted <= 0:
         return replace(costs, decode_s=_towards(0.0, seconds * costs.pixels / pixels))
-    return _slowed(costs, decode=_towards(1.0, seconds / predicted))
+    return slowed(costs, decode=_towards(1.0, seconds / predicted))
 
 
 def reconciled(measured: Costs, profiled: Costs | None) -> Costs:
@@ -150,10 +150,10 @@ def reconciled(measured: Costs, profiled: Costs | None) -> Costs:
     then_s = in_table(there.steps, rows)
     steps = in_table(measured.steps, rows) / then_s if then_s > 0 else 1.0
     decode = measured.decode_s / there.decode_s if there.decode_s > 0 else 1.0
-    return replace(measured, sizes=_slowed(profiled, steps=steps, decode=decode).sizes)
+    return replace(measured, sizes=slowed(profiled, steps=steps, decode=decode).sizes)
 
 
-def _slowed(costs: Costs, *, steps: float = 1.0, decode: float = 1.0) -> Costs:
+def slowed(costs: Costs, *, steps: float = 1.0, decode: float = 1.0) -> Costs:
     """Return `costs` with everything that takes `steps` or `decode` times as long."""
     return replace(
         costs,

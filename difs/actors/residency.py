@@ -5,7 +5,7 @@ units themselves stand in `difs.actors.torch_engine`.
 """
 
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
@@ -68,13 +68,16 @@ class Residency(Engine):
         *,
         threads: int = 0,
         wake: Callable[[], None] = lambda: None,
+        profiled: Sequence[Resident] = (),
     ) -> None:
         """Prepare torch for `device` ("cpu-0", "cuda-1"); nothing is loaded yet.
 
         `wake` is called from other threads when a turn has something to take over.
         """
         kind, _, index = device.partition("-")
-        super().__init__(clock, easel, kind=kind, max_rows=settings.max_rows)
+        super().__init__(
+            clock, easel, kind=kind, max_rows=settings.max_rows, profiled=profiled
+        )
         self._device = torch.device("cpu" if kind == "cpu" else f"cuda:{index}")
         if threads:
             torch.set_num_threads(threads)

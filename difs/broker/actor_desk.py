@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from difs import profiles
+from difs import estimates, profiles
 from difs.actor_messages import (
     Abort,
     ActorExited,
@@ -68,6 +68,9 @@ def _ready(books: Books, route: bytes, message: Ready, now: float) -> None:
             progressed_at=now,
             residents={r.variant: r for r in message.residents},
         )
+        for found in message.profiled:
+            actor.profiled.setdefault(found.variant, {})[found.memory_mode] = found
+        estimate(books, actor)
         books.add_actor(actor)
     books.effects.append(TellActor(route, Welcome(books.epoch)))
     for number in message.attempts:  # before anything new: they write into slots that are free again
@@ -165,6 +168,14 @@ def _loaded(books: Books, route: bytes, message: Loaded, now: float) -> None:
         actor.parked.pop(variant, None)
         actor.load_s.pop(variant, None)
         actor.progressed_at = now
+        estimate(books, actor)
+
+
+def estimate(books: Books, actor: Actor) -> None:
+    """Say anew what the variants would cost an actor that were never measured there."""
+    everything = {name: actor.measured(name) for name in books.variants}
+    measured = {name: found for name, found in everything.items() if found is not None}
+    actor.estimated = estimates.of_all(books.variants, measured)
 
 
 def _load_failed(books: Books, route: bytes, message: LoadFailed, now: float) -> None:

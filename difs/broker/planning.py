@@ -53,7 +53,16 @@ def decide_among(
         now=now,
         devices=tuple(
             [
-                DeviceView(a.device, a.residents, a.queue_s, a.queued, a.free_credits, a.parked)
+                DeviceView(
+                    device=a.device,
+                    residents=a.residents,
+                    backlog_s=a.queue_s,
+                    queued=a.queued,
+                    free_credits=a.free_credits,
+                    parked=a.parked,
+                    profiled=a.profiled,
+                    estimated=a.estimated,
+                )
                 for a in actors
             ]
         ),

@@ -6,7 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from difs.actor_messages import Resident
-from difs.messages import AdapterInfo, Generate, Plan, VariantInfo
+from difs.messages import AdapterInfo, Generate, MemoryMode, Plan, VariantInfo
 
 
 class DeviceView(Struct, frozen=True):
@@ -20,10 +20,24 @@ class DeviceView(Struct, frozen=True):
     free_credits: int
     parked: Mapping[str, Resident] = {}
     """What returns from host memory, with the costs that it would have; its `load_s` is the way back."""
+    profiled: Mapping[str, Mapping[MemoryMode, Resident]] = {}
+    """What variants would be here in each memory mode, as profiles say; the mode that one is loaded into
+    stands first. `load_s` is the way from the disk."""
+    estimated: Mapping[str, Resident] = {}
+    """What variants would be that were never measured here, from others of their family: `costs.source`
+    says so."""
 
     def known(self, variant: str) -> Resident | None:
-        """Return what is known of `variant` here: loaded or parked; None: never measured, or dropped."""
-        return self.residents.get(variant) or self.parked.get(variant)
+        """Return what is known of `variant` here; None: nothing.
+
+        Loaded, else parked, else as its profile says of the mode that it is loaded into, else estimated.
+        """
+        return (
+            self.residents.get(variant)
+            or self.parked.get(variant)
+            or next(iter(self.profiled.get(variant, {}).values()), None)
+            or self.estimated.get(variant)
+        )
 
 
 class View(Struct, frozen=True):
