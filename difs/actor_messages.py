@@ -137,9 +137,9 @@ class Room(Struct, frozen=True):
     rest_bytes: int
     """Between two calls."""
     step_peak_bytes: int | None = None
-    """Most that a step of one guided image at the native size takes beyond `rest_bytes`; None: unknown."""
+    """Most that a step of one guided image, of the native size, takes beyond that; None: unknown."""
     decode_peak_bytes: int | None = None
-    """Most that decoding one image of the native size takes beyond `rest_bytes`; None: unknown."""
+    """Most that decoding one image of the native size takes beyond that; None: unknown."""
 
 
 class Resident(Struct, frozen=True):

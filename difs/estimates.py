@@ -16,22 +16,22 @@ from difs.profiles import slowed
 BYTES_EACH = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 
 
-def of_all(
-    variants: Mapping[str, VariantInfo], measured: Mapping[str, Resident]
-) -> dict[str, Resident]:
+def of_all(variants: Mapping[str, VariantInfo], measured: Mapping[str, Resident]) -> dict[str, Resident]:
     """Return an estimate for each variant that was not measured and has a relative that was."""
     found = {}
     for name, info in variants.items():
         if name not in measured:
             relatives = [variants[other] for other in measured if variants[other].family == info.family]
             if relatives:
-                nearest = min(relatives, key=lambda other: (abs(math.log(_ratio(info, other))), other.name))
+                nearest = min(
+                    relatives, key=lambda other: (abs(math.log(_ratio(info, other))), other.name)
+                )
                 found[name] = like(info, nearest, measured[nearest.name])
     return found
 
 
 def like(info: VariantInfo, relative: VariantInfo, measured: Resident) -> Resident:
-    """Return a variant as its measured relative is: steps in proportion to the parameters, loads to bytes.
+    """Return a variant as a measured relative is: steps by its parameters, loads by its bytes.
 
     The text encoder and the autoencoder are taken to be the same.
     """

@@ -1,4 +1,4 @@
-"""What the files of a model repository say: `variant.toml`, `adapter.toml`, `captions.json`, `quality.json`.
+"""What a model repository's files say: `variant.toml`, `adapter.toml`, `captions.json`, `quality.json`.
 
 Parsing only: no paths are opened here, and nothing is looked up.
 """

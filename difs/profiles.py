@@ -142,7 +142,7 @@ def learn_decode(costs: Costs, pixels: int, seconds: float) -> Costs:
 
 
 def reconciled(measured: Costs, profiled: Costs | None) -> Costs:
-    """Return what was measured now at one size, with a profile's other sizes as far off as it was there."""
+    """Return what was measured now at one size, with a profile's other sizes in proportion."""
     if profiled is None or not profiled.sizes:
         return measured
     there = at(profiled, measured.pixels)

@@ -58,10 +58,10 @@ def _along(low: int, low_s: float, high: int, high_s: float, pixels: int) -> flo
         return max(0.0, low_s + slope * (pixels - low))
     power = math.log(high_s / low_s) / math.log(high / low)
     if low <= pixels <= high:
-        return min(low_s + slope * (pixels - low), low_s * (pixels / low) ** power)
+        return float(min(low_s + slope * (pixels - low), low_s * (pixels / low) ** power))
     edge, edge_s = (low, low_s) if pixels < low else (high, high_s)
     chord = edge_s + max(0.0, slope) * (pixels - edge)
-    return max(chord, edge_s * (pixels / edge) ** min(MOST_GROWTH, max(0.0, power)))
+    return float(max(chord, edge_s * (pixels / edge) ** min(MOST_GROWTH, max(0.0, power))))
 
 
 def in_table(table: Sequence[RowCost], rows: int) -> float:

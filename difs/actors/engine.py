@@ -385,9 +385,7 @@ class Engine(ABC):
         found = self._profiled.get((measured.variant, measured.memory_mode))
         if found is None:
             return measured
-        return replace(
-            measured, costs=profiles.reconciled(measured.costs, found.costs), room=found.room
-        )
+        return replace(measured, costs=profiles.reconciled(measured.costs, found.costs), room=found.room)
 
     def _give_up_load(self, variant: str, message: str) -> None:
         """Report a load that failed; the subclass lets go of what it has."""

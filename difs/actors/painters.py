@@ -1,4 +1,4 @@
-"""From a registered variant to a painter on a device, in its default memory mode: what each is made of."""
+"""From a registered variant to a painter on a device, in the variant's default memory mode."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +23,7 @@ def make(
     settings: config.Actors,
     parts: PartStore,
     prompts: PromptCache,
+    *,
     check: Callable[[], None],
 ) -> Any:
     """Load a variant, its digests checked first; raises EngineFailed or RepositoryError.

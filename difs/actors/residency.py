@@ -75,9 +75,7 @@ class Residency(Engine):
         `wake` is called from other threads when a turn has something to take over.
         """
         kind, _, index = device.partition("-")
-        super().__init__(
-            clock, easel, kind=kind, max_rows=settings.max_rows, profiled=profiled
-        )
+        super().__init__(clock, easel, kind=kind, max_rows=settings.max_rows, profiled=profiled)
         self._device = torch.device("cpu" if kind == "cpu" else f"cuda:{index}")
         if threads:
             torch.set_num_threads(threads)
@@ -199,7 +197,7 @@ class Residency(Engine):
         started = self._clock.now()
         with torch.no_grad(), _typed_memory_errors():  # inference_mode would mark the weights for good
             painter = painters.make(
-                variant, self._device, self._settings, self._parts, self._prompts, loadee.check
+                variant, self._device, self._settings, self._parts, self._prompts, check=loadee.check
             )
         loadee.load_s = self._clock.now() - started
         return painter

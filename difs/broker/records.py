@@ -251,7 +251,7 @@ class Actor:
         return not all(self.waits(attempt) for attempt in self.attempts.values())
 
     def known(self, variant: str) -> Resident | None:
-        """Return what is known of a variant here: loaded, parked, profiled, or like others of its family."""
+        """Return what is known of a variant here, measured or estimated."""
         return self.measured(variant) or self.estimated.get(variant)
 
     def measured(self, variant: str) -> Resident | None:

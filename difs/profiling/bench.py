@@ -64,7 +64,12 @@ class Bench:
     def _load(self) -> Any:
         with torch.no_grad():
             return painters.make(
-                self._variant, self._device, config.Actors(), PartStore(), PromptCache(0), lambda: None
+                self._variant,
+                self._device,
+                config.Actors(),
+                PartStore(),
+                PromptCache(0),
+                check=lambda: None,
             )
 
     def close(self) -> None:

@@ -135,7 +135,9 @@ def needless(unit: Unit, profile: Profile, pains: Pains) -> str:
 
 def _no_gain(unit: Unit, profile: Profile, pains: Pains) -> str:
     """Return why more rows are not tried: memory did not suffice for fewer, or they did not pay."""
-    same = [c for c in _steps(profile, unit.memory_mode) if (c.width, c.height) == (unit.width, unit.height)]
+    same = [
+        c for c in _steps(profile, unit.memory_mode) if (c.width, c.height) == (unit.width, unit.height)
+    ]
     fewer = sorted((c for c in same if c.rows < unit.rows), key=lambda c: c.rows)
     if fewer and fewer[-1].missing:
         return f"with {fewer[-1].rows} rows already: {fewer[-1].missing}"
@@ -184,4 +186,3 @@ def _steps(profile: Profile, mode: MemoryMode | None = None) -> list[StepCell]:
 
 def _decodes(profile: Profile) -> Iterator[DecodeCell]:
     return (c for c in profile.cells if isinstance(c, DecodeCell))
-

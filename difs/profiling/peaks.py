@@ -39,7 +39,9 @@ def peak_bytes(device: torch.device, act: Callable[[], Any], rest_bytes: int) ->
 
 def _most_held(watched: Any) -> int:
     events = watched.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), i, e.nbytes()) for i, e in enumerate(events) if e.name() == "[memory]")
+    changes = sorted(
+        (e.start_ns(), i, e.nbytes()) for i, e in enumerate(events) if e.name() == "[memory]"
+    )
     held = most = 0
     for _, _, nbytes in changes:
         held += nbytes

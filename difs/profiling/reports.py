@@ -1,4 +1,4 @@
-"""What the process that measures is told, and what it tells whoever shows it: a JSON object a line. Pure."""
+"""What the process that measures is told, and what it tells: a JSON object a line. Pure."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,8 @@ from difs.messages import MemoryMode, QualityKind
 from difs.profiling.cells import ErrorOf
 from difs.profiling.grid import Effort
 
-Judge = Literal["auto", "none"] | QualityKind
+Way = Literal["auto", "none", "reference", "clip", "agreement"]
+"""How quality is measured; `auto`: by CLIP where one is named, else agreement where nothing is known."""
 
 
 class Order(Struct, frozen=True):
@@ -24,9 +25,7 @@ class Order(Struct, frozen=True):
     """Empty: all that the device has."""
     is_fresh: bool = False
     """Measure again what was measured."""
-    times: bool = True
-    quality: Judge = "auto"
-    """`auto`: agreement, where no quality is known."""
+    quality: Way = "auto"
     clip: str = ""
     """The folder of a CLIP model."""
     seeds: Annotated[int, Meta(ge=1, le=100)] = 1
@@ -88,4 +87,5 @@ _decoder = msgspec.json.Decoder(Report)
 
 def decode(line: bytes) -> Report:
     """Return what a line says; raises ValueError."""
-    return _decoder.decode(line)
+    report: Report = _decoder.decode(line)
+    return report

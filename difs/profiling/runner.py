@@ -53,7 +53,7 @@ def run(
     known = None if is_fresh else store.find(variant, key)
     profile = known or store.blank(variant, key)
     if known is not None and not _lacking(profile, variant, modes, pains):
-        yield _whole(variant, profile, 0)
+        yield _whole(variant, curves.with_errors(profile), 0)
         return
     yield Doing(variant.name, "loading", len(profile.cells), len(profile.cells) + 1)
     try:
@@ -67,9 +67,7 @@ def run(
         bench.close()
 
 
-def _lacking(
-    profile: Profile, variant: Variant, modes: Sequence[MemoryMode], pains: Pains
-) -> list[Unit]:
+def _lacking(profile: Profile, variant: Variant, modes: Sequence[MemoryMode], pains: Pains) -> list[Unit]:
     wanted = grid.units(modes, variant.manifest.native_sizes, pains, is_solo=profile.is_solo)
     left = grid.pending(wanted, profile)
     return [unit for unit in left if not grid.needless(unit, profile, pains)]
@@ -81,11 +79,7 @@ def _measure(
     profile = replace(profile, peaks_are=bench.peaks_are, is_solo=bench.is_solo)
     before, lost = len(profile.cells), set[MemoryMode]()
     while True:
-        left = [
-            unit
-            for unit in _lacking(profile, variant, modes, pains)
-            if unit.memory_mode not in lost
-        ]
+        left = [unit for unit in _lacking(profile, variant, modes, pains) if unit.memory_mode not in lost]
         if not left:
             break
         left_s = grid.left_s(left, profile, pains)

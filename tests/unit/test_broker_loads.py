@@ -237,7 +237,9 @@ def test_others_loads_do_not_delay_what_can_begin_beside_them() -> None:
     house, _ = loading()
     assert explained(house, variant="tiny").prediction.queue_s < 1.0
     later = explained(house, variant="wide").prediction
-    assert (later.load_s, later.queue_s < LOAD_S) == (LOAD_S, True), "it waits for the load once, not twice"
+    assert (later.load_s, later.queue_s < LOAD_S) == (LOAD_S, True), (
+        "it waits for the load once, not twice"
+    )
 
 
 def test_loads_that_hold_all_credits_delay_everybody() -> None:
