@@ -46,7 +46,8 @@ def points(manifest: Manifest, kind: QualityKind, effort: Effort = "default") ->
 def spread(named: Mapping[str, str], count: int, seed: int) -> list[Asked]:
     """Return `count` of the captions (name -> what is written), evenly spread, each with its own seed."""
     names = list(named)
-    chosen = [names[i * len(names) // count] for i in range(min(count, len(names)))]
+    count = min(count, len(names))
+    chosen = [names[i * len(names) // count] for i in range(count)]
     return [Asked(named[name], name, seed * 1000 + i) for i, name in enumerate(chosen)]
 
 

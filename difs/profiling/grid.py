@@ -34,8 +34,8 @@ class Pains(Struct, frozen=True):
 
 PAINS: dict[Effort, Pains] = {
     "quick": Pains((1.0,), 4, True, 5.0, 0.3, (3, 20)),
-    "default": Pains((1.0, 0.5, 1.5, 2.0), 16, True, 20.0, 1.0, (5, 60)),
-    "full": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 2.0, 3.0), 32, False, 120.0, 3.0, (10, 200)),
+    "default": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 2.0), 16, True, 20.0, 1.0, (5, 60)),
+    "full": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 1.75, 2.0, 3.0), 32, False, 120.0, 3.0, (10, 200)),
 }
 DISTINCT = 1.05
 """Sizes whose pixels differ by less than this factor are one size to the cost model."""
