@@ -56,7 +56,7 @@ def decode_seconds(costs: Costs, pixels: int) -> float:
     return at(costs, pixels).decode_s
 
 
-@lru_cache(maxsize=4096)  # a plan asks several times
+@lru_cache(maxsize=2048)  # a plan asks several times
 def best_rows(costs: Costs) -> int:
     """Return the fewest measured rows at which a row costs (nearly) as little as it ever does."""
     least = min(cost.seconds / cost.rows for cost in costs.steps)

@@ -20,7 +20,7 @@ MOST_GROWTH = 2.0
 """The highest power of the pixels: attention's. Steeper than that is noise."""
 
 
-@lru_cache(maxsize=4096)  # a policy asks for the same few sizes with every request
+@lru_cache(maxsize=2048)  # a policy asks for the same few sizes with every request
 def at(costs: Costs, pixels: int) -> Costs:
     """Return what a resident costs at `pixels` pixels: `steps` and `decode_s` are those of this size."""
     if pixels == costs.pixels:

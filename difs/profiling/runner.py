@@ -3,7 +3,7 @@
 No torch: whoever measures is passed in. Stopped at any moment it goes on from there the next time.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -48,7 +48,7 @@ def run(
     pains: Pains,
     *,
     is_fresh: bool,
-) -> Iterator[Report]:
+) -> Generator[Report, None, None]:
     """Measure what a variant's profile lacks; `open_bench` is called only if it lacks something."""
     known = None if is_fresh else store.find(variant, key)
     profile = known or store.blank(variant, key)

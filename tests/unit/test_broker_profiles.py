@@ -1,5 +1,7 @@
 """The broker plans with what actors announce of their profiles, and with what relatives tell."""
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from difs.actor_messages import Evicted, Loaded, Resident
@@ -14,7 +16,7 @@ FULL, TILED = resident("wide", SLOW), resident("wide", replace(SLOW, encode_s=2.
 VARIANTS = (variant("tiny"), variant("wide", family="sdxl"))
 
 
-def house(**changes: object) -> House:
+def house(**changes: Any) -> House:
     """Return a house in which `tiny` is loaded and `wide`, of another family, is not."""
     found = House(variants=VARIANTS)
     found.join(**changes)

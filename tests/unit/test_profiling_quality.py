@@ -17,6 +17,7 @@ from difs.messages import QualityKind, QualityPoint
 from difs.profiling import asking, quality, reference
 from difs.profiling.agreement import Agreement
 from difs.profiling.asking import Asked, Point
+from difs.profiling.grid import Effort
 from difs.profiling.reports import Broken, Doing, Judged, Report
 from difs.repository import Variant
 from difs.scorer import Pixels
@@ -266,7 +267,7 @@ def test_guidances_are_around_the_variants_own(kind: QualityKind, own: float, sc
 
 @pytest.mark.parametrize(("low", "high"), [(1, 4), (4, 50), (35, 45), (1, 1)])
 @pytest.mark.parametrize("effort", asking.PROMPTS)
-def test_steps_are_in_the_variants_range(low: int, high: int, effort: asking.Effort) -> None:
+def test_steps_are_in_the_variants_range(low: int, high: int, effort: Effort) -> None:
     manifest = replace(MANIFEST, steps=StepRange(low, low, high))
     found = {point.steps for point in asking.points(manifest, "clip", effort)}
     assert found

@@ -1,6 +1,6 @@
 """difs.profiling.runner and store: what is missing is measured, kept at once, and not measured again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,7 +74,7 @@ def here(variant: Variant) -> Key:
 
 def run(
     variant: Variant, bench: FakeBench, modes: tuple[MemoryMode, ...] = ("full",), *, fresh: bool = False
-) -> Iterator[Report]:
+) -> Generator[Report, None, None]:
     return runner.run(variant, here(variant), bench.open, modes, PAINS, is_fresh=fresh)
 
 
