@@ -13,8 +13,8 @@ from difs import repository
 from difs.profiling import asking
 from difs.profiling.asking import Asked, Point
 from difs.profiling.asking import spread as asks
-from difs.profiling.painting import Artist
 from difs.profiling.reference import SIDES, Reference, row_of
+from difs.profiling.torch_artist import TorchArtist
 from difs.scorer import Pixels, Scorer
 from model_repo.recipes import compositions
 from model_repo.recipes.wordings import UNSEEN
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-class Member(Artist):
+class Member(TorchArtist):
     """A variant, loaded, with or without an adapter."""
 
     def __init__(self, repo: repository.Repository, name: str, adapter: str = "") -> None:

@@ -198,6 +198,7 @@ def _evicted(books: Books, route: bytes, message: Evicted, now: float) -> None:
         actor.parked.pop(variant, None)
     if message.parked is not None:
         actor.parked[message.variant] = message.parked
+    estimate(books, actor)
 
 
 def _switched(books: Books, route: bytes, message: Switched, now: float) -> None:

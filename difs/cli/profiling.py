@@ -8,7 +8,7 @@ import typer
 
 from difs import config, memory_modes, processes, repository, telemetry
 from difs.cli.app import ConfigOption, JsonOption, RunDirOption, app, home_of
-from difs.errors import EngineFailed, InvalidRequest, Unavailable
+from difs.errors import EngineFailed, InvalidRequest, Unavailable, UnknownName
 from difs.exits import readable
 from difs.messages import MemoryMode
 from difs.profiling.reports import Broken, Doing, Order, Report, Way
@@ -59,14 +59,11 @@ def profile(
     if quick and full:
         raise typer.BadParameter("either --quick or --full", param_hint="--quick")
     settings = config.load(config_file)
-    root = repository.locate(settings.service.model_repo)
-    found = repository.scan(root)
-    chosen = tuple(found.variant(name).name for name in names or found.variants)
     devices = _devices(device, settings)
-    wanted = Order(
-        model_repo=str(root),
-        variants=chosen,
-        device="",
+    order = Order(
+        model_repo=str(repository.locate(settings.service.model_repo)),
+        variants=_variants(names, settings),
+        device=devices[0],
         threads=settings.actors.threads or processes.cores_share(len(_configured(settings))),
         effort="quick" if quick else "full" if full else "default",
         modes=_modes(mode, devices),
@@ -80,11 +77,20 @@ def profile(
     kept: list[Report] = []
     with Display(terminal.console, terminal.say, is_quiet=as_json) as display:
         for name in devices:
-            for report in launch.run(msgspec.structs.replace(wanted, device=name)):
-                display.show(report)
+            for report in launch.run(msgspec.structs.replace(order, device=name)):
+                display.show(report, name)
                 if not isinstance(report, Doing):
                     kept.append(report)
     _end(kept, as_json)
+
+
+def _variants(names: list[str] | None, settings: config.Config) -> tuple[str, ...]:
+    """Return the variants to measure; raises UnknownName."""
+    found = repository.scan(repository.locate(settings.service.model_repo))
+    chosen = tuple(found.variant(name).name for name in names or found.variants)
+    if not chosen:
+        raise UnknownName("no variant is registered in the model repository", field="variant")
+    return chosen
 
 
 def _end(kept: list[Report], as_json: bool) -> None:

@@ -13,14 +13,14 @@ from pathlib import Path
 import msgspec
 
 from difs import memory_modes, processes, repository, telemetry
-from difs.errors import DifsError
+from difs.errors import DifsError, first_line
 from difs.messages import QualityKind
 from difs.profiling import agreement, asking, clip, quality, reference, runner, store
 from difs.profiling.asking import Point
-from difs.profiling.bench import Bench
 from difs.profiling.grid import PAINS
-from difs.profiling.painting import Artist, device_of
 from difs.profiling.reports import Broken, Noted, Order, Report
+from difs.profiling.torch_artist import TorchArtist, device_of
+from difs.profiling.torch_meter import TorchMeter
 from difs.repository import Repository, Variant
 
 
@@ -40,6 +40,8 @@ def main(order_json: str, parent_pid: str) -> int:
                 tell(report)
         except DifsError as error:
             tell(Broken(name, error.message))
+        except Exception as error:  # memory, or a checkpoint that breaks: the others go on
+            tell(Broken(name, f"{type(error).__name__}: {first_line(error)}"))
     return 0
 
 
@@ -64,7 +66,7 @@ def _times(variant: Variant, order: Order) -> Iterator[Report]:
     yield from runner.run(
         variant,
         key,
-        lambda: Bench(variant, order.device, order.threads),
+        lambda: TorchMeter(variant, order.device, order.threads),
         modes,
         PAINS[order.effort],
         is_fresh=order.is_fresh,
@@ -77,10 +79,10 @@ def _quality(variant: Variant, found: Repository, order: Order) -> Iterator[Repo
         return
     if variant.manifest.quality is not None:
         yield Noted(variant.name, "its manifest states a quality, which goes before what is measured")
-    artist: list[Artist] = []
+    artist: list[TorchArtist] = []
 
-    def open_artist() -> Artist:
-        artist.append(Artist(variant, device_of(order.device)))
+    def open_artist() -> TorchArtist:
+        artist.append(TorchArtist(variant, device_of(order.device)))
         return artist[0]
 
     points = asking.points(variant.manifest, kind, order.effort)

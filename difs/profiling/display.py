@@ -39,18 +39,18 @@ class Display:
     ) -> None:
         self._progress.stop()
 
-    def show(self, report: Report) -> None:
-        """Show what is reported."""
+    def show(self, report: Report, device: str) -> None:
+        """Show what is reported of a device."""
+        who = f"{report.variant} on {device}"
         if isinstance(report, Doing):
-            self._advance(report)
+            self._advance(report, who)
         else:
-            self._say(words_of(report))
+            self._say(words_of(report, who))
 
-    def _advance(self, report: Doing) -> None:
-        task = self._tasks.get(report.variant)
+    def _advance(self, report: Doing, who: str) -> None:
+        task = self._tasks.get(who)
         if task is None:
-            task = self._progress.add_task(report.variant, left="", what="")
-            self._tasks[report.variant] = task
+            task = self._tasks[who] = self._progress.add_task(who, left="", what="")
         self._progress.update(
             task,
             completed=report.done,
@@ -60,19 +60,19 @@ class Display:
         )
 
 
-def words_of(report: Timed | Judged | Noted | Broken) -> str:
+def words_of(report: Timed | Judged | Noted | Broken, who: str) -> str:
     """Return what came of something, for people."""
     match report:
         case Timed():
             how = f"{report.fresh_cells} measured now" if report.fresh_cells else "up to date"
-            return f"{report.variant}: {report.cells} cells, {how}; {_error(report)}\n  {report.path}"
+            return f"{who}: {report.cells} cells, {how}; {_error(report)}\n  {report.path}"
         case Judged():
             used = "" if report.is_used else ", kept beside what is used: its manifest's or a better one"
-            return f"{report.variant}: quality by {report.kind}{used}: {report.source}\n  {report.path}"
+            return f"{who}: quality by {report.kind}{used}: {report.source}\n  {report.path}"
         case Noted():
-            return f"{report.variant}: note: {report.words}"
+            return f"{who}: note: {report.words}"
         case Broken():
-            return f"{report.variant}: not measured: {report.words}"
+            return f"{who}: not measured: {report.words}"
 
 
 def _error(report: Timed) -> str:

@@ -22,8 +22,8 @@ from difs.repository import QUALITY, Variant
 from difs.scorer import Pixels
 
 
-class Painter(Protocol):
-    """What paints; see `difs.profiling.painting.Artist`."""
+class Artist(Protocol):
+    """What paints; see `difs.profiling.torch_artist`."""
 
     def paint(self, asked: Sequence[Asked], point: Point) -> list[Pixels]:
         """Return the pictures, in order."""
@@ -52,20 +52,20 @@ class Judge(Protocol):
 
 def run(
     variant: Variant,
-    open_painter: Callable[[], Painter],
+    open_artist: Callable[[], Artist],
     judge: Judge,
     points: Sequence[Point],
     asked: Sequence[Sequence[Asked]],
     *,
     is_fresh: bool,
 ) -> Iterator[Report]:
-    """Measure what a curve lacks; `open_painter` is called only if it lacks something."""
+    """Measure what a curve lacks; `open_artist` is called only if it lacks something."""
     source = f"{judge.source}; {len(asked[0])} prompts x {len(asked)} seeds"
     blank = MeasuredCurve(judge.kind, judge.judge, source)
     curve = blank if is_fresh else _known(variant, blank)
     if not curve.is_whole:
         try:
-            curve = yield from _measure(variant, open_painter(), judge, curve, points=points, asked=asked)
+            curve = yield from _measure(variant, open_artist(), judge, curve, points=points, asked=asked)
         except DifsError as error:
             yield Broken(variant.name, error.message)
             return
@@ -91,7 +91,7 @@ def _known(variant: Variant, blank: MeasuredCurve) -> MeasuredCurve:
 
 def _measure(
     variant: Variant,
-    painter: Painter,
+    artist: Artist,
     judge: Judge,
     curve: MeasuredCurve,
     *,
@@ -101,15 +101,15 @@ def _measure(
     """Yield before each thing that is done; returns the curve with all its points."""
     known = {(row.steps, row.guidance) for row in curve.points}
     left = [point for point in points if (point.steps, point.guidance) not in known]
-    total, pace = len(points) + 1, Pace()
+    total, tempo = len(points) + 1, Tempo()
     yield Doing(variant.name, f"quality ({judge.kind}): prepare", len(known), total)
-    judge.prepare(painter.paint, asked)
+    judge.prepare(artist.paint, asked)
     for i, point in enumerate(left):
         words = f"quality ({judge.kind}): {point.steps} steps, guidance {point.guidance:g}"
         done = total - len(left) + i
-        yield Doing(variant.name, words, done, total, pace.left_s(left[i:]))
-        with pace.over(point):
-            painted = [painter.paint(one, point) for one in asked]
+        yield Doing(variant.name, words, done, total, tempo.left_s(left[i:]))
+        with tempo.over(point):
+            painted = [artist.paint(one, point) for one in asked]
             rows = judge.rows(point, painted, asked)
         curve = replace(curve, points=(*curve.points, *rows))
         _keep(variant, curve)
@@ -117,7 +117,7 @@ def _measure(
     return curve
 
 
-class Pace:
+class Tempo:
     """How long points take: in proportion to their steps."""
 
     def __init__(self) -> None:

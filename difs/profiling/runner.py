@@ -18,8 +18,8 @@ from difs.profiling.reports import Broken, Doing, Noted, Report, Timed
 from difs.repository import Variant
 
 
-class Measurer(Protocol):
-    """What measures; see `difs.profiling.bench.Bench`."""
+class Meter(Protocol):
+    """What measures; see `difs.profiling.torch_meter`."""
 
     @property
     def is_solo(self) -> bool:
@@ -43,13 +43,13 @@ class Measurer(Protocol):
 def run(
     variant: Variant,
     key: Key,
-    open_bench: Callable[[], Measurer],
+    open_meter: Callable[[], Meter],
     modes: Sequence[MemoryMode],
     pains: Pains,
     *,
     is_fresh: bool,
 ) -> Generator[Report, None, None]:
-    """Measure what a variant's profile lacks; `open_bench` is called only if it lacks something."""
+    """Measure what a variant's profile lacks; `open_meter` is called only if it lacks something."""
     known = None if is_fresh else store.find(variant, key)
     profile = known or store.blank(variant, key)
     if known is not None and not _lacking(profile, variant, modes, pains):
@@ -57,14 +57,14 @@ def run(
         return
     yield Doing(variant.name, "loading", len(profile.cells), len(profile.cells) + 1)
     try:
-        bench = open_bench()
+        meter = open_meter()
     except DifsError as error:
         yield Broken(variant.name, error.message)
         return
     try:
-        yield from _measure(variant, profile, bench, modes, pains)
+        yield from _measure(variant, profile, meter, modes, pains)
     finally:
-        bench.close()
+        meter.close()
 
 
 def _lacking(profile: Profile, variant: Variant, modes: Sequence[MemoryMode], pains: Pains) -> list[Unit]:
@@ -74,9 +74,9 @@ def _lacking(profile: Profile, variant: Variant, modes: Sequence[MemoryMode], pa
 
 
 def _measure(
-    variant: Variant, profile: Profile, bench: Measurer, modes: Sequence[MemoryMode], pains: Pains
+    variant: Variant, profile: Profile, meter: Meter, modes: Sequence[MemoryMode], pains: Pains
 ) -> Iterator[Report]:
-    profile = replace(profile, peaks_are=bench.peaks_are, is_solo=bench.is_solo)
+    profile = replace(profile, peaks_are=meter.peaks_are, is_solo=meter.is_solo)
     before, lost = len(profile.cells), set[MemoryMode]()
     while True:
         left = [unit for unit in _lacking(profile, variant, modes, pains) if unit.memory_mode not in lost]
@@ -86,7 +86,7 @@ def _measure(
         done = len(profile.cells)
         yield Doing(variant.name, left[0].words, done, done + len(left), left_s)
         try:
-            cell = bench.measure(left[0], pains)
+            cell = meter.measure(left[0], pains)
         except DifsError as error:
             lost.add(left[0].memory_mode)
             yield Noted(variant.name, error.message)

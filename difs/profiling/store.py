@@ -65,7 +65,7 @@ def _name(key: Key) -> str:
 
 
 def find(variant: Variant, key: Key) -> Profile | None:
-    """Return the valid profile that has most cells, finished or not; None: there is none."""
+    """Return the valid profile that was measured last, finished or not; None: there is none."""
     found = []
     for data in beside.read(variant.home, _name(key)):
         try:
@@ -74,7 +74,7 @@ def find(variant: Variant, key: Key) -> Profile | None:
             continue  # of another version of DIFS, or damaged: measured anew
         if profile.key == key:
             found.append(profile)
-    return max(found, key=lambda profile: len(profile.cells), default=None)
+    return max(found, key=lambda profile: profile.measured_at, default=None)
 
 
 def keep(variant: Variant, profile: Profile) -> Path:

@@ -15,18 +15,17 @@ from difs import repository
 from difs.actor_messages import Costs, Resident, Room, RowCost, SizeCost, Switched
 from difs.errors import DifsError, InvalidRequest
 from difs.messages import MemoryMode
-from difs.profiling import asking, clip, curves, painting, peaks, runner, store
+from difs.profiling import asking, clip, curves, peaks, runner, store, torch_artist
 from difs.profiling.asking import Asked, Point
-from difs.profiling.bench import Bench
 from difs.profiling.cells import Cell, DecodeCell, ModeCell, StepCell
 from difs.profiling.clip import Clip
 from difs.profiling.grid import Pains, Unit
-from difs.profiling.painting import Artist
 from difs.profiling.reports import Timed
+from difs.profiling.torch_artist import TorchArtist
+from difs.profiling.torch_meter import TorchMeter
 from difs.scorer import Pixels
 from tests.engine import tiny as tiny_models
-from tests.engine.conftest import TINY
-from tests.engine.conftest import Bench as EngineBench
+from tests.engine.conftest import TINY, Bench
 
 pytestmark = pytest.mark.torch
 
@@ -34,13 +33,13 @@ HASTE = Pains((1.0, 2.0), 4, False, 60.0, 0.0, (2, 4))
 CPU = torch.device("cpu")
 
 
-def measure(bench: Bench, *units: Unit) -> list[Cell]:
-    return [bench.measure(unit, HASTE) for unit in units]
+def measure(meter: TorchMeter, *units: Unit) -> list[Cell]:
+    return [meter.measure(unit, HASTE) for unit in units]
 
 
 @pytest.fixture(scope="module")
 def sd15(tiny_repo: Path) -> Any:
-    made = Bench(repository.scan(tiny_repo).variant("sd15"), "cpu-0", 1)
+    made = TorchMeter(repository.scan(tiny_repo).variant("sd15"), "cpu-0", 1)
     yield made
     made.close()
 
@@ -50,10 +49,10 @@ def sd15(tiny_repo: Path) -> Any:
 
 @pytest.mark.parametrize("name", TINY)
 def test_every_family_is_measured(name: str, tiny_repo: Path) -> None:
-    bench = Bench(repository.scan(tiny_repo).variant(name), "cpu-0", 1)
+    meter = TorchMeter(repository.scan(tiny_repo).variant(name), "cpu-0", 1)
     rows = 1 if name == "lcm" else 2
     mode, step, decode = measure(
-        bench, Unit("mode", "full"), Unit("step", "full", 64, 64, rows), Unit("decode", "full", 64, 64)
+        meter, Unit("mode", "full"), Unit("step", "full", 64, 64, rows), Unit("decode", "full", 64, 64)
     )
     assert isinstance(mode, ModeCell)
     assert mode.load_cold_s > 0
@@ -65,15 +64,15 @@ def test_every_family_is_measured(name: str, tiny_repo: Path) -> None:
         assert cell.timing is not None
         assert 0 < cell.timing.median_s <= cell.timing.p90_s
         assert cell.timing.samples == HASTE.samples[0]
-        if bench.is_solo:
+        if meter.is_solo:
             assert cell.peak_bytes is None, "it cannot be seen, and is not invented"
         else:
             assert cell.peak_bytes is not None
             assert cell.peak_bytes > 64 * 64 * 3
-    bench.close()
+    meter.close()
 
 
-def test_more_rows_take_more_memory_but_never_in_more_than_proportion(sd15: Bench) -> None:
+def test_more_rows_take_more_memory_but_never_in_more_than_proportion(sd15: TorchMeter) -> None:
     found = measure(sd15, *(Unit("step", "full", 64, 64, rows) for rows in (1, 2, 4)))
     one, two, four = (c.peak_bytes for c in found if isinstance(c, StepCell))
     assert one is not None
@@ -83,7 +82,7 @@ def test_more_rows_take_more_memory_but_never_in_more_than_proportion(sd15: Benc
     assert four <= 4 * one
 
 
-def test_lighter_modes_are_entered_and_peak_lower(sd15: Bench) -> None:
+def test_lighter_modes_are_entered_and_peak_lower(sd15: TorchMeter) -> None:
     modes: tuple[MemoryMode, ...] = ("full", "tiled")
     peaked = []
     for mode in modes:
@@ -96,7 +95,7 @@ def test_lighter_modes_are_entered_and_peak_lower(sd15: Bench) -> None:
     assert peaked[1] < peaked[0]
 
 
-def test_cells_may_be_measured_in_any_order_of_modes(sd15: Bench) -> None:
+def test_cells_may_be_measured_in_any_order_of_modes(sd15: TorchMeter) -> None:
     """Whoever goes on with a profile begins in the middle."""
     for mode in ("tiled", "full"):
         (cell,) = measure(sd15, Unit("step", mode, 64, 64, 1))
@@ -104,7 +103,9 @@ def test_cells_may_be_measured_in_any_order_of_modes(sd15: Bench) -> None:
         assert cell.timing is not None
 
 
-def test_a_size_that_breaks_is_a_cell_with_a_reason(sd15: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_size_that_breaks_is_a_cell_with_a_reason(
+    sd15: TorchMeter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def lacks(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
 
@@ -123,7 +124,7 @@ def test_a_whole_profile_predicts_what_it_measured(
     facts = store.device_facts("cpu-0", 1)
     key = store.key_of(variant, facts)
     *_, report = runner.run(
-        variant, key, lambda: Bench(variant, "cpu-0", 1), ("full",), HASTE, is_fresh=False
+        variant, key, lambda: TorchMeter(variant, "cpu-0", 1), ("full",), HASTE, is_fresh=False
     )
     assert isinstance(report, Timed)
     assert report.fresh_cells == 1 + 2 * (3 + 1)
@@ -167,7 +168,7 @@ def test_a_resident_has_its_profiles_other_sizes_and_modes(tiny_repo: Path, tmp_
         Resident("sd15", "full", "fp32", 1, costs, room=Room(5)),
         Resident("sd15", "tiled", "fp32", 1, tiled, room=Room(6)),
     )
-    made = EngineBench(tmp_path, tiny_repo)
+    made = Bench(tmp_path, tiny_repo)
     made.engine._profiled = {(r.variant, r.memory_mode): r for r in profiled}
     loaded = made.load("sd15")
     (size,) = loaded.costs.sizes
@@ -195,8 +196,8 @@ def test_a_resident_has_its_profiles_other_sizes_and_modes(tiny_repo: Path, tmp_
 def test_an_artist_paints_what_is_asked_and_the_same_again(
     name: str, tiny_repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(painting.BATCH_PIXELS, "cpu", 2 * 64 * 64)
-    artist = Artist(repository.scan(tiny_repo).variant(name))
+    monkeypatch.setitem(torch_artist.BATCH_PIXELS, "cpu", 2 * 64 * 64)
+    artist = TorchArtist(repository.scan(tiny_repo).variant(name))
     asked = asking.spread(asking.plain(["red apple", "blue cat", "green pear"]), 3, 0)
     first = artist.paint(asked, Point(2, 3.0))
     assert [picture.shape for picture in first] == 3 * [(64, 64, 3)]

@@ -166,7 +166,7 @@ def test_a_broken_variant_is_70_and_the_others_are_measured(
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     ended = difs("profile", *FAST, *options, timeout_s=110)
     assert ended.returncode == 70
-    assert "large: not measured: " in ended.stdout
+    assert "large on cpu-0: not measured: " in ended.stdout
     assert "has changed since it was registered" in ended.stdout
     assert list((models / "plain" / "profiles").glob("*.json"))
     assert not (models / "large" / "profiles").exists()

@@ -1,14 +1,15 @@
 """difs.profiling.curves: from cells to costs, and the error that leaving out shows."""
 
+import random
+
 import pytest
-from hypothesis import given, settings
 from msgspec.structs import replace
 
 from difs.messages import MemoryMode
 from difs.profiles import step_seconds
 from difs.profiling import cells, curves
 from difs.profiling.cells import Cell, DecodeCell, DeviceFacts, Key, ModeCell, Profile, StepCell, Timing
-from tests.unit.test_sizes import PART, call_s
+from tests.unit.test_sizes import call_s
 
 FACTS = DeviceFacts("cpu", "a processor", 16 * 2**30, 2, 1)
 KEY = Key("tiny", "f" * 32, "fp32", FACTS, cells.Software("2.13", "0.42", "0.1"))
@@ -111,16 +112,19 @@ def test_a_size_that_lacks_a_row_takes_it_from_its_neighbours(gone: tuple[int, i
 # ---- the error ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50)
-@given(PART, PART, PART)
-def test_nine_tenths_of_the_cells_are_predicted_to_a_tenth_where_calls_are_what_they_are_thought_to_be(
-    a: float, b: float, c: float
-) -> None:
-    """A device without noise; the smallest and the largest size are left out in their turn, too."""
-    found = curves.with_errors(profile(mode_cell(), *grid_of(a, b, c / 10)))
-    assert found.left_out_cell is not None
-    assert found.left_out_cell.p90 <= 0.11
-    assert found.left_out_cell.cells == len(SIDES) * (len(ROWS) + 1)
+def test_the_goal_of_a_tenth_is_kept_where_calls_are_what_they_are_thought_to_be() -> None:
+    """Devices without noise, of every mixture; the smallest and the largest size are left out, too."""
+    dice = random.Random(0)
+    found = []
+    for _ in range(300):
+        a, b, c = (10 ** dice.uniform(-3, 1) for _ in range(3))
+        error = curves.with_errors(profile(mode_cell(), *grid_of(a, b, c / 10))).left_out_cell
+        assert error is not None
+        assert error.cells == len(SIDES) * (len(ROWS) + 1)
+        found.append(error.p90)
+    found.sort()
+    assert found[int(0.9 * len(found))] <= 0.10
+    assert found[-1] <= 0.15
 
 
 def test_one_cell_that_is_not_what_the_others_say_shows_up() -> None:

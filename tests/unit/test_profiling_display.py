@@ -16,28 +16,28 @@ JUDGED = Judged("tiny", "/models/tiny/quality.json", "agreement", "likeness to i
 
 
 def test_the_error_is_stated() -> None:
-    said = words_of(WHOLE)
+    said = words_of(WHOLE, "tiny on cpu-0")
     assert "30 cells, 4 measured now" in said
     assert "8.7% (90 % of 30; median 2.1%, worst 20.0%)" in said
     assert "/models/tiny/profiles/1.json" in said
 
 
 def test_what_nothing_was_measured_of_is_up_to_date_and_claims_no_error() -> None:
-    said = words_of(Timed("tiny", "x", 3, 0, None, None))
+    said = words_of(Timed("tiny", "x", 3, 0, None, None), "tiny")
     assert "up to date" in said
     assert "%" not in said
 
 
 def test_where_a_quality_comes_from_is_said() -> None:
-    assert "quality by agreement: likeness to itself" in words_of(JUDGED)
+    assert "quality by agreement: likeness to itself" in words_of(JUDGED, "tiny")
     other = Judged("tiny", "x", "clip", "CLIPScore", False)
-    assert "kept beside what is used" in words_of(other)
+    assert "kept beside what is used" in words_of(other, "tiny")
 
 
 @pytest.mark.parametrize("report", [Broken("tiny", "no memory"), Noted("tiny", "no memory")])
 def test_what_went_wrong_is_said(report: Broken | Noted) -> None:
-    assert "tiny" in words_of(report)
-    assert "no memory" in words_of(report)
+    assert "tiny" in words_of(report, "tiny")
+    assert "no memory" in words_of(report, "tiny")
 
 
 @pytest.mark.parametrize(
@@ -52,18 +52,18 @@ def test_a_terminal_sees_a_bar_with_the_time_left_and_then_what_came_of_it(is_qu
     live, said = io.StringIO(), list[str]()
     console = Console(file=live, force_terminal=True, width=150)
     with Display(console, said.append, is_quiet=is_quiet) as display:
-        display.show(Doing("tiny", "full: step 64x64 x2", 3, 30, 95.0))
-        display.show(Doing("tiny", "full: step 64x64 x4", 4, 30, 90.0))
-        display.show(WHOLE)
+        display.show(Doing("tiny", "full: step 64x64 x2", 3, 30, 95.0), "cpu-0")
+        display.show(Doing("tiny", "full: step 64x64 x4", 4, 30, 90.0), "cpu-0")
+        display.show(WHOLE, "cpu-0")
     seen = live.getvalue()
     assert ("4/30" in seen, "about 1 min 30 s left" in seen) == (not is_quiet, not is_quiet)
-    assert said == ([] if is_quiet else [words_of(WHOLE)])
+    assert said == ([] if is_quiet else [words_of(WHOLE, "tiny on cpu-0")])
 
 
 def test_what_is_no_terminal_sees_no_bar() -> None:
     live = io.StringIO()
     with Display(Console(file=live), lambda words: None, is_quiet=False) as display:
-        display.show(Doing("tiny", "loading", 0, 1))
+        display.show(Doing("tiny", "loading", 0, 1), "cpu-0")
     assert live.getvalue().strip() == ""
 
 

@@ -33,14 +33,14 @@ def noise(*numbers: int) -> Pixels:
     return np.random.default_rng(numbers).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 
 
-class FakePainter:
+class FakeArtist:
     """Paints the same for a prompt and seed, with less noise the more steps there are."""
 
     def __init__(self) -> None:
         self.opened = 0
         self.painted: list[Point] = []
 
-    def open(self) -> "FakePainter":
+    def open(self) -> "FakeArtist":
         self.opened += 1
         return self
 
@@ -87,8 +87,8 @@ def read(models: Path) -> Variant:
     return repository.scan(models).variant("tiny")
 
 
-def run(models: Path, painter: FakePainter, judge: quality.Judge, *, fresh: bool = False) -> list[Report]:
-    return list(quality.run(read(models), painter.open, judge, POINTS, ASKED, is_fresh=fresh))
+def run(models: Path, artist: FakeArtist, judge: quality.Judge, *, fresh: bool = False) -> list[Report]:
+    return list(quality.run(read(models), artist.open, judge, POINTS, ASKED, is_fresh=fresh))
 
 
 # ---- going through --------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def run(models: Path, painter: FakePainter, judge: quality.Judge, *, fresh: bool
 
 def test_a_measured_curve_is_what_the_service_knows_and_says_where_it_comes_from(models: Path) -> None:
     assert read(models).info().quality_kind is None
-    report = run(models, FakePainter(), FakeJudge())[-1]
+    report = run(models, FakeArtist(), FakeJudge())[-1]
     assert isinstance(report, Judged)
     assert report.is_used
     assert Path(report.path) == models / "tiny" / "quality.json"
@@ -107,27 +107,27 @@ def test_a_measured_curve_is_what_the_service_knows_and_says_where_it_comes_from
 
 
 def test_a_curve_that_is_whole_is_not_measured_again(models: Path) -> None:
-    run(models, FakePainter(), FakeJudge())
-    painter = FakePainter()
-    assert isinstance(run(models, painter, FakeJudge())[-1], Judged)
-    assert painter.opened == 0
-    run(models, painter, FakeJudge(), fresh=True)
-    assert painter.painted == [point for point in POINTS for _ in ASKED]
+    run(models, FakeArtist(), FakeJudge())
+    artist = FakeArtist()
+    assert isinstance(run(models, artist, FakeJudge())[-1], Judged)
+    assert artist.opened == 0
+    run(models, artist, FakeJudge(), fresh=True)
+    assert artist.painted == [point for point in POINTS for _ in ASKED]
 
 
 def test_a_part_of_a_curve_is_no_quality_and_is_gone_on_from(models: Path) -> None:
     judge = FakeJudge()
     judge.breaks_at = 20
-    assert run(models, FakePainter(), judge)[-1] == Broken("tiny", "it fell asleep")
+    assert run(models, FakeArtist(), judge)[-1] == Broken("tiny", "it fell asleep")
     assert read(models).info().quality == ()
-    painter = FakePainter()
-    assert isinstance(run(models, painter, FakeJudge())[-1], Judged)
-    assert {point.steps for point in painter.painted} == {20}
+    artist = FakeArtist()
+    assert isinstance(run(models, artist, FakeJudge())[-1], Judged)
+    assert {point.steps for point in artist.painted} == {20}
     assert len(read(models).info().quality) == len(POINTS)
 
 
 def test_what_the_manifest_states_goes_before_what_was_measured(models: Path) -> None:
-    run(models, FakePainter(), FakeJudge())
+    run(models, FakeArtist(), FakeJudge())
     manifest = models / "tiny" / "variant.toml"
     stated = (
         '[quality]\nsource = "its maker"\ncurve = [{ side = 64, steps = 4, guidance = 1, score = 1 }]'
@@ -135,7 +135,7 @@ def test_what_the_manifest_states_goes_before_what_was_measured(models: Path) ->
     manifest.write_text(f"{manifest.read_text()}\n{stated}")
     info = read(models).info()
     assert (info.quality_kind, info.quality_source) == ("declared", "its maker")
-    report = run(models, FakePainter(), FakeJudge())[-1]
+    report = run(models, FakeArtist(), FakeJudge())[-1]
     assert isinstance(report, Judged)
     assert not report.is_used
 
@@ -144,7 +144,7 @@ def test_what_the_manifest_states_goes_before_what_was_measured(models: Path) ->
 def test_of_several_curves_all_are_kept_and_the_one_that_says_most_is_used(
     models: Path, order: tuple[QualityKind, ...]
 ) -> None:
-    reports = [run(models, FakePainter(), FakeJudge(kind))[-1] for kind in order]
+    reports = [run(models, FakeArtist(), FakeJudge(kind))[-1] for kind in order]
     assert [r.is_used for r in reports if isinstance(r, Judged) and r.kind == "clip"] == [True]
     assert read(models).info().quality_kind == "clip"
     kept = json.loads((models / "tiny" / "quality.json").read_text())
@@ -152,7 +152,7 @@ def test_of_several_curves_all_are_kept_and_the_one_that_says_most_is_used(
 
 
 def test_a_curve_of_other_weights_is_no_curve(models: Path) -> None:
-    run(models, FakePainter(), FakeJudge())
+    run(models, FakeArtist(), FakeJudge())
     manifest = models / "tiny" / "variant.toml"
     manifest.write_text(manifest.read_text().replace('"ddim"', '"euler"'))
     assert read(models).info().quality == ()
@@ -170,14 +170,14 @@ def test_a_damaged_file_is_no_quality_and_no_problem(models: Path, data: bytes) 
 
 
 def test_a_score_that_is_none_is_not_believed(models: Path) -> None:
-    run(models, FakePainter(), FakeJudge())
+    run(models, FakeArtist(), FakeJudge())
     path = models / "tiny" / "quality.json"
     path.write_text(path.read_text().replace("0.08", "8.0"))
     assert read(models).info().quality == ()
 
 
 def test_progress_counts_up_and_the_time_left_falls(models: Path) -> None:
-    doing = [r for r in run(models, FakePainter(), FakeJudge()) if isinstance(r, Doing)]
+    doing = [r for r in run(models, FakeArtist(), FakeJudge()) if isinstance(r, Doing)]
     assert [r.done for r in doing] == [0, 1, 2, 3, 4]
     assert {r.total for r in doing} == {4}
     assert doing[1].left_s is None, "nothing is known yet"
@@ -189,12 +189,12 @@ def test_progress_counts_up_and_the_time_left_falls(models: Path) -> None:
 
 def agreement() -> Agreement:
     judge = Agreement("tiny", "f" * 32, MANY, 64)
-    judge.prepare(FakePainter().paint, ASKED)
+    judge.prepare(FakeArtist().paint, ASKED)
     return judge
 
 
 def score(judge: Agreement, point: Point) -> QualityPoint:
-    (row,) = judge.rows(point, [FakePainter().paint(asked, point) for asked in ASKED], ASKED)
+    (row,) = judge.rows(point, [FakeArtist().paint(asked, point) for asked in ASKED], ASKED)
     return row
 
 
@@ -207,7 +207,7 @@ def test_the_many_steps_agree_with_themselves_and_fewer_agree_less() -> None:
 
 def test_results_of_other_prompts_agree_not_at_all() -> None:
     judge = agreement()
-    painted = [FakePainter().paint(asked, MANY) for asked in ASKED]
+    painted = [FakeArtist().paint(asked, MANY) for asked in ASKED]
     (row,) = judge.rows(MANY, [[*pictures[1:], pictures[0]] for pictures in painted], ASKED)
     assert row.score < 0.05
 
@@ -226,7 +226,7 @@ def test_agreement_is_a_variants_own_affair() -> None:
 
 def test_large_pictures_are_compared_reduced() -> None:
     def paint(asked: Sequence[Asked], point: Point) -> list[Pixels]:
-        small = FakePainter().paint(asked, point)
+        small = FakeArtist().paint(asked, point)
         return [np.repeat(np.repeat(p, 8, axis=0), 6, axis=1) for p in small]
 
     judge = Agreement("tiny", "f" * 32, MANY, 64)

@@ -22,7 +22,7 @@ UNITS = 1 + 2 * (3 + 1)
 """Of one mode: itself, and for each of two sizes three numbers of rows and the decoding."""
 
 
-class FakeBench:
+class FakeMeter:
     """Measures at once what it is told to."""
 
     is_solo = False
@@ -35,7 +35,7 @@ class FakeBench:
         self.opened = self.closed = 0
         self._seconds = seconds
 
-    def open(self) -> "FakeBench":
+    def open(self) -> "FakeMeter":
         self.opened += 1
         return self
 
@@ -73,9 +73,9 @@ def here(variant: Variant) -> Key:
 
 
 def run(
-    variant: Variant, bench: FakeBench, modes: tuple[MemoryMode, ...] = ("full",), *, fresh: bool = False
+    variant: Variant, meter: FakeMeter, modes: tuple[MemoryMode, ...] = ("full",), *, fresh: bool = False
 ) -> Generator[Report, None, None]:
-    return runner.run(variant, here(variant), bench.open, modes, PAINS, is_fresh=fresh)
+    return runner.run(variant, here(variant), meter.open, modes, PAINS, is_fresh=fresh)
 
 
 def kept(variant: Variant) -> Profile:
@@ -94,11 +94,11 @@ def last(reports: Iterator[Report]) -> Timed:
 
 
 def test_every_cell_is_measured_once_and_kept_with_the_error(variant: Variant) -> None:
-    bench = FakeBench()
-    report = last(run(variant, bench))
+    meter = FakeMeter()
+    report = last(run(variant, meter))
     assert (report.cells, report.fresh_cells) == (UNITS, UNITS)
-    assert len(set(bench.measured)) == len(bench.measured) == UNITS
-    assert (bench.opened, bench.closed) == (1, 1)
+    assert len(set(meter.measured)) == len(meter.measured) == UNITS
+    assert (meter.opened, meter.closed) == (1, 1)
     profile = kept(variant)
     assert Path(report.path).is_relative_to(variant.home / "profiles")
     assert profile.left_out_cell == report.left_out_cell is not None
@@ -107,44 +107,44 @@ def test_every_cell_is_measured_once_and_kept_with_the_error(variant: Variant) -
 
 
 def test_a_profile_that_is_whole_is_used_again_and_nothing_is_loaded(variant: Variant) -> None:
-    first, bench = last(run(variant, FakeBench())), FakeBench()
-    again = last(run(variant, bench))
-    assert (bench.opened, bench.measured) == (0, [])
+    first, meter = last(run(variant, FakeMeter())), FakeMeter()
+    again = last(run(variant, meter))
+    assert (meter.opened, meter.measured) == (0, [])
     assert again == replace(first, fresh_cells=0)
 
 
 def test_whoever_is_interrupted_goes_on_where_it_stood(variant: Variant) -> None:
-    bench = FakeBench()
-    reports = run(variant, bench)
-    while len(bench.measured) < 4:
+    meter = FakeMeter()
+    reports = run(variant, meter)
+    while len(meter.measured) < 4:
         next(reports)
     reports.close()
-    assert bench.closed == 1
+    assert meter.closed == 1
     assert len(kept(variant).cells) == 4
-    other = FakeBench()
+    other = FakeMeter()
     report = last(run(variant, other))
     assert (report.cells, report.fresh_cells) == (UNITS, UNITS - 4)
-    assert set(other.measured).isdisjoint(bench.measured)
+    assert set(other.measured).isdisjoint(meter.measured)
 
 
 def test_fresh_measures_everything_again(variant: Variant) -> None:
-    last(run(variant, FakeBench()))
-    bench = FakeBench(lambda unit: 7.0)
-    last(run(variant, bench, fresh=True))
+    last(run(variant, FakeMeter()))
+    meter = FakeMeter(lambda unit: 7.0)
+    last(run(variant, meter, fresh=True))
     step = next(c for c in kept(variant).cells if isinstance(c, StepCell))
     assert step.timing == timing(7.0)
 
 
 def test_another_mode_is_added_to_what_is_there(variant: Variant) -> None:
-    last(run(variant, FakeBench()))
-    bench = FakeBench()
-    last(run(variant, bench, ("full", "tiled")))
-    assert {unit.memory_mode for unit in bench.measured} == {"tiled"}
+    last(run(variant, FakeMeter()))
+    meter = FakeMeter()
+    last(run(variant, meter, ("full", "tiled")))
+    assert {unit.memory_mode for unit in meter.measured} == {"tiled"}
     assert set(kept(variant).modes) == {"full", "tiled"}
 
 
 def test_a_mode_that_cannot_be_entered_is_told_and_left_out(variant: Variant) -> None:
-    reports = list(run(variant, FakeBench(), ("sliced", "full")))
+    reports = list(run(variant, FakeMeter(), ("sliced", "full")))
     assert [r.words for r in reports if isinstance(r, Noted)] == ["it cannot be sliced"]
     assert set(kept(variant).modes) == {"full"}
     assert isinstance(reports[-1], Timed)
@@ -154,30 +154,30 @@ def test_a_cell_that_breaks_is_kept_with_its_reason_and_not_tried_again(variant:
     def seconds(unit: Unit) -> float | str:
         return "out of memory" if unit.rows == 2 and unit.width == 64 else 0.01
 
-    bench = FakeBench(seconds)
-    last(run(variant, bench))
-    assert Unit("step", "full", 64, 64, 4) not in bench.measured, "more rows need more memory"
-    again = FakeBench()
+    meter = FakeMeter(seconds)
+    last(run(variant, meter))
+    assert Unit("step", "full", 64, 64, 4) not in meter.measured, "more rows need more memory"
+    again = FakeMeter()
     last(run(variant, again))
     assert again.measured == []
 
 
 def test_what_is_not_worth_its_time_is_not_measured(variant: Variant) -> None:
-    bench = FakeBench(lambda unit: 60.0)
-    last(run(variant, bench))
-    assert {(u.width, u.rows) for u in bench.measured if u.kind == "step"} == {(64, 1)}
-    assert {u.width for u in bench.measured if u.kind == "decode"} == {64, 128}, "no decoding was slow"
+    meter = FakeMeter(lambda unit: 60.0)
+    last(run(variant, meter))
+    assert {(u.width, u.rows) for u in meter.measured if u.kind == "step"} == {(64, 1)}
+    assert {u.width for u in meter.measured if u.kind == "decode"} == {64, 128}, "no decoding was slow"
 
 
 def test_progress_counts_up_and_tells_the_time_left(variant: Variant) -> None:
-    doing = [r for r in run(variant, FakeBench()) if isinstance(r, Doing)]
+    doing = [r for r in run(variant, FakeMeter()) if isinstance(r, Doing)]
     shares = [r.done / r.total for r in doing]
     assert shares == sorted(shares)
     assert all(r.left_s is not None and r.left_s >= 0 for r in doing[1:])
 
 
 def test_a_variant_that_does_not_load_is_told(variant: Variant) -> None:
-    def refuse() -> FakeBench:
+    def refuse() -> FakeMeter:
         raise EngineFailed("its weights are gone")
 
     reports = list(runner.run(variant, here(variant), refuse, ("full",), PAINS, is_fresh=False))
@@ -189,7 +189,7 @@ def test_a_variant_that_does_not_load_is_told(variant: Variant) -> None:
 
 
 def test_a_profile_of_another_device_or_software_is_stale(variant: Variant) -> None:
-    last(run(variant, FakeBench()))
+    last(run(variant, FakeMeter()))
     faster = replace(FACTS, name="another processor")
     assert store.find(variant, store.key_of(variant, faster)) is None
     assert store.residents([variant], faster) == ()
@@ -197,7 +197,7 @@ def test_a_profile_of_another_device_or_software_is_stale(variant: Variant) -> N
 
 
 def test_a_profile_of_other_weights_is_stale(variant: Variant, tmp_path: Path) -> None:
-    last(run(variant, FakeBench()))
+    last(run(variant, FakeMeter()))
     manifest = variant.home / "variant.toml"
     manifest.write_text(manifest.read_text().replace('"ddim"', '"euler"'))
     changed = repository.scan(tmp_path / "models").variant("tiny")
@@ -207,7 +207,7 @@ def test_a_profile_of_other_weights_is_stale(variant: Variant, tmp_path: Path) -
 
 def test_a_profile_that_says_it_is_another_is_not_believed(variant: Variant) -> None:
     """The name of the file is a digest, but what counts is what stands in it."""
-    last(run(variant, FakeBench()))
+    last(run(variant, FakeMeter()))
     whole = kept(variant)
     path = store.keep(variant, whole)
     other = replace(whole.key, fingerprint="0" * 32)
@@ -217,16 +217,16 @@ def test_a_profile_that_says_it_is_another_is_not_believed(variant: Variant) -> 
     assert store.find(variant, whole.key) is None
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"null", b"\xff\xfe"])
+@pytest.mark.parametrize("data", [b"", b"{", b"null", b"\xff\xfe", b"[" * 100_000])
 def test_a_damaged_profile_is_no_profile(variant: Variant, data: bytes) -> None:
-    last(run(variant, FakeBench()))
+    last(run(variant, FakeMeter()))
     store.place(variant, here(variant)).write_bytes(data)
     assert store.find(variant, here(variant)) is None
-    assert last(run(variant, FakeBench())).fresh_cells == UNITS
+    assert last(run(variant, FakeMeter())).fresh_cells == UNITS
 
 
 def test_the_mode_that_the_manifest_names_now_stands_first(variant: Variant, tmp_path: Path) -> None:
-    last(run(variant, FakeBench(), ("full", "tiled")))
+    last(run(variant, FakeMeter(), ("full", "tiled")))
     text = (variant.home / "variant.toml").read_text()
     (variant.home / "variant.toml").write_text(f'default_mode = "tiled"\n{text}')
     changed = repository.scan(tmp_path / "models").variant("tiny")

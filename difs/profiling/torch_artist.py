@@ -20,7 +20,7 @@ BATCH_PIXELS = {"cpu": 2**17, "cuda": 2**21}
 """Of the pictures that are painted together."""
 
 
-class Artist:
+class TorchArtist:
     """A variant on a device, with or without a LoRA adapter."""
 
     def __init__(self, variant: Variant, device: str = "cpu", adapter: Path | None = None) -> None:

@@ -6,7 +6,8 @@ Which cells, and how patiently, is `grid`'s; where they are kept, `store`'s.
 import gc
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ STEPS = 20
 T = TypeVar("T")
 
 
-class Bench:
+class TorchMeter:
     """A loaded variant under measurement."""
 
     def __init__(self, variant: Variant, device: str, threads: int) -> None:
@@ -46,7 +47,7 @@ class Bench:
         self._clock = MonotonicClock()
         self._variant = variant
         self._painter, self._load_cold_s = self._timed(self._load)
-        self._rest_bytes = 0
+        self._rest_bytes = self._resting()
         manifest = variant.manifest
         steps = min(STEPS, samplers.SAMPLERS[manifest.sampler].most_steps)
         self._guided, self._bare = warmup.orders(manifest, steps)
@@ -62,7 +63,7 @@ class Bench:
         return peaks.ARE[self._device.type]
 
     def _load(self) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), _typed_memory_errors():
             return painters.make(
                 self._variant,
                 self._device,
@@ -110,7 +111,7 @@ class Bench:
         enter_s = self.enter(unit)
         keeper.to_host()
         _, parked_s = self._timed(keeper.to_device)
-        with torch.inference_mode():
+        with torch.inference_mode(), _typed_memory_errors():
             encode = self._encode(pains)
         self._rest_bytes = self._resting()
         return ModeCell(
@@ -255,6 +256,14 @@ class Stepper:
             if self._painter.is_solo:
                 work.cancel()
         self.works = []
+
+
+@contextmanager
+def _typed_memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(first_line(error)) from error
 
 
 def _timing(taken: list[float]) -> Timing:
