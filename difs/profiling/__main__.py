@@ -1,6 +1,7 @@
 """The process that measures: `python -m difs.profiling ORDER PARENT_PID`; reports on standard output.
 
-`ORDER` is a `reports.Order` as JSON. Ended at any moment, it loses the cell that it is at.
+`ORDER` is a `reports.Order` as JSON. Ended at any moment, it loses the cell that it is at. Where nothing
+is to be measured torch is not loaded.
 """
 
 import math
@@ -15,12 +16,10 @@ import msgspec
 from difs import memory_modes, processes, repository, telemetry
 from difs.errors import DifsError, first_line
 from difs.messages import QualityKind
-from difs.profiling import agreement, asking, clip, quality, reference, runner, store
+from difs.profiling import agreement, asking, quality, reference, runner, store
 from difs.profiling.asking import Point
 from difs.profiling.grid import PAINS
 from difs.profiling.reports import Broken, Noted, Order, Report
-from difs.profiling.torch_artist import TorchArtist, device_of
-from difs.profiling.torch_meter import TorchMeter
 from difs.repository import Repository, Variant
 
 
@@ -63,10 +62,16 @@ def _times(variant: Variant, order: Order) -> Iterator[Report]:
     usable = memory_modes.available(kind)
     modes = [mode for mode in order.modes or usable if mode in usable]
     modes.sort(key=lambda mode: mode != own)  # the one that it is loaded into is measured first
+
+    def open_meter() -> runner.Meter:
+        from difs.profiling.torch_meter import TorchMeter
+
+        return TorchMeter(variant, order.device, order.threads)
+
     yield from runner.run(
         variant,
         key,
-        lambda: TorchMeter(variant, order.device, order.threads),
+        open_meter,
         modes,
         PAINS[order.effort],
         is_fresh=order.is_fresh,
@@ -79,11 +84,13 @@ def _quality(variant: Variant, found: Repository, order: Order) -> Iterator[Repo
         return
     if variant.manifest.quality is not None:
         yield Noted(variant.name, "its manifest states a quality, which goes before what is measured")
-    artist: list[TorchArtist] = []
+    opened: list[quality.Artist] = []
 
-    def open_artist() -> TorchArtist:
-        artist.append(TorchArtist(variant, device_of(order.device)))
-        return artist[0]
+    def open_artist() -> quality.Artist:
+        from difs.profiling.torch_artist import TorchArtist
+
+        opened.append(TorchArtist(variant, _torch_name(order.device)))
+        return opened[0]
 
     points = asking.points(variant.manifest, kind, order.effort)
     asked = asking.by_seed(_prompts(variant, kind, found), asking.PROMPTS[order.effort], order.seeds)
@@ -91,8 +98,8 @@ def _quality(variant: Variant, found: Repository, order: Order) -> Iterator[Repo
         judge = _judge(variant, kind, found, order)
         yield from quality.run(variant, open_artist, judge, points, asked, is_fresh=order.is_fresh)
     finally:
-        for opened in artist:
-            opened.close()
+        for artist in opened:
+            artist.close()
 
 
 def _kind(variant: Variant, order: Order) -> QualityKind | None:
@@ -116,12 +123,20 @@ def _judge(variant: Variant, kind: QualityKind, found: Repository, order: Order)
     side = math.isqrt(width * height)
     match kind:
         case "clip":
-            return clip.Clip(Path(order.clip), device_of(order.device), side)
+            from difs.profiling.clip import Clip
+
+            return Clip(Path(order.clip), _torch_name(order.device), side)
         case "reference":
             return reference.of_variant(variant, found)
         case _:
             many = Point(manifest.steps.max, manifest.guidance_scale)
             return agreement.Agreement(variant.name, variant.fingerprint, many, side)
+
+
+def _torch_name(device: str) -> str:
+    """Return what torch calls a device of ours ("cpu-0", "cuda-1")."""
+    kind, _, index = device.partition("-")
+    return kind if kind == "cpu" else f"{kind}:{index}"
 
 
 def _prompts(variant: Variant, kind: QualityKind, found: Repository) -> dict[str, str]:

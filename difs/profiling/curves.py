@@ -118,6 +118,16 @@ def _filled(steps: Steps, whole: Sequence[int], pixels: int, rows: int) -> float
     return own[edge] * max(1.0, rows / edge)
 
 
+UNSTEADY = 1.5
+"""A cell whose 90th percentile is above its median by more than this factor was disturbed."""
+
+
+def unsteady(profile: Profile) -> int:
+    """Return how many of a profile's timings were disturbed."""
+    timings = [c.timing for c in profile.cells if not isinstance(c, ModeCell) and c.timing is not None]
+    return sum(timing.p90_s > UNSTEADY * timing.median_s for timing in timings)
+
+
 # ---- the error ------------------------------------------------------------------------------------
 
 

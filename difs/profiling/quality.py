@@ -29,6 +29,10 @@ class Artist(Protocol):
         """Return the pictures, in order."""
         ...
 
+    def close(self) -> None:
+        """Let go of the variant."""
+        ...
+
 
 class Judge(Protocol):
     """What judges; see `agreement`, `clip` and `reference`."""

@@ -17,6 +17,9 @@ from difs.profiling.grid import Pains, Unit
 from difs.profiling.reports import Broken, Doing, Noted, Report, Timed
 from difs.repository import Variant
 
+TOLERATED = 10
+"""One disturbed cell in so many is not worth a word."""
+
 
 class Meter(Protocol):
     """What measures; see `difs.profiling.torch_meter`."""
@@ -94,6 +97,12 @@ def _measure(
         profile = _with(profile, cell)
         store.keep(variant, profile)
     profile = curves.with_errors(profile)
+    unsteady = curves.unsteady(profile)
+    if unsteady * TOLERATED > len(profile.cells):
+        words = (
+            f"{unsteady} of {len(profile.cells)} cells were disturbed: something else used the machine"
+        )
+        yield Noted(variant.name, f"{words}; --fresh measures anew")
     yield _whole(variant, profile, len(profile.cells) - before)
 
 

@@ -75,9 +75,3 @@ class TorchArtist:
         del self._pipe, self._own
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def device_of(name: str) -> str:
-    """Return what torch calls a device of ours ("cpu-0", "cuda-1")."""
-    kind, _, index = name.partition("-")
-    return kind if kind == "cpu" else f"{kind}:{index}"

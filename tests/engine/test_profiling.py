@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from difs import repository
 from difs.actor_messages import Costs, Resident, Room, RowCost, SizeCost, Switched
@@ -213,17 +212,7 @@ def test_an_artist_paints_what_is_asked_and_the_same_again(
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a tiny CLIP with random weights, as transformers saves it."""
-    folder = tmp_path_factory.mktemp("clip") / "tiny-clip"
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "max_position_embeddings": 24}
-    text = CLIPTextConfig(vocab_size=tiny_models.VOCABULARY, **small, **tokens)
-    vision = CLIPVisionConfig(image_size=32, patch_size=8, **small)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
-    model.save_pretrained(folder, safe_serialization=True)
-    tiny_models._tokenizer().save_pretrained(folder)
-    return folder
+    return tiny_models.make_clip(tmp_path_factory.mktemp("clip") / "tiny-clip")
 
 
 def pictures(count: int) -> list[Pixels]:

@@ -98,10 +98,13 @@ def test_quality_is_measured_and_shown_with_its_source(
     curve = json.loads((models / "plain" / "quality.json").read_text())["curves"][0]
     assert curve["is_whole"]
     assert all(0.0 <= point["score"] <= 1.0 for point in curve["points"])
+    seen = tiny.make_clip(tmp_path / "tiny-clip")
+    *_, judged = reports("plain", "--quick", "--mode", "full", "--clip", str(seen), *options)
+    assert (judged["type"], judged["kind"], judged["is_used"]) == ("judged", "clip", True)
     preload = settings('actors.preload=["large"]', f'service.model_repo="{models}"')
     with Service(["--device", "simulated", *preload]) as service:
         said = difs("variants", "plain", "--run-dir", str(service.home.path)).stdout
-        assert "quality of plain (agreement): likeness to its own result" in said
+        assert "quality of plain (clip): CLIPScore by tiny-clip" in said
 
 
 # ---- the service ----------------------------------------------------------------------------------

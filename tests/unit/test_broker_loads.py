@@ -304,7 +304,7 @@ def test_what_was_dropped_is_not_parked_any_more() -> None:
     house.tell(Loaded(resident("wide")))
     house.tell(Evicted("wide", parked_resident("wide"), dropped=("tiny", "unheard-of")))
     assert status(house).parked == ("wide",)
-    assert explained(house, variant="tiny").prediction.source == "assumed"
+    assert explained(house, variant="tiny").prediction.source == "estimated", "from its relative"
 
 
 def test_an_evicted_that_crosses_a_load_parks_and_does_not_undo_the_load() -> None:

@@ -52,6 +52,9 @@ class FakeArtist:
             for i, a in enumerate(asked)
         ]
 
+    def close(self) -> None:
+        pass
+
 
 class FakeJudge:
     """Says that more steps are better."""

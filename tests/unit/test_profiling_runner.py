@@ -10,7 +10,7 @@ from difs import repository
 from difs.errors import EngineFailed
 from difs.messages import MemoryMode
 from difs.profiling import runner, store
-from difs.profiling.cells import Cell, DecodeCell, DeviceFacts, Key, Profile, StepCell
+from difs.profiling.cells import Cell, DecodeCell, DeviceFacts, Key, Profile, StepCell, Timing
 from difs.profiling.grid import Pains, Unit, failed
 from difs.profiling.reports import Broken, Doing, Noted, Report, Timed
 from difs.repository import Variant
@@ -167,6 +167,21 @@ def test_what_is_not_worth_its_time_is_not_measured(variant: Variant) -> None:
     last(run(variant, meter))
     assert {(u.width, u.rows) for u in meter.measured if u.kind == "step"} == {(64, 1)}
     assert {u.width for u in meter.measured if u.kind == "decode"} == {64, 128}, "no decoding was slow"
+
+
+@pytest.mark.parametrize("p90_s", [0.014, 0.016])
+def test_a_profile_that_was_disturbed_says_so(variant: Variant, p90_s: float) -> None:
+    class Disturbed(FakeMeter):
+        def measure(self, unit: Unit, pains: Pains) -> Cell:
+            cell = super().measure(unit, pains)
+            if isinstance(cell, StepCell) and unit.width == 64:
+                return replace(cell, timing=Timing(0.01, p90_s, 9))
+            return cell
+
+    notes = [r.words for r in run(variant, Disturbed()) if isinstance(r, Noted)]
+    assert [("3 of 9 cells were disturbed" in note) for note in notes] == (
+        [True] if p90_s > 0.015 else []
+    )
 
 
 def test_progress_counts_up_and_tells_the_time_left(variant: Variant) -> None:
