@@ -4,90 +4,47 @@ No goals and no printing here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from difs import repository
-from difs.actors import loading, schedulers
-from difs.actors.recipes import RECIPES
-from difs.scorer import Judgement, Scorer
+from difs.profiling import asking
+from difs.profiling.asking import Asked, Point
+from difs.profiling.asking import spread as asks
+from difs.profiling.reference import SIDES, Reference, row_of
+from difs.profiling.torch_artist import TorchArtist
+from difs.scorer import Pixels, Scorer
 from model_repo.recipes import compositions
 from model_repo.recipes.wordings import UNSEEN
 
-BATCH = 32
-SIDES = (64, 128)
-STEPS = (1, 2, 3, 4, 6, 8, 12, 20, 30)
-
-Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One way to use a member."""
-
-    steps: int
-    guidance: float
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One picture to paint: what is written, which drawing is meant, and the seed."""
-
-    text: str
-    name: str
-    seed: int
+__all__ = [
+    "Asked",
+    "Compositions",
+    "Member",
+    "Point",
+    "asks",
+    "measure",
+    "others",
+    "recall",
+    "styled",
+    "unseen",
+]
 
 
-class Member:
+class Member(TorchArtist):
     """A variant, loaded, with or without an adapter."""
 
     def __init__(self, repo: repository.Repository, name: str, adapter: str = "") -> None:
         """Load it."""
-        self.variant = repo.variant(name)
-        self.manifest = self.variant.manifest
-        self._pipe = loading.load_pipeline(
-            self.variant, RECIPES[self.manifest.family], torch.float32, loading.PartStore(), lambda: None
-        )
-        if adapter:
-            self._pipe.load_lora_weights(repo.adapter(adapter).path)
-        self._own = self._pipe.scheduler
-        self.side = self.manifest.native_sizes[0][0]
+        lora = repo.adapter(adapter).path if adapter else None
+        super().__init__(repo.variant(name), adapter=lora)
         self.name = adapter or name
-
-    def paint(self, asked: Sequence[Asked], point: Point) -> list[Pixels]:
-        """Return the pictures, in order."""
-        painted: list[Pixels] = []
-        for at in range(0, len(asked), BATCH):
-            part = asked[at : at + BATCH]
-            self._pipe.scheduler = schedulers.build(self.manifest.sampler, self._own, self.manifest.kind)
-            images = self._pipe(
-                [one.text for one in part],
-                num_inference_steps=point.steps,
-                guidance_scale=point.guidance,
-                height=self.side,
-                width=self.side,
-                generator=[torch.Generator("cpu").manual_seed(one.seed) for one in part],
-                output_type="np",
-            ).images
-            painted += list((images * 255).round().astype(np.uint8))
-        return painted
 
     def points(self) -> list[Point]:
         """Return the ways to use it that are measured: steps in its range, guidances around its own."""
-        steps = [n for n in STEPS if self.manifest.steps.min <= n <= self.manifest.steps.max]
-        own = self.manifest.guidance_scale
-        return [Point(n, scale) for scale in sorted({1.0, own, 2 * own - 1.0}) for n in steps]
-
-
-def asks(captions: Mapping[str, str], count: int, seed: int) -> list[Asked]:
-    """Return `count` captions, evenly spread, each with a seed of its own."""
-    names = list(captions)
-    chosen = [names[i * len(names) // count] for i in range(min(count, len(names)))]
-    return [Asked(captions[name], name, seed * 1000 + i) for i, name in enumerate(chosen)]
+        return asking.points(self.manifest, "reference")
 
 
 def unseen(captions: Mapping[str, str]) -> list[Asked]:
@@ -110,27 +67,14 @@ def measure(
     member: Member, scorer: Scorer, point: Point, by_seed: Sequence[Sequence[Asked]]
 ) -> list[dict[str, Any]]:
     """Return a row of the quality table for each size; `by_seed`: what is asked, once with each seed."""
-    judged: dict[int, list[list[Judgement]]] = {side: [] for side in SIDES}
-    for asked in by_seed:
-        painted = member.paint(asked, point)
-        for side, found in judged.items():
-            found.append([scorer.judge(p, a.name, side) for p, a in zip(painted, asked, strict=True)])
-    return [_row(point, side, found) for side, found in judged.items()]
-
-
-def _row(point: Point, side: int, judged: list[list[Judgement]]) -> dict[str, Any]:
-    every = [one for by_seed in judged for one in by_seed]
-    means = [float(np.mean([one.score for one in by_seed])) for by_seed in judged]
-    return {
-        "side": side,
-        "steps": point.steps,
-        "guidance": point.guidance,
-        "score": round(float(np.mean(means)), 4),
-        "spread": round(float(np.std(means)), 4),
-        "recall_1": round(float(np.mean([one.rank == 0 for one in every])), 4),
-        "recall_5": round(float(np.mean([one.rank < 5 for one in every])), 4),
-        "psnr_db": round(float(np.mean([one.psnr_db for one in every])), 2),
-    }
+    painted = [member.paint(asked, point) for asked in by_seed]
+    judge = Reference(scorer, member.name)
+    rows = []
+    for side in SIDES:
+        judged = judge.judged(side, painted, by_seed)
+        psnr_db = float(np.mean([one.psnr_db for ones in judged for one in ones]))
+        rows.append(msgspec.structs.asdict(row_of(point, side, judged)) | {"psnr_db": round(psnr_db, 2)})
+    return rows
 
 
 def recall(member: Member, scorer: Scorer, asked: Sequence[Asked], point: Point) -> float:

@@ -99,7 +99,7 @@ QUALITY = re.compile(r"\n*^\[quality\]\n.*?(?=^\[|\Z)", flags=re.S | re.M)
 def write(variant: repository.Variant, rows: Sequence[Mapping[str, Any]], source: str) -> None:
     """Put a quality table into a variant's manifest, in place of the one that is there."""
     manifest = variant.folder / repository.MANIFEST
-    lines = ["[quality]", f'source = "{source}"', "curve = ["]
+    lines = ["[quality]", 'kind = "reference"', f'judge = "{HOME}"', f'source = "{source}"', "curve = ["]
     for row in rows:
         facts = ", ".join(f"{name} = {row[name]:g}" for name in manifests.QualityRow.__struct_fields__)
         lines.append(f"  {{ {facts} }},")

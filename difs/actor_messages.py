@@ -4,6 +4,8 @@ They travel on a socket of their own that no client can reach. Attempt ids carry
 in their upper half, so that nothing of an earlier broker can be taken for the present one's.
 """
 
+from typing import Literal
+
 from msgspec import Struct
 
 from difs.messages import Adapter, Format, MemoryMode, Preview, Reading, SeedContract
@@ -109,8 +111,16 @@ class RowCost(Struct, frozen=True, array_like=True):
     seconds: float
 
 
+class SizeCost(Struct, frozen=True, array_like=True):
+    """Seconds of a step and of a decoding at `pixels` pixels; see `Costs`."""
+
+    pixels: int
+    steps: tuple[RowCost, ...]
+    decode_s: float
+
+
 class Costs(Struct, frozen=True, cache_hash=True):
-    """Measured seconds of a resident at `pixels` pixels: the cost model's input."""
+    """Seconds of a resident at `pixels` pixels: the cost model's input."""
 
     pixels: int
     encode_s: float
@@ -121,6 +131,21 @@ class Costs(Struct, frozen=True, cache_hash=True):
     """One image."""
     load_s: float
     """From where it lies now: the disk, or host memory if it is parked."""
+    sizes: tuple[SizeCost, ...] = ()
+    """The same at other numbers of pixels, ascending; empty: steps and decoding are linear in pixels."""
+    source: Literal["measured", "estimated"] = "measured"
+    """Estimated: from what another variant of its family costs on this device."""
+
+
+class Room(Struct, frozen=True):
+    """Bytes of device memory that a resident takes, as a profile measured them."""
+
+    rest_bytes: int
+    """Between two calls."""
+    step_peak_bytes: int | None = None
+    """Most that a step of one guided image, of the native size, takes beyond that; None: unknown."""
+    decode_peak_bytes: int | None = None
+    """Most that decoding one image of the native size takes beyond that; None: unknown."""
 
 
 class Resident(Struct, frozen=True):
@@ -133,6 +158,8 @@ class Resident(Struct, frozen=True):
     costs: Costs
     seed_bound: float = 0.0
     """Largest difference of a value (0..1) between a picture painted in a batch and alone, measured."""
+    room: Room | None = None
+    """None: no profile has measured it."""
 
 
 class Ready(Struct, frozen=True, tag="ready"):
@@ -145,6 +172,9 @@ class Ready(Struct, frozen=True, tag="ready"):
     residents: tuple[Resident, ...]
     attempts: tuple[int, ...] = ()
     """Attempts that it holds: those that the broker does not know are aborted."""
+    profiled: tuple[Resident, ...] = ()
+    """What variants would be here, mode by mode, as their profiles say; the mode that one is loaded into
+    stands first."""
 
 
 class Pulse(Struct, frozen=True, tag="pulse"):

@@ -1,4 +1,4 @@
-"""What the files of a model repository say: the types of `variant.toml`, `adapter.toml`, `captions.json`.
+"""What a model repository's files say: `variant.toml`, `adapter.toml`, `captions.json`, `quality.json`.
 
 Parsing only: no paths are opened here, and nothing is looked up.
 """
@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from difs import samplers
 from difs.errors import RepositoryError
-from difs.messages import MAX_STEPS, MemoryMode, Name, QualityPoint, Side
+from difs.messages import MAX_STEPS, MemoryMode, Name, QualityKind, QualityPoint, Side
 
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 
@@ -42,6 +42,39 @@ class Quality(Struct, frozen=True, forbid_unknown_fields=True):
 
     source: Annotated[str, Meta(min_length=1)]
     curve: Annotated[tuple[QualityRow, ...], Meta(min_length=1, max_length=256)]
+    kind: QualityKind = "declared"
+    judge: str = ""
+    """Who found the numbers; those of two variants are comparable where kind and judge are the same."""
+
+
+class MeasuredCurve(Struct, frozen=True):
+    """A quality curve that `difs profile` measured on this machine."""
+
+    kind: QualityKind
+    judge: str
+    source: str
+    """For people: how, with how many pictures."""
+    points: Annotated[tuple[QualityPoint, ...], Meta(max_length=256)] = ()
+    is_whole: bool = False
+    """Every point was measured; a part is only kept to go on from."""
+
+
+class MeasuredQuality(Struct, frozen=True):
+    """What `quality.json` says."""
+
+    fingerprint: str
+    """Of the weights that painted; see `Variant.fingerprint`."""
+    curves: Annotated[tuple[MeasuredCurve, ...], Meta(max_length=16)] = ()
+
+    @property
+    def best(self) -> MeasuredCurve | None:
+        """Return the curve that says most: likeness to drawings, then CLIP, then to itself."""
+        whole = [curve for curve in self.curves if curve.is_whole and curve.points]
+        return min(whole, key=lambda curve: TRUST.index(curve.kind), default=None)
+
+
+TRUST: tuple[QualityKind, ...] = ("declared", "reference", "clip", "agreement")
+"""Of several curves of a variant the first of these is the one that is used."""
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,6 +146,15 @@ def parse_captions(text: bytes, name: str) -> tuple[tuple[str, ...], ...]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RepositoryError(f"{name}: {error}") from None
     return tuple((entry.caption, *entry.also) for entry in entries.values())
+
+
+def parse_quality(data: bytes, fingerprint: str) -> MeasuredQuality | None:
+    """Return what a `quality.json` says of a variant; None: nothing, or of other weights."""
+    try:
+        found = msgspec.json.decode(data, type=MeasuredQuality)
+    except msgspec.DecodeError:
+        return None
+    return found if found.fingerprint == fingerprint else None
 
 
 def checked(parsed: Manifest) -> Manifest:

@@ -59,6 +59,9 @@ MemoryMode = Literal[
     "full", "sliced", "tiled", "fp8", "model_offload", "group_offload", "sequential_offload"
 ]
 SeedContract = Literal["bitwise", "same-noise"]
+QualityKind = Literal["reference", "clip", "agreement", "declared"]
+"""Likeness to a reference drawing; CLIPScore; likeness to the variant's own result of many steps; what
+the manifest says without saying how it was found."""
 
 
 class Bad(ValueError):
@@ -247,7 +250,7 @@ class Prediction(Struct, frozen=True, omit_defaults=True):
     steps_s: float
     decode_s: float
     total_s: float
-    source: Literal["measured", "assumed"]
+    source: Literal["measured", "estimated", "assumed"]
 
 
 class Alternative(Struct, frozen=True, omit_defaults=True):
@@ -450,6 +453,11 @@ class VariantInfo(Struct, frozen=True, omit_defaults=True, cache_hash=True):
     quality: tuple[QualityPoint, ...] = ()
     """What its pictures are worth; empty: not known."""
     quality_source: str = ""
+    """Where these numbers come from, for people."""
+    quality_kind: QualityKind | None = None
+    """How they were found; None: there are none."""
+    quality_judge: str = ""
+    """Who found them. Numbers of two variants are comparable only where kind and judge are the same."""
 
 
 class AdapterInfo(Struct, frozen=True, omit_defaults=True):

@@ -1,19 +1,19 @@
 """The cost model: predicted seconds of an operating point from measured costs.
 
-`cost = encode + evaluations x step(rows) + n x decode`, steps and decode linear in pixels, `step` linear
-between the numbers of UNet rows that were measured. Pure arithmetic over what an actor measured;
-measuring stands in `difs.actors.warmup`.
+`cost = encode + evaluations x step(rows) + n x decode`, `step` linear between the numbers of UNet rows
+that were measured; what both cost at another size is `difs.sizes`'. Pure arithmetic over what an actor
+measured when it loaded (`difs.actors.warmup`), or a profile before that (`difs.profiling`).
 """
 
 from functools import lru_cache
-from itertools import pairwise
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from difs.actor_messages import Costs, RowCost
+from difs.actor_messages import Costs, RowCost, SizeCost
 from difs.messages import Prediction
 from difs.samplers import evaluations
+from difs.sizes import at, in_table
 
 ASSUMED = Costs(
     pixels=512 * 512, encode_s=0.1, steps=(RowCost(1, 0.5), RowCost(2, 1.0)), decode_s=1.0, load_s=15.0
@@ -47,22 +47,16 @@ def rows_of(guidance_scale: float) -> int:
 
 
 def step_seconds(costs: Costs, pixels: int, rows: int) -> float:
-    """Return the predicted seconds of one UNet evaluation with `rows` rows of `pixels` pixels each.
-
-    Linear between measured rows. Outside, the nearest measured point scaled by rows: never less than
-    proportional above, and at least the least measured below.
-    """
-    table, scale = costs.steps, pixels / costs.pixels
-    if rows <= table[0].rows:
-        return table[0].seconds * scale
-    for low, high in pairwise(table):
-        if rows <= high.rows:
-            share = (rows - low.rows) / (high.rows - low.rows)
-            return (low.seconds + share * (high.seconds - low.seconds)) * scale
-    return table[-1].seconds * rows / table[-1].rows * scale
+    """Return the predicted seconds of one UNet evaluation with `rows` rows of `pixels` pixels each."""
+    return in_table(at(costs, pixels).steps, rows)
 
 
-@lru_cache(maxsize=256)  # a plan asks several times
+def decode_seconds(costs: Costs, pixels: int) -> float:
+    """Return the predicted seconds of decoding one image of `pixels` pixels."""
+    return at(costs, pixels).decode_s
+
+
+@lru_cache(maxsize=2048)  # a plan asks several times
 def best_rows(costs: Costs) -> int:
     """Return the fewest measured rows at which a row costs (nearly) as little as it ever does."""
     least = min(cost.seconds / cost.rows for cost in costs.steps)
@@ -77,7 +71,7 @@ def predict(
     """Return the predicted seconds of each part of `work` after `queue_s` seconds of waiting."""
     known = costs if costs is not None else ASSUMED
     steps_s = evaluations(work.sampler, work.steps) * _all_images(known, work)
-    decode_s = work.n * known.decode_s * work.pixels / known.pixels
+    decode_s = work.n * decode_seconds(known, work.pixels)
     load_s = 0.0 if is_resident else known.load_s
     return Prediction(
         queue_s=queue_s,
@@ -86,13 +80,17 @@ def predict(
         steps_s=steps_s,
         decode_s=decode_s,
         total_s=queue_s + load_s + known.encode_s + steps_s + decode_s,
-        source="measured" if costs is not None else "assumed",
+        source=costs.source if costs is not None else "assumed",
     )
 
 
 def images_a_call(costs: Costs, work: Work) -> int:
     """Return how many images share a UNet call: as many as pay; the rows of one image stay together."""
-    return 1 if work.is_alone else max(1, best_rows(costs) // rows_of(work.guidance_scale))
+    return 1 if work.is_alone else max(1, _most_rows(costs, work) // rows_of(work.guidance_scale))
+
+
+def _most_rows(costs: Costs, work: Work) -> int:
+    return best_rows(at(costs, work.pixels))
 
 
 def _all_images(costs: Costs, work: Work) -> float:
@@ -114,7 +112,7 @@ def shared_seconds(work: Work, costs: Costs | None) -> float:
     """Return the seconds of a device that `work` takes when the device is kept full with others."""
     known = costs if costs is not None else ASSUMED
     steps_s = evaluations(work.sampler, work.steps) * shared_step_seconds(work, known)
-    decode_s = known.decode_s * work.pixels / known.pixels
+    decode_s = decode_seconds(known, work.pixels)
     return known.encode_s + work.n * (steps_s + decode_s)
 
 
@@ -124,13 +122,10 @@ LEARNING_RATE = 0.2
 def learn_step(costs: Costs, pixels: int, rows: int, seconds: float) -> Costs:
     """Return `costs` with all steps moved a fifth of the way towards what one call showed.
 
-    Interference and thermal throttling slow every batch size alike, so the whole table moves.
+    Interference and thermal throttling slow every batch and every size alike, so all tables move.
     """
     predicted = step_seconds(costs, pixels, rows)
-    if predicted <= 0:
-        return costs
-    factor = _towards(1.0, seconds / predicted)
-    return replace(costs, steps=tuple(RowCost(c.rows, c.seconds * factor) for c in costs.steps))
+    return slowed(costs, steps=_towards(1.0, seconds / predicted)) if predicted > 0 else costs
 
 
 def learn_encode(costs: Costs, seconds: float) -> Costs:
@@ -139,8 +134,39 @@ def learn_encode(costs: Costs, seconds: float) -> Costs:
 
 
 def learn_decode(costs: Costs, pixels: int, seconds: float) -> Costs:
-    """Return `costs` moved towards the seconds that one image's decoding took."""
-    return replace(costs, decode_s=_towards(costs.decode_s, seconds * costs.pixels / pixels))
+    """Return `costs` moved towards the seconds that one image's decoding took, at every size alike."""
+    predicted = decode_seconds(costs, pixels)
+    if predicted <= 0:
+        return replace(costs, decode_s=_towards(0.0, seconds * costs.pixels / pixels))
+    return slowed(costs, decode=_towards(1.0, seconds / predicted))
+
+
+def reconciled(measured: Costs, profiled: Costs | None) -> Costs:
+    """Return what was measured now at one size, with a profile's other sizes in proportion."""
+    if profiled is None or not profiled.sizes:
+        return measured
+    there = at(profiled, measured.pixels)
+    rows = min(measured.steps, key=lambda cost: abs(cost.rows - 2)).rows
+    then_s = in_table(there.steps, rows)
+    steps = in_table(measured.steps, rows) / then_s if then_s > 0 else 1.0
+    decode = measured.decode_s / there.decode_s if there.decode_s > 0 else 1.0
+    return replace(measured, sizes=slowed(profiled, steps=steps, decode=decode).sizes)
+
+
+def slowed(costs: Costs, *, steps: float = 1.0, decode: float = 1.0) -> Costs:
+    """Return `costs` with everything that takes `steps` or `decode` times as long."""
+    return replace(
+        costs,
+        steps=_times(costs.steps, steps),
+        decode_s=costs.decode_s * decode,
+        sizes=tuple(
+            [SizeCost(s.pixels, _times(s.steps, steps), s.decode_s * decode) for s in costs.sizes]
+        ),
+    )
+
+
+def _times(table: tuple[RowCost, ...], factor: float) -> tuple[RowCost, ...]:
+    return tuple([RowCost(cost.rows, cost.seconds * factor) for cost in table])
 
 
 def _towards(old: float, seen: float) -> float:

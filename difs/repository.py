@@ -11,16 +11,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from difs import manifests
+from difs import beside, manifests
 from difs.errors import RepositoryError, UnknownName
-from difs.manifests import AdapterManifest, Digest, Manifest
+from difs.manifests import AdapterManifest, Digest, Manifest, MeasuredCurve, MeasuredQuality
 from difs.messages import AdapterInfo, VariantInfo
 
 MANIFEST, ADAPTER_MANIFEST = "variant.toml", "adapter.toml"
-CAPTIONS = "captions.json"
+CAPTIONS, QUALITY = "captions.json", "quality.json"
 MAX_MANIFEST_BYTES = 256 * 1024
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"})
 
@@ -45,6 +46,31 @@ class Variant(Struct, frozen=True):
     fused: tuple[tuple["Adapter", float], ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
     """Everything that it can paint, each with other words for it; empty: anything."""
+    manifest_folder: Path | None = None
+    """Where its manifest stands, if that is not `folder`."""
+    quality: MeasuredCurve | None = None
+    """What its pictures are worth: as its manifest says, else as it was measured on this machine."""
+
+    @property
+    def home(self) -> Path:
+        """Return the folder of its manifest, beside which what is measured of it is kept."""
+        return self.manifest_folder or self.folder
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what names its weights and how they are run; another one is another thing to measure."""
+        m = self.manifest
+        facts = (
+            sorted(m.digests.items()),
+            sorted((part, sorted(lent.digests.items())) for part, lent in self.borrowed.items()),
+            [(adapter.manifest.digest, weight) for adapter, weight in self.fused],
+            (m.name, m.family, m.precision, m.kind, m.sampler, m.runtime),
+        )
+        return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
+
+    def precision_on(self, kind: str) -> str:
+        """Return the precision in which a kind of device ("cuda", "cpu") computes it."""
+        return self.manifest.precision if kind == "cuda" else "fp32"
 
     @property
     def name(self) -> str:
@@ -53,7 +79,7 @@ class Variant(Struct, frozen=True):
 
     def info(self) -> VariantInfo:
         """Return what a client may see."""
-        m = self.manifest
+        m, known = self.manifest, self.quality
         return VariantInfo(
             name=m.name,
             task=m.task,
@@ -69,8 +95,10 @@ class Variant(Struct, frozen=True):
             description=m.description,
             bytes=self.weight_bytes,
             captions=self.captions,
-            quality=m.quality.curve if m.quality is not None else (),
-            quality_source=m.quality.source if m.quality is not None else "",
+            quality=known.points if known is not None else (),
+            quality_source=known.source if known is not None else "",
+            quality_kind=known.kind if known is not None else None,
+            quality_judge=known.judge if known is not None else "",
         )
 
     def part(self, part: str) -> Borrowed:
@@ -212,13 +240,32 @@ def _furnish(
     nbytes = variant.weight_bytes + sum(adapter.nbytes for adapter, _ in fused)
     for part in borrowed.values():
         nbytes += sum((part.folder / relative).stat().st_size for relative in part.digests)
-    return replace(
+    whole = replace(
         variant,
         borrowed=MappingProxyType(borrowed),
         fused=tuple(fused),
         weight_bytes=nbytes,
         captions=_captions(wanted.captions, variants) if wanted.captions is not None else (),
     )
+    return replace(whole, quality=quality_of(whole))
+
+
+def quality_of(variant: Variant) -> MeasuredCurve | None:
+    """Return what a variant's pictures are worth: its manifest's word first, then what was measured."""
+    stated = variant.manifest.quality
+    if stated is not None:
+        return MeasuredCurve(stated.kind, stated.judge, stated.source, stated.curve, is_whole=True)
+    found = measured_quality(variant)
+    return found.best if found is not None else None
+
+
+def measured_quality(variant: Variant) -> MeasuredQuality | None:
+    """Return what `difs profile` kept of a variant's quality; None: nothing, or of other weights."""
+    for data in beside.read(variant.home, QUALITY):
+        found = manifests.parse_quality(data, variant.fingerprint)
+        if found is not None:
+            return found
+    return None
 
 
 def _captions(owner: str, variants: Mapping[str, Variant]) -> tuple[tuple[str, ...], ...]:
@@ -279,7 +326,8 @@ def read_variant(manifest: Path, root: Path) -> Variant:
             f"digests must name each weight file once; not listed: {unlisted}; missing: {missing}"
         )
     size = sum((folder / relative).stat().st_size for relative in on_disk)
-    return Variant(parsed, folder, size)
+    home = manifest.resolve().parent
+    return Variant(parsed, folder, size, manifest_folder=home if home != folder else None)
 
 
 def read_adapter(manifest: Path, root: Path) -> Adapter:

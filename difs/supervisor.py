@@ -20,7 +20,7 @@ from types import FrameType
 import msgspec
 import zmq
 
-from difs import config, repository, telemetry, wire
+from difs import config, processes, repository, telemetry, wire
 from difs.actor_messages import ActorExited, DrainAll, Fleet, KillActor, Supervise
 from difs.clock import MonotonicClock
 from difs.errors import DifsError
@@ -141,21 +141,16 @@ class Supervisor:
         log.info("%s started as process %d", name, process.pid)
 
     def _threads(self, device: str) -> int:
-        """Return an actor's share of the cores: spinning thread pools must not overlap."""
+        """Return an actor's threads: as configured, else its share of the cores."""
         if self._settings.actors.threads:
             return self._settings.actors.threads
-        cores = len(os.sched_getaffinity(0))
-        return max(1, cores // len(self._devices)) if telemetry.kind_of(device) != "simulated" else 1
+        return (
+            processes.cores_share(len(self._devices)) if telemetry.kind_of(device) != "simulated" else 1
+        )
 
     def _environment(self, name: str) -> dict[str, str]:
-        environment = dict(os.environ)
-        if name != BROKER:
-            environment["OMP_NUM_THREADS"] = str(self._threads(name))
-            # Spin briefly, then sleep. Sleeping at once (PASSIVE alone) doubled the time of a small
-            # UNet's step; spinning for long starves the other processes on the same cores.
-            environment["OMP_WAIT_POLICY"] = "PASSIVE"
-            environment["GOMP_SPINCOUNT"] = "1000"
-        return environment
+        is_broker = name == BROKER
+        return dict(os.environ) if is_broker else processes.computing_environment(self._threads(name))
 
     def _bury(self, name: str, poller: zmq.Poller, link: "zmq.Socket[bytes]") -> None:
         """Take note of a child that is gone, and tell the broker."""

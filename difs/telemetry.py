@@ -5,8 +5,10 @@ No torch: the supervisor looks for devices before any actor has loaded it.
 
 import contextlib
 import os
+import platform
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import psutil
@@ -71,13 +73,38 @@ def _gpu_count() -> int:
     return int(nvml.nvmlDeviceGetCount()) if nvml is not None else 0
 
 
+def name_of(device: str) -> str:
+    """Return what a device calls itself, such as a GPU's or a processor's model name."""
+    if kind_of(device) == "cuda":
+        nvml = _nvml()
+        return str(nvml.nvmlDeviceGetName(_handle(nvml, device))) if nvml is not None else "cuda"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def memory_of(device: str) -> int:
+    """Return a device's memory in bytes, whoever uses it."""
+    if kind_of(device) == "cuda":
+        nvml = _nvml()
+        if nvml is not None:
+            return int(nvml.nvmlDeviceGetMemoryInfo(_handle(nvml, device)).total)
+    return int(psutil.virtual_memory().total)
+
+
+def _handle(nvml: Any, device: str) -> Any:
+    return nvml.nvmlDeviceGetHandleByIndex(int(device.partition("-")[2]))
+
+
 def reader(device: str, memory_budget_bytes: int) -> Callable[[], Reading]:
     """Return a function that reads `device`; the budget stands for the total on CPU devices."""
     kind = kind_of(device)
     nvml = _nvml() if kind == "cuda" else None
     if nvml is None:
         return lambda: _read_host(kind, memory_budget_bytes)
-    handle = nvml.nvmlDeviceGetHandleByIndex(int(device.partition("-")[2]))
+    handle = _handle(nvml, device)
     return lambda: _read_gpu(nvml, handle)
 
 

@@ -194,6 +194,28 @@ def show_variants(
         console.print(f"not registered: {problem}")
 
 
+def say(words: str) -> None:
+    """Print words for people, as long as they are."""
+    output.print(words, soft_wrap=True, markup=False)
+
+
+def show_quality(info: VariantInfo) -> None:
+    """Print what a variant's pictures are worth, a guidance a column, and where the numbers come from."""
+    if not info.quality:
+        say(f"{info.name}: its quality is not known; `difs profile {info.name}` measures it")
+        return
+    say(f"quality of {info.name} ({info.quality_kind}): {info.quality_source}")
+    if info.quality_kind == "agreement":
+        say("agreement with itself says how many steps are enough, not how good the pictures are")
+    scales = sorted({point.guidance for point in info.quality})
+    scores = {(p.side, p.steps, p.guidance): f"{p.score:.3f}" for p in info.quality}
+    rows = [
+        (str(side), str(steps), *(scores.get((side, steps, scale), "-") for scale in scales))
+        for side, steps in sorted({(p.side, p.steps) for p in info.quality})
+    ]
+    output.print(_table(("shown at", "steps", *(f"guidance {scale:g}" for scale in scales)), rows))
+
+
 def show_captions(info: VariantInfo) -> None:
     """Print what a variant can paint, a thing a line, other words for it in brackets."""
     if not info.captions:

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 from difs import config, processes, repository, telemetry
+from difs.actor_messages import Resident
 from difs.actors.actor import Actor
 from difs.actors.delivery import Easel
 from difs.actors.engine import Engine
 from difs.actors.link import Link
 from difs.clock import MonotonicClock
 from difs.errors import DifsError
+from difs.profiling import store
 from difs.repository import Repository
 from difs.rundir import RunDir
 from difs.shm.segment import SegmentWriter
@@ -20,7 +22,14 @@ log = logging.getLogger("difs.actors")
 
 
 def make_engine(
-    device: str, threads: int, settings: config.Config, found: Repository, *, easel: Easel, link: Link
+    device: str,
+    threads: int,
+    settings: config.Config,
+    found: Repository,
+    *,
+    easel: Easel,
+    link: Link,
+    profiled: tuple[Resident, ...],
 ) -> Engine:
     """Return the engine for a device: torch, or the simulated one."""
     clock = MonotonicClock()
@@ -31,7 +40,25 @@ def make_engine(
         return SimulatedEngine(script, found, easel, clock, max_rows=settings.actors.max_rows)
     from difs.actors.torch_engine import TorchEngine
 
-    return TorchEngine(device, found, easel, clock, settings.actors, threads=threads, wake=link.wake)
+    return TorchEngine(
+        device,
+        found,
+        easel,
+        clock,
+        settings.actors,
+        threads=threads,
+        wake=link.wake,
+        profiled=profiled,
+    )
+
+
+def profiles_here(device: str, threads: int, found: Repository) -> tuple[Resident, ...]:
+    """Return what the profiled variants would be on a device; a simulated one has its script."""
+    if telemetry.kind_of(device) == "simulated":
+        return ()
+    profiled = store.residents(found.variants.values(), store.device_facts(device, threads))
+    log.info("profiles of %d variants are valid here", len({resident.variant for resident in profiled}))
+    return profiled
 
 
 def preloads(settings: config.Config, found: Repository) -> list[str]:
@@ -53,9 +80,18 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
     try:
         with SegmentWriter(segments[device]) as writer:
             easel = Easel(writer, link.wake)
-            engine = make_engine(device, int(threads), settings, found, easel=easel, link=link)
+            profiled = profiles_here(device, int(threads), found)
+            engine = make_engine(
+                device, int(threads), settings, found, easel=easel, link=link, profiled=profiled
+            )
             actor = Actor(
-                device, engine, link, clock, pid=os.getpid(), max_credits=settings.actors.credits
+                device,
+                engine,
+                link,
+                clock,
+                pid=os.getpid(),
+                max_credits=settings.actors.credits,
+                profiled=profiled,
             )
             read = telemetry.reader(device, settings.actors.memory_budget)
             link.start_pulse(read, lambda: actor.progress)

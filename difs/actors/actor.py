@@ -21,6 +21,7 @@ from difs.actor_messages import (
     LoadFailed,
     LoadVariant,
     Ready,
+    Resident,
     Retiring,
     Stop,
     SwitchMode,
@@ -47,15 +48,24 @@ class Actor:
     """One incarnation of an actor."""
 
     def __init__(
-        self, device: str, engine: Engine, link: Link, clock: Clock, *, pid: int, max_credits: int
+        self,
+        device: str,
+        engine: Engine,
+        link: Link,
+        clock: Clock,
+        *,
+        pid: int,
+        max_credits: int,
+        profiled: tuple[Resident, ...] = (),
     ) -> None:
-        """Put the parts together; nothing runs yet."""
+        """Put the parts together; nothing runs yet. `profiled`: see `Ready`."""
         self._device = device
         self._pid = pid
         self._engine = engine
         self._link = link
         self._clock = clock
         self._credits = max_credits
+        self._profiled = profiled
         self._epoch: int | None = None
         self._heard_at = clock.now()
         self._is_draining = False
@@ -107,6 +117,7 @@ class Actor:
             credits=self._credits,
             residents=self._engine.residents,
             attempts=self._engine.attempts,
+            profiled=self._profiled,
         )
         self._link.send(ready)
         self._heard_at = self._clock.now()

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from difs.actor_messages import Costs
 from difs.profiles import best_rows, step_seconds
+from difs.sizes import at
 
 Phase = Literal["encode", "step", "decode", "measure"]
 STICKINESS = 2.0
@@ -62,7 +63,7 @@ class Pace(Struct, frozen=True):
     @property
     def worthwhile_rows(self) -> int:
         """Return the rows above which a call only makes everybody wait longer."""
-        return min(self.max_rows, best_rows(self.costs))
+        return min(self.max_rows, best_rows(at(self.costs, self.pixels)))
 
 
 class Turn(NamedTuple):

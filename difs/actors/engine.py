@@ -8,7 +8,7 @@ actor takes messages, so a cancel costs one step at most.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 from msgspec.structs import replace
@@ -54,13 +54,25 @@ class DeviceBroken(Exception):
 class Engine(ABC):
     """Computes; knows nothing of sockets."""
 
-    def __init__(self, clock: Clock, easel: Easel, *, kind: str, max_rows: int) -> None:
-        """Start with no residents and no jobs; `kind` is the device's, for its memory modes."""
+    def __init__(
+        self,
+        clock: Clock,
+        easel: Easel,
+        *,
+        kind: str,
+        max_rows: int,
+        profiled: Sequence[Resident] = (),
+    ) -> None:
+        """Start with no residents and no jobs; `kind` is the device's, for its memory modes.
+
+        `profiled` is what variants would be here, as profiles say.
+        """
         self._clock = clock
         self._easel = easel
         self._kind = kind
         self._most_rows = max_rows
         self._residents: dict[str, Resident] = {}
+        self._profiled = {(found.variant, found.memory_mode): found for found in profiled}
         self._limits: dict[str, tuple[int, float]] = {}
         """Rows that one call of a resident may have after an error, and since when."""
         self._measuring: dict[str, tuple[Iterator[object], float]] = {}
@@ -380,8 +392,8 @@ class Engine(ABC):
             next(units)
         except StopIteration as done:
             del self._measuring[variant]
-            self._residents[variant] = done.value
-            self._reports.append(Loaded(done.value))
+            resident = self._residents[variant] = self._with_profile(done.value)
+            self._reports.append(Loaded(resident))
         except DeviceBroken:
             raise
         except DifsError as error:
@@ -389,6 +401,13 @@ class Engine(ABC):
         except Exception as error:
             log.exception("%s broke while it was measured", variant)
             self._give_up_load(variant, f"it does not run: {type(error).__name__}")
+
+    def _with_profile(self, measured: Resident) -> Resident:
+        """Return a resident that was measured at one size, with what a profile says of the others."""
+        found = self._profiled.get((measured.variant, measured.memory_mode))
+        if found is None:
+            return measured
+        return replace(measured, costs=profiles.reconciled(measured.costs, found.costs), room=found.room)
 
     def _give_up_load(self, variant: str, message: str) -> None:
         """Report a load that failed; the subclass lets go of what it has."""
@@ -481,5 +500,13 @@ class Engine(ABC):
             words = f"memory mode {mode} does not work on {self._kind}; {', '.join(usable)} do"
             raise EngineFailed(words)
         self.enter(variant, mode)
-        self._residents[variant] = replace(self._residents[variant], memory_mode=mode)
+        self._residents[variant] = self._switched(self._residents[variant], mode)
         self._reports.append(Switched(self._residents[variant]))
+
+    def _switched(self, resident: Resident, mode: MemoryMode) -> Resident:
+        """Return a resident in another mode: with what a profile says of it, else as it was."""
+        found = self._profiled.get((resident.variant, mode))
+        if found is None:
+            return replace(resident, memory_mode=mode, room=None)
+        costs = replace(found.costs, load_s=resident.costs.load_s)
+        return replace(resident, memory_mode=mode, costs=costs, room=found.room)

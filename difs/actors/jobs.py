@@ -7,7 +7,7 @@ from typing import Any
 from difs.actor_messages import Costs, Ended, Execute, Finished, Resident, Sealed
 from difs.actors import elastic
 from difs.actors.batching import Candidate
-from difs.profiles import step_seconds
+from difs.profiles import decode_seconds, step_seconds
 
 
 class Painting:
@@ -159,7 +159,7 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
     """
     pixels = job.execute.width * job.execute.height
     step_s = step_seconds(costs, pixels, rows)
-    decode_s = costs.decode_s * pixels / costs.pixels
+    decode_s = decode_seconds(costs, pixels)
     common = Candidate(
         key=key,
         phase="encode",

@@ -5,7 +5,7 @@ units themselves stand in `difs.actors.torch_engine`.
 """
 
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
@@ -16,19 +16,14 @@ from msgspec.structs import replace
 
 from difs import config
 from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident
-from difs.actors import generic, loading, pinning, warmup
-from difs.actors.adapters import AdapterShelf
+from difs.actors import generic, loading, painters, pinning, warmup
 from difs.actors.delivery import Easel
 from difs.actors.engine import DeviceBroken, Engine
 from difs.actors.loader import Loader
 from difs.actors.loading import LoadCancelled, PartStore
-from difs.actors.memory_modes import ModeKeeper
-from difs.actors.painter import Painter
 from difs.actors.parking import ParkingLot
 from difs.actors.prompts import PromptCache
-from difs.actors.recipes import RECIPES
-from difs.actors.runtime import Runtime
-from difs.actors.stopwatch import Stopwatch
+from difs.actors.stopwatch import Stopwatch, timed_whole
 from difs.clock import Clock
 from difs.errors import DifsError, OutOfMemory, first_line
 from difs.messages import MemoryMode
@@ -73,13 +68,14 @@ class Residency(Engine):
         *,
         threads: int = 0,
         wake: Callable[[], None] = lambda: None,
+        profiled: Sequence[Resident] = (),
     ) -> None:
         """Prepare torch for `device` ("cpu-0", "cuda-1"); nothing is loaded yet.
 
         `wake` is called from other threads when a turn has something to take over.
         """
         kind, _, index = device.partition("-")
-        super().__init__(clock, easel, kind=kind, max_rows=settings.max_rows)
+        super().__init__(clock, easel, kind=kind, max_rows=settings.max_rows, profiled=profiled)
         self._device = torch.device("cpu" if kind == "cpu" else f"cuda:{index}")
         if threads:
             torch.set_num_threads(threads)
@@ -200,33 +196,11 @@ class Residency(Engine):
     def _load_cold(self, variant: Variant, loadee: Loadee) -> Any:
         started = self._clock.now()
         with torch.no_grad(), _typed_memory_errors():  # inference_mode would mark the weights for good
-            painter = self._make_painter(variant, loadee.check)
+            painter = painters.make(
+                variant, self._device, self._settings, self._parts, self._prompts, check=loadee.check
+            )
         loadee.load_s = self._clock.now() - started
         return painter
-
-    def _make_painter(self, variant: Variant, check: Callable[[], None]) -> Any:
-        manifest = variant.manifest
-        dtype = loading.DTYPES[self._precision(variant)]
-        recipe = RECIPES.get(manifest.family)
-        if recipe is None:
-            return generic.load_painter(variant, self._device, dtype)
-        pipe = loading.load_pipeline(variant, recipe, dtype, self._parts, check)
-        keeper = ModeKeeper(pipe, self._device, lambda: loading.restore_denoiser(pipe, variant))
-        keeper.switch(manifest.default_mode)
-        return Painter(
-            pipe,
-            recipe,
-            self._device,
-            kind=manifest.kind,
-            keeper=keeper,
-            shelf=AdapterShelf(pipe, self._settings.adapter_budget),
-            prompts=self._prompts,
-            encoder_key=loading.encoder_key(variant, recipe, dtype),
-            runtime=Runtime(pipe.unet, manifest.runtime),
-        )
-
-    def _precision(self, variant: Variant) -> str:
-        return variant.manifest.precision if self._device.type == "cuda" else "fp32"
 
     def _measure_units(self, variant: str, load_s: float) -> Generator[None, None, Resident]:
         """Measure a variant unit by unit; returns its Resident."""
@@ -243,7 +217,7 @@ class Residency(Engine):
         return Resident(
             variant,
             painter.keeper.mode,
-            self._precision(found),
+            found.precision_on(self._device.type),
             loading.weight_bytes(painter.pipe),
             measured.costs,
             measured.seed_bound,
@@ -252,11 +226,7 @@ class Residency(Engine):
     def _timed_whole(self, act: Callable[[], T]) -> tuple[T, float]:
         """Do `act` and wait for the device; returns its value and seconds."""
         with torch.inference_mode(), self.typed_errors():
-            started = self._clock.now()
-            value = act()
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-            return value, self._clock.now() - started
+            return timed_whole(self._device, self._clock, act)
 
     def forget(self, variant: str) -> None:
         """See Engine.forget."""

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -11,6 +11,7 @@ from difs.clock import Clock
 AHEAD = 1
 """Units that a GPU may have before it while the host prepares the next: it never idles, and a cancel
 still costs a step or two."""
+T = TypeVar("T")
 
 
 class Stopwatch:
@@ -43,6 +44,15 @@ class Stopwatch:
             begin, end, then = self._pending.popleft()
             end.synchronize()
             then(begin.elapsed_time(end) / 1e3)
+
+
+def timed_whole(device: torch.device, clock: Clock, act: Callable[[], T]) -> tuple[T, float]:
+    """Do `act` and wait for the device; returns its value and seconds."""
+    started = clock.now()
+    value = act()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return value, clock.now() - started
 
 
 def _event() -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from difs import profiles
+from difs import estimates, profiles
 from difs.actor_messages import (
     Abort,
     ActorExited,
@@ -69,7 +69,10 @@ def _ready(books: Books, route: bytes, message: Ready, now: float) -> None:
             progressed_at=now,
             residents={r.variant: r for r in message.residents},
         )
-        actor.profiled = {name: found.costs for name, found in actor.residents.items()}
+        actor.first_costs = {name: found.costs for name, found in actor.residents.items()}
+        for found in message.profiled:
+            actor.profiled.setdefault(found.variant, {})[found.memory_mode] = found
+        estimate(books, actor)
         books.add_actor(actor)
     books.effects.append(TellActor(route, Welcome(books.epoch)))
     for number in message.attempts:  # before anything new: they write into slots that are free again
@@ -164,10 +167,18 @@ def _loaded(books: Books, route: bytes, message: Loaded, now: float) -> None:
         variant = message.resident.variant
         loads.answered(actor, variant)
         actor.residents[variant] = message.resident
-        actor.profiled[variant] = message.resident.costs
+        actor.first_costs[variant] = message.resident.costs
         actor.parked.pop(variant, None)
         actor.load_s.pop(variant, None)
         actor.progressed_at = now
+        estimate(books, actor)
+
+
+def estimate(books: Books, actor: Actor) -> None:
+    """Say anew what the variants would cost an actor that were never measured there."""
+    everything = {name: actor.measured(name) for name in books.variants}
+    measured = {name: found for name, found in everything.items() if found is not None}
+    actor.estimated = estimates.of_all(books.variants, measured)
 
 
 def _load_failed(books: Books, route: bytes, message: LoadFailed, now: float) -> None:
@@ -190,6 +201,7 @@ def _evicted(books: Books, route: bytes, message: Evicted, now: float) -> None:
         actor.parked.pop(variant, None)
     if message.parked is not None:
         actor.parked[message.variant] = message.parked
+    estimate(books, actor)
 
 
 def _switched(books: Books, route: bytes, message: Switched, now: float) -> None:
@@ -197,7 +209,7 @@ def _switched(books: Books, route: bytes, message: Switched, now: float) -> None
     actor = books.actors.get(route)
     if actor is not None and message.resident.variant in actor.residents:
         actor.residents[message.resident.variant] = message.resident
-        actor.profiled[message.resident.variant] = message.resident.costs
+        actor.first_costs[message.resident.variant] = message.resident.costs
         actor.progressed_at = now
 
 
@@ -319,7 +331,7 @@ def _used_s(message: Finished) -> float:
 def _note_activity(attempt: Attempt, now: float) -> None:
     """Enter how an attempt fared that need not wait for a load."""
     actor, plan = attempt.actor, attempt.plan
-    costs, activity = actor.profiled.get(plan.variant), actor.activity.get(plan.variant)
+    costs, activity = actor.first_costs.get(plan.variant), actor.activity.get(plan.variant)
     if costs is not None and activity is not None and not plan.prediction.load_s:
         profiled_s = profiles.predict(planning.work_of(attempt.request, plan), costs).total_s
         seen_s = now - attempt.started_at

@@ -108,6 +108,8 @@ def _device_view(actor: Actor, *, is_best_effort: bool) -> DeviceView:
         parked=actor.parked,
         wants=actor.wants,
         activity=actor.activity,
+        profiled=actor.profiled,
+        estimated=actor.estimated,
     )
 
 

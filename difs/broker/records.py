@@ -11,7 +11,7 @@ from enum import StrEnum
 from difs.actor_messages import Costs, Resident, Slot
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
-from difs.messages import Generate, Plan, Reading
+from difs.messages import Generate, MemoryMode, Plan, Reading
 from difs.policy.activity import Activity
 
 
@@ -234,6 +234,10 @@ class Actor:
     residents: dict[str, Resident] = field(default_factory=dict)
     parked: dict[str, Resident] = field(default_factory=dict)
     """What it keeps in host memory, as it would be when it returns."""
+    profiled: dict[str, dict[MemoryMode, Resident]] = field(default_factory=dict)
+    """What variants would be here, as profiles say; the mode that one is loaded into stands first."""
+    estimated: dict[str, Resident] = field(default_factory=dict)
+    """What variants would be that were never measured here, from others of their family."""
     loading: dict[str, deque[Load]] = field(default_factory=dict)
     """Unanswered loads by variant, oldest first; all but the last are cancelled."""
     wants: dict[str, int] = field(default_factory=dict)
@@ -242,7 +246,7 @@ class Actor:
     """Predicted seconds of the loads that they wait for."""
     attempts: dict[int, Attempt] = field(default_factory=dict)
     queue: Queue[Request] = field(default_factory=Queue)
-    profiled: dict[str, Costs] = field(default_factory=dict)
+    first_costs: dict[str, Costs] = field(default_factory=dict)
     """What was measured when each variant came."""
     activity: dict[str, Activity] = field(default_factory=dict)
     suspects: int = 0
@@ -291,8 +295,16 @@ class Actor:
         return not all(self.waits(attempt) for attempt in self.attempts.values())
 
     def known(self, variant: str) -> Resident | None:
-        """Return what is known of a variant here: loaded or parked."""
-        return self.residents.get(variant) or self.parked.get(variant)
+        """Return what is known of a variant here, measured or estimated."""
+        return self.measured(variant) or self.estimated.get(variant)
+
+    def measured(self, variant: str) -> Resident | None:
+        """Return what was measured of a variant here: loaded, parked, or by a profile."""
+        return (
+            self.residents.get(variant)
+            or self.parked.get(variant)
+            or next(iter(self.profiled.get(variant, {}).values()), None)
+        )
 
     def is_loading(self, variant: str) -> bool:
         """Whether a load of `variant` is on its way that nobody has given up."""

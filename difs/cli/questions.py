@@ -108,6 +108,8 @@ def variants(
         terminal.show_captions(infos[0])
     else:
         terminal.show_variants(infos, adapters, problems)
+        if name is not None:
+            terminal.show_quality(infos[0])
 
 
 def _only(name: str, infos: tuple[VariantInfo, ...]) -> tuple[VariantInfo, ...]:

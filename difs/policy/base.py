@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from msgspec import Struct
 
 from difs.actor_messages import Resident
-from difs.messages import AdapterInfo, Alternative, Generate, Plan, VariantInfo
+from difs.messages import AdapterInfo, Alternative, Generate, MemoryMode, Plan, VariantInfo
 from difs.policy.activity import Activity
 
 
@@ -30,10 +30,24 @@ class DeviceView(Struct, frozen=True):
     """How many requests want each variant here, queued or running."""
     activity: Mapping[str, Activity] = {}
     """How often each variant was wanted here, and how it fared."""
+    profiled: Mapping[str, Mapping[MemoryMode, Resident]] = {}
+    """What variants would be here in each memory mode, as profiles say; the mode that one is loaded into
+    stands first. `load_s` is the way from the disk."""
+    estimated: Mapping[str, Resident] = {}
+    """What variants would be that were never measured here, from others of their family: `costs.source`
+    says so."""
 
     def known(self, variant: str) -> Resident | None:
-        """Return what is known of `variant` here: loaded or parked; None: never measured, or dropped."""
-        return self.residents.get(variant) or self.parked.get(variant)
+        """Return what is known of `variant` here; None: nothing.
+
+        Loaded, else parked, else as its profile says of the mode that it is loaded into, else estimated.
+        """
+        return (
+            self.residents.get(variant)
+            or self.parked.get(variant)
+            or next(iter(self.profiled.get(variant, {}).values()), None)
+            or self.estimated.get(variant)
+        )
 
     def rate(self, variant: str, now: float) -> float:
         """Return the requests a second that were given to `variant` here lately."""

@@ -26,7 +26,15 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
 
 SIZE = 64
 LATENT = 16
@@ -134,6 +142,20 @@ def make_generic(folder: Path, seed: int = 0) -> Path:
             tokenizer_3=None,
         )
     return _save(pipe, folder, family="sd3", sampler="euler", guidance=5.0, steps=8)
+
+
+def make_clip(folder: Path, seed: int = 0) -> Path:
+    """CLIP, which sees how a picture fits a text: no variant, but a folder as transformers saves it."""
+    small = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2}
+    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "max_position_embeddings": 24}
+    text = CLIPTextConfig(vocab_size=VOCABULARY, **small, **heads, **tokens)
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, **small, **heads)
+    with _seeded(seed):
+        model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
+    model.save_pretrained(folder, safe_serialization=True)
+    _tokenizer().save_pretrained(folder)
+    return folder
 
 
 # ---- parts --------------------------------------------------------------------------------------

@@ -229,25 +229,30 @@ def test_what_is_given_up_is_neither_evicted_nor_taken_for_loading_before_it_is_
 
 # ---- what a load costs --------------------------------------------------------------------------
 
+LOAD_S, ALONE_S = 1.0, 0.23
+"""What `wide` is thought to cost: it was never measured, and is of the family of `tiny`."""
+
 
 def test_others_loads_do_not_delay_what_can_begin_beside_them() -> None:
     house, _ = loading()
     assert explained(house, variant="tiny").prediction.queue_s < 1.0
     later = explained(house, variant="wide").prediction
-    assert (later.load_s, later.queue_s < 1.0) == (15.0, True), "it waits for the load once, not twice"
+    assert (later.load_s, later.queue_s < LOAD_S) == (LOAD_S, True), (
+        "it waits for the load once, not twice"
+    )
 
 
 def test_loads_that_hold_all_credits_delay_everybody() -> None:
     house, _ = loading(credits=1)
-    assert explained(house, variant="tiny").prediction.queue_s > 15.0
+    assert explained(house, variant="tiny").prediction.queue_s > LOAD_S
 
 
 def test_a_load_counts_once_for_the_device_however_many_wait_for_it_and_ends_with_them() -> None:
     house, execute = loading()
     one = status(house).backlog_s
-    assert one == pytest.approx(15.0 + 0.1 + (20 + 1) * 4096 / 512**2)
+    assert one == pytest.approx(LOAD_S + ALONE_S)
     house.ask("b", variant="wide")
-    assert status(house).backlog_s == pytest.approx(2 * one - 15.0)
+    assert status(house).backlog_s == pytest.approx(2 * one - LOAD_S)
     house.ask(Cancel("b"))
     house.ask(Cancel("a"))
     house.tell(ended(execute))
@@ -258,7 +263,7 @@ def test_a_load_is_off_the_account_once_it_is_done() -> None:
     house, _ = loading()
     before = status(house).backlog_s
     house.tell(Loaded(resident("wide")))
-    assert status(house).backlog_s == pytest.approx(before - 15.0)
+    assert status(house).backlog_s == pytest.approx(before - LOAD_S)
 
 
 # ---- parking ------------------------------------------------------------------------------------
@@ -299,7 +304,7 @@ def test_what_was_dropped_is_not_parked_any_more() -> None:
     house.tell(Loaded(resident("wide")))
     house.tell(Evicted("wide", parked_resident("wide"), dropped=("tiny", "unheard-of")))
     assert status(house).parked == ("wide",)
-    assert explained(house, variant="tiny").prediction.source == "assumed"
+    assert explained(house, variant="tiny").prediction.source == "estimated", "from its relative"
 
 
 def test_an_evicted_that_crosses_a_load_parks_and_does_not_undo_the_load() -> None:

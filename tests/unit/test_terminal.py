@@ -14,6 +14,7 @@ from difs.messages import (
     DeviceStatus,
     Preview,
     Progress,
+    QualityPoint,
     StatusReport,
     Timings,
 )
@@ -162,3 +163,42 @@ def test_the_status_shows_modes_loads_and_what_is_parked(
     rows = {line.split()[0]: line for line in lines if line.startswith("cpu-")}
     assert rows["cpu-0"] == "cpu-0 ready tiny (sliced), wide third fourth 1 2/8 0.50 3/4 - - - -"
     assert rows["cpu-1"].startswith("cpu-1 ready - - - 0 0/8 0.00 4/4 0.0/0.0")
+
+
+# ---- quality --------------------------------------------------------------------------------------
+
+
+def quality_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **facts: Any) -> str:
+    """Return what `show_quality` prints of a variant."""
+    monkeypatch.setattr(terminal.output, "file", None)
+    terminal.show_quality(builders.variant(**facts))
+    return capsys.readouterr().out
+
+
+def test_a_quality_is_shown_with_where_it_comes_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curve = (QualityPoint(64, 4, 1.0, 0.5), QualityPoint(64, 4, 2.5, 0.75), QualityPoint(64, 8, 2.5, 0.8))
+    facts = {"quality": curve, "quality_source": "CLIPScore by x", "quality_kind": "clip"}
+    said = quality_of(capsys, monkeypatch, **facts)
+    assert "quality of tiny (clip): CLIPScore by x" in said
+    assert [line.split() for line in said.splitlines()[-2:]] == [
+        ["64", "4", "0.500", "0.750"],
+        ["64", "8", "-", "0.800"],
+    ]
+
+
+def test_agreement_is_not_sold_as_quality(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curve = (QualityPoint(64, 4, 1.0, 0.5),)
+    said = quality_of(capsys, monkeypatch, quality=curve, quality_kind="agreement")
+    assert "not how good the pictures are" in said
+
+
+def test_a_quality_that_is_not_known_is_not_invented(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = quality_of(capsys, monkeypatch)
+    assert "not known" in said
+    assert "difs profile tiny" in said
