@@ -35,6 +35,27 @@ def expected(curve: Sequence[QualityPoint], steps: int, guidance: float, side: i
     return line[-1][1]
 
 
+Ruler = tuple[str, str]
+"""How and by whom qualities were found: only those of one ruler can be compared."""
+KINDS = ("reference", "clip", "declared", "agreement")
+"""The kinds of curves, the one that is believed most first."""
+
+
+def ruler_of(info: VariantInfo) -> Ruler | None:
+    """Return what a variant's curve was measured with; None: it has none."""
+    return (info.quality_kind or "declared", info.quality_judge) if info.quality else None
+
+
+def common_ruler(infos: Sequence[VariantInfo]) -> Ruler | None:
+    """Return the ruler by which variants are compared: the most believed, of those the most common.
+
+    Agreement with a variant's own best picture says nothing of another's: it counts for one alone.
+    """
+    found = [ruler for ruler in map(ruler_of, infos) if ruler is not None]
+    usable = [ruler for ruler in found if ruler[0] != "agreement" or len(infos) == 1]
+    return min(usable, key=lambda r: (KINDS.index(r[0]), -usable.count(r), r), default=None)
+
+
 def assumed(info: VariantInfo, steps: int) -> float:
     """Return a stand-in for the quality of a variant without a curve: rises to its default steps."""
     share = min(1.0, steps / info.steps_default)

@@ -50,11 +50,8 @@ class Point(NamedTuple):
     """Predicted seconds until the result, with all waiting."""
     worth: float
     """The quality by which points are compared, in hundredths."""
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether its worth is a quality that may be shown."""
-        return bool(self.info.quality)
+    is_measured: bool
+    """Whether `worth` is a quality that may be shown: by the ruler of all the points."""
 
     @property
     def preference(self) -> tuple[float, float, str, str]:
@@ -70,28 +67,29 @@ class Point(NamedTuple):
 def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate) -> list[Point]:
     """Return the points that no other way to compute the same picture beats, variant by variant."""
     found = []
-    for info, devices, dials in _choices(view, infos, request, is_complete=False):
+    for info, devices, dials, is_measured in _choices(view, infos, request, is_complete=False):
         ranked: dict[bool, list[Way]] = {}
         for steps, guidance, calls, worth in dials:
             guided = guidance > 1.0
             if guided not in ranked:
                 ranked[guided] = _quickest(ways(info, devices, request, guidance))
             fixed_s, call_s, device, mode = _soonest(ranked[guided], calls)
-            found.append(Point(device, info, steps, guidance, mode, fixed_s + calls * call_s, worth))
+            total_s = fixed_s + calls * call_s
+            found.append(Point(device, info, steps, guidance, mode, total_s, worth, is_measured))
     return found
 
 
 def survey_points(view: View, infos: Sequence[VariantInfo], request: Generate) -> list[Point]:
     """Return every point there is: for people, who want to see what was not chosen, too."""
     return [
-        Point(device, info, d.steps, d.guidance, mode, fixed_s + d.calls * call_s, d.worth)
-        for info, devices, dials in _choices(view, infos, request, is_complete=True)
+        Point(device, info, d.steps, d.guidance, mode, fixed_s + d.calls * call_s, d.worth, is_measured)
+        for info, devices, dials, is_measured in _choices(view, infos, request, is_complete=True)
         for d in dials
         for fixed_s, call_s, device, mode in ways(info, devices, request, d.guidance)
     ]
 
 
-Choices = tuple[VariantInfo, tuple[DeviceView, ...], tuple[Dial, ...]]
+Choices = tuple[VariantInfo, tuple[DeviceView, ...], tuple[Dial, ...], bool]
 
 
 def _choices(
@@ -101,27 +99,44 @@ def _choices(
     sizes = [points.size_of(info, request) for info in infos]
     side = max([round((width * height) ** 0.5) for width, height in sizes])
     pins = request.overrides
+    ruler = quality.common_ruler(infos)
     knows: dict[int, bool] = {0: True}
     for info in infos:
         key = id(info.captions) if info.captions else 0
         if key not in knows:
             knows[key] = bool(captions.named(info.captions, request.prompt))
         sampler = samplers.canonical(pins.sampler or info.sampler) or info.sampler
-        dials = dials_of(info, side, sampler, pins.steps, pins.guidance_scale)
+        is_measured = ruler is not None and quality.ruler_of(info) == ruler
+        asked = Asked(side if is_measured else None, sampler, pins.steps, pins.guidance_scale)
+        dials = dials_of(info, asked)
         if not knows[key]:  # its picture would show something else: worth nothing, but it is one
             dials = tuple([d._replace(worth=0.0) for d in dials])
-        yield info, view.devices, dials if is_complete or not knows[key] else worthwhile(dials)
+        yield (
+            info,
+            view.devices,
+            dials if is_complete or not knows[key] else worthwhile(dials),
+            is_measured,
+        )
+
+
+class Asked(NamedTuple):
+    """What decides the dials of a variant."""
+
+    side: int | None
+    """Pixels at which its picture will be looked at; None: its curve cannot be compared with others'."""
+    sampler: str
+    steps: int | None
+    """Pinned, as `guidance`."""
+    guidance: float | None
 
 
 @lru_cache(maxsize=4096)
-def dials_of(
-    info: VariantInfo, side: int, sampler: str, steps: int | None, guidance: float | None
-) -> tuple[Dial, ...]:
-    """Return what can be chosen of a variant; `steps` and `guidance` are pinned where they are given."""
-    scales = [guidance] if guidance is not None else guidances(info)
-    choices = [steps] if steps is not None else step_choices(info)
+def dials_of(info: VariantInfo, asked: Asked) -> tuple[Dial, ...]:
+    """Return what can be chosen of a variant."""
+    scales = [asked.guidance] if asked.guidance is not None else guidances(info)
+    choices = [asked.steps] if asked.steps is not None else step_choices(info)
     return tuple(
-        Dial(n, scale, samplers.evaluations(sampler, n), _worth(info, n, scale, side))
+        Dial(n, scale, samplers.evaluations(asked.sampler, n), _worth(info, n, scale, asked.side))
         for scale in scales
         for n in choices
     )
@@ -156,8 +171,8 @@ def guidances(info: VariantInfo) -> list[float]:
     return sorted({info.guidance_scale} | quality.measured_guidances(info.quality))
 
 
-def _worth(info: VariantInfo, steps: int, guidance: float, side: int) -> float:
-    found = quality.expected(info.quality, steps, guidance, side)
+def _worth(info: VariantInfo, steps: int, guidance: float, side: int | None) -> float:
+    found = quality.expected(info.quality, steps, guidance, side) if side is not None else None
     return round(quality.assumed(info, steps) if found is None else found, 2)
 
 
