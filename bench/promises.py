@@ -5,9 +5,9 @@
 A private service with the embedded family and policy `modelless`. At load 0 one request waits for the
 other; that gives the mean seconds of a request, hence the rate of a load. Above, arrivals are Poisson and
 do not wait (see `bench.load`). A quarter of the requests state nothing, a quarter a named quality, half a
-latency between 0.2 and 4 s, of which every second one would rather be refused than late. Reported for
-each load: the error of the predicted finish as a share of it, and how many of the latencies that were
-accepted as kept were kept.
+latency between 0.2 and 4 s, of which every second one would rather be refused than late. Half of all pin
+a variant, so that the work differs. Reported for each load: the error of the predicted finish as a share
+of it, and how many of the latencies that were accepted as kept were kept.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Ended:
     refusal: str = ""
 
 
-def wishes(count: int, seed: int) -> list[dict[str, Any]]:
+def wishes(count: int, seed: int, variants: Sequence[str]) -> list[dict[str, Any]]:
     """Return the arguments of `generate` for so many requests."""
     dice = random.Random(f"wishes {seed}")
     captions = [entry["caption"] for entry in json.loads(CAPTIONS.read_text("utf-8")).values()]
@@ -59,6 +59,8 @@ def wishes(count: int, seed: int) -> list[dict[str, Any]]:
         elif i % 2 == 0:
             wish["latency_s"] = SHORTEST_S * (LONGEST_S / SHORTEST_S) ** dice.random()
             wish["on_infeasible"] = "reject" if i % 4 == 0 else "degrade"
+        if dice.random() < 0.5:
+            wish["variant"] = dice.choice(variants)
         found.append(wish)
     dice.shuffle(found)
     return found
@@ -140,11 +142,12 @@ async def measure(address: str, requests: int, loads: Sequence[float], seed: int
     """Return the figures of each load."""
     found: dict[str, Any] = {}
     async with AsyncClient(address) as client:
-        await offer(client, wishes(12, 0), 0.0, 0)  # warm up
+        names = sorted(info.name for info in await client.variants())
+        await offer(client, wishes(12, 0, names), 0.0, 0)  # warm up
         mean_s = 0.0
         for load in sorted({0.0, *loads}):
             rate = load / mean_s if load else 0.0
-            ended = await offer(client, wishes(requests, seed + round(100 * load)), rate, seed)
+            ended = await offer(client, wishes(requests, seed + round(100 * load), names), rate, seed)
             cell = figures(ended)
             mean_s = mean_s or cell["mean_s"]
             found[f"{load:g}"] = {"rate_hz": round(rate, 3), **cell}
