@@ -31,7 +31,7 @@ from difs.errors import EngineFailed, Unsupported
 from difs.manifests import Manifest
 from difs.messages import Preview
 from difs.profiles import rows_of
-from difs.repository import Variant
+from difs.variants import Variant
 
 CALLBACK, OLD_CALLBACK = "callback_on_step_end", "callback"
 """What a pipeline calls after a step; PixArt, DeepFloyd IF and others know only the older one."""

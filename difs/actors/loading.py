@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from difs.actors import lora_format
 from difs.actors.recipes import StableDiffusion
 from difs.errors import EngineFailed, first_line
-from difs.repository import Variant
+from difs.variants import Variant
 
 transformers.utils.logging.disable_progress_bar()
 diffusers.utils.logging.disable_progress_bar()

@@ -32,7 +32,8 @@ from difs.actors.stopwatch import Stopwatch
 from difs.clock import Clock
 from difs.errors import DifsError, OutOfMemory, first_line
 from difs.messages import MemoryMode
-from difs.repository import Repository, Variant
+from difs.repository import Repository
+from difs.variants import Variant
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
