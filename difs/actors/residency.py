@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from msgspec.structs import replace
 
-from difs import config
+from difs import config, memory_modes
 from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident
 from difs.actors import generic, loading, pinning, warmup
 from difs.actors.adapters import AdapterShelf
@@ -213,7 +213,8 @@ class Residency(Engine):
             return generic.load_painter(variant, self._device, dtype)
         pipe = loading.load_pipeline(variant, recipe, dtype, self._parts, check)
         keeper = ModeKeeper(pipe, self._device, lambda: loading.restore_denoiser(pipe, variant))
-        keeper.switch(manifest.default_mode)
+        usable = manifest.default_mode in memory_modes.available(self._device.type)
+        keeper.switch(manifest.default_mode if usable else "full")
         return Painter(
             pipe,
             recipe,

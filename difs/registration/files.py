@@ -24,7 +24,7 @@ UNSHARED = "unet"
 def register(path: Path, order: Order) -> Outcome:
     """Register a .safetensors file; raises RepositoryError, OSError."""
     refuse_pickle(path)
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" or not path.is_file():
         raise RepositoryError(f"{path.name}: a .safetensors file is needed")
     before = registered(path, order)
     if before is not None:

@@ -1,7 +1,7 @@
 """Registers a diffusers folder: its configuration is copied, its weights are linked.
 
-Of each part one set of weights is taken: the plain one, else fp16's, which gets the plain one's name. What
-paints nothing (a safety checker and its feature extractor) stays behind; so does code.
+Of each part one set of weights is taken: the plain one, else fp16's, which gets the plain one's name.
+What paints nothing (a safety checker and its feature extractor) stays behind; so does code.
 """
 
 import re
@@ -181,7 +181,7 @@ def _kind(source: Path, unet: Unet, scheduler: Scheduler, order: Order) -> tuple
 
 
 def _native_side(source: Path, unet: Unet) -> int:
-    """Return the pixels of a side that the UNet's configuration names; 0 if it names none that we take."""
+    """Return the pixels of a side that the UNet's configuration names; 0 for none that we take."""
     levels = _json(source / "vae" / "config.json", Vae).block_out_channels
     latent = unet.sample_size if isinstance(unet.sample_size, int) else 0
     side = latent << max(0, len(levels) - 1)
@@ -217,7 +217,7 @@ def _weights(part: Path) -> dict[Path, str]:
     pickles = [file.name for file in files if file.suffix.lower() in PICKLE_SUFFIXES]
     if not (plain or half) and pickles:
         raise RepositoryError(
-            f"{part.name}/{pickles[0]}: pickled weights can run code and are never opened; load the folder"
-            " once in diffusers, if you trust it, and save it with safe_serialization=True"
+            f"{part.name}/{pickles[0]}: pickled weights can run code and are never opened; if you trust"
+            " the folder, load it once in diffusers and save it with safe_serialization=True"
         )
     return plain or half

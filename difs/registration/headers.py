@@ -53,9 +53,8 @@ def read(path: Path) -> Header:
         prefix = file.read(LENGTH_BYTES)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == LENGTH_BYTES else -1
         if not 0 < length <= min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
-            raise RepositoryError(
-                f"{path.name} is no safetensors file: its header would have {length} bytes"
-            )
+            words = f"its header would have {length} of {size} bytes"
+            raise RepositoryError(f"{path.name} is no safetensors file: {words}")
         return parse(file.read(length), size, path.name)
 
 

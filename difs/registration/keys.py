@@ -1,8 +1,8 @@
 """What a checkpoint is, from the names and shapes of its tensors. Pure.
 
-A family is known by its structure; how a checkpoint was distilled leaves no trace in it, and whether one of
-SD 2 predicts noise or velocity hardly any: that is taken from the metadata, the file's name or, for the
-latter, the spread of one small tensor; each answer says where it comes from.
+A family is known by its structure; how a checkpoint was distilled leaves no trace in it, and whether one
+of SD 2 predicts noise or velocity hardly any: that is taken from the metadata, the file's name or, for
+the latter, the spread of one small tensor; each answer says where it comes from.
 """
 
 import re
@@ -91,8 +91,11 @@ class Wishes(NamedTuple):
     prediction: Prediction | None = None
 
 
+NO_WISHES = Wishes()
+
+
 def recognise(
-    header: Header, stem: str, wishes: Wishes = Wishes(), spread: Sequence[float] = ()
+    header: Header, stem: str, wishes: Wishes = NO_WISHES, spread: Sequence[float] = ()
 ) -> Checkpoint:
     """Return what a single-file checkpoint is; raises RepositoryError with the reason why it is none.
 

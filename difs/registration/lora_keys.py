@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from difs.manifests import Kind
 from difs.registration.headers import Header, Tensor
-from difs.registration.keys import STRUCTURES, Wishes, kind_of, refusal
+from difs.registration.keys import NO_WISHES, STRUCTURES, Wishes, kind_of, refusal
 
 DOWN = re.compile(r"[._]lora(_linear_layer)?[._](A|down)\.weight$|\.lora_down\.weight$")
 READS_TEXT = re.compile(r"attn2[._](processor\.)?to_[kv][._]")
@@ -49,7 +49,7 @@ def is_lora(tensors: Mapping[str, Tensor]) -> bool:
     )
 
 
-def recognise(header: Header, stem: str, wishes: Wishes = Wishes()) -> LoraFacts:
+def recognise(header: Header, stem: str, wishes: Wishes = NO_WISHES) -> LoraFacts:
     """Return what a LoRA file is for; raises RepositoryError with the reason why it cannot be used."""
     for pattern, what in OTHER_FORMS:
         if any(re.match(pattern, key) for key in header.tensors):

@@ -1,7 +1,7 @@
 """Where a variant starts: sampler, steps, guidance and sizes that suit its family and kind. Pure.
 
-From the models' own cards: guidance 5 to 8 for a base, none for what was distilled; SD 2's v models at 768;
-SDXL's sizes around a megapixel (Podell et al. 2023, appendix I); turbo kinds at 512, 1 to 4 steps.
+From the models' own cards: guidance 5 to 8 for a base, none for what was distilled; SD 2's v models at
+768; SDXL's sizes around a megapixel (Podell et al. 2023, appendix I); turbo kinds at 512, 1 to 4 steps.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,7 @@
 """The one way in: a file, a diffusers folder, or a whole `models/` folder; and out again."""
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,8 +45,8 @@ def unregister(name: str, known: Repository, root: Path) -> str:
         users = borrowers(entry, known)
         if users:
             raise RepositoryError(f"{name} is used by {', '.join(users)}; unregister them first")
-    hidden = folder.with_name(f".{folder.name}.gone")
-    folder.rename(hidden)  # at once for a service that looks
+    hidden = Path(tempfile.mkdtemp(prefix=".gone.", dir=root))
+    folder.rename(hidden / folder.name)  # at once, for a service that looks
     shutil.rmtree(hidden)
     return "adapter" if isinstance(entry, Adapter) else "variant"
 
@@ -61,7 +62,8 @@ def borrowers(entry: Variant | Adapter, known: Repository) -> list[str]:
 def lenders(variant: Variant) -> set[str]:
     """Return the variants that a variant has something of."""
     named = {lender.partition("/")[0] for lender in variant.manifest.parts.values()}
-    return named | ({variant.manifest.captions} - {None, variant.name})  # type: ignore[arg-type]
+    captions = variant.manifest.captions
+    return named if captions is None else named | {captions}
 
 
 def _folder(name: str, entry: Variant | Adapter | None, root: Path) -> Path:
@@ -74,6 +76,7 @@ def _folder(name: str, entry: Variant | Adapter | None, root: Path) -> Path:
         raise UnknownName(f"nothing is registered as {name!r}; there is: {registered}", field="name")
     if not entry.is_users:
         raise RepositoryError(f"{name} is shipped with DIFS and stays")
-    if name not in folders_here:
+    file = entry.path if isinstance(entry, Adapter) else entry.folder
+    if name not in folders_here or not file.is_relative_to(folders_here[name].resolve()):
         raise RepositoryError(f"{name} does not stand in a folder of its name; remove it by hand")
     return folders_here[name]
