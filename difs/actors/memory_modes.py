@@ -139,17 +139,21 @@ class ModeKeeper:
     @property
     def is_exact(self) -> bool:
         """Whether a call gives the very bits that it gives in `full`."""
-        how = HOW[self.mode]
-        return not MODES[self.mode].is_lossy and (self._is_exact or not (how.is_sliced or how.is_tiled))
+        is_sliced = any(HOW[keeper.mode].is_sliced for keeper in self._sharers())
+        is_spared = self._is_exact or not (is_sliced or HOW[self.mode].is_tiled)
+        return not MODES[self.mode].is_lossy and is_spared
 
     @contextmanager
     def exact(self) -> Iterator[None]:
         """Compute within as in `full`, weights where the mode has them; a lossy mode stays lossy."""
-        self._is_exact = True
+        sharers = self._sharers()
+        for keeper in sharers:
+            keeper._is_exact = True
         try:
             yield
         finally:
-            self._is_exact = False
+            for keeper in sharers:
+                keeper._is_exact = False
 
     # ---- entering and leaving -------------------------------------------------------------------
 
@@ -221,6 +225,12 @@ class ModeKeeper:
 
     def _is_shared(self, module: nn.Module) -> bool:
         return any(module in keeper._modules.values() for keeper in self._present if keeper is not self)
+
+    def _sharers(self) -> list["ModeKeeper"]:
+        """Return this keeper and the others whose pipelines have the same denoiser: one may slice it."""
+        own = self._modules.get(self._denoiser)
+        others = [k for k in self._present if own is not None and own in k._modules.values()]
+        return [self, *(k for k in others if k is not self)]
 
     def _is_known_to_others(self, module: nn.Module | None) -> bool:
         return any(module in keeper._modules.values() for keeper in self._all if keeper is not self)

@@ -9,8 +9,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import torch
-from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    create_diffusers_clip_model_from_ldm,
+)
 from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTokenizer, PreTrainedModel
@@ -25,6 +30,10 @@ STARTS: dict[str, tuple[str, ...]] = {
     "text_encoder_2": ("conditioner.embedders.1.",),
 }
 """How the keys of each part begin."""
+CONVERSIONS = {
+    "UNet2DConditionModel": convert_ldm_unet_checkpoint,
+    "AutoencoderKL": convert_ldm_vae_checkpoint,
+}
 CLIP = "cond_stage_model.transformer."
 IGNORED = (".position_ids",)
 """Counted by newer code instead of stored."""
@@ -35,21 +44,33 @@ def load_part(stands: Borrowed, part: str, cls: Any, dtype: torch.dtype) -> nn.M
     """Return a part of the single file that it stands in, on the CPU; raises EngineFailed."""
     assert stands.file is not None
     tensors = _read(stands.file, part, dtype)
-    where: dict[str, Any] = {
-        "config": str(stands.folder.parent),
-        "subfolder": stands.folder.name,
-        "torch_dtype": dtype,
-        "local_files_only": True,
-    }
     if issubclass(cls, PreTrainedModel):
-        module: nn.Module = create_diffusers_clip_model_from_ldm(cls, tensors, **where)
+        module: nn.Module = create_diffusers_clip_model_from_ldm(
+            cls,
+            tensors,
+            config=str(stands.folder.parent),
+            subfolder=stands.folder.name,
+            torch_dtype=dtype,
+            local_files_only=True,
+        )
     else:
-        module = cls.from_single_file(tensors, **where)
+        module = _by_conversion(cls, tensors, stands, part)
     absent = [name for name, tensor in module.named_parameters() if tensor.device.type == "meta"]
     if absent:
         raise EngineFailed(
             f"{stands.file.name} lacks {len(absent)} tensors of its {part}, as {absent[0]}"
         )
+    return module.requires_grad_(False)
+
+
+def _by_conversion(cls: Any, tensors: Any, stands: Borrowed, part: str) -> nn.Module:
+    config = cls.load_config(stands.folder, local_files_only=True)
+    with accelerate.init_empty_weights():
+        module: nn.Module = cls.from_config(config)
+    converted = CONVERSIONS[cls.__name__](tensors, config)
+    strangers = module.load_state_dict(converted, strict=False, assign=True).unexpected_keys
+    if strangers:
+        raise EngineFailed(f"{strangers[0]} belongs to no {part} of its family")
     return module
 
 
