@@ -252,9 +252,11 @@ class Prompt:
 class NoAdapters:
     """The shelf of a pipeline that takes no adapters from requests."""
 
-    names: tuple[str, ...] = ()
+    def has(self, name: str, digest: str) -> bool:
+        """There is none."""
+        return False
 
-    def load(self, name: str, path: Path) -> None:
+    def load(self, name: str, path: Path, digest: str = "") -> None:
         """Refuse: only families with a recipe have adapters."""
         raise Unsupported(f"adapter {name}: this family takes none", field="overrides.adapters")
 

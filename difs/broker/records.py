@@ -200,6 +200,8 @@ class Actor:
     residents: dict[str, Resident] = field(default_factory=dict)
     parked: dict[str, Resident] = field(default_factory=dict)
     """What it keeps in host memory, as it would be when it returns."""
+    outdated: set[str] = field(default_factory=set)
+    """Variants that it has, or loads, as they were before the repository changed; they shall leave."""
     loading: dict[str, deque[Load]] = field(default_factory=dict)
     """Unanswered loads by variant, oldest first; all but the last are cancelled."""
     wants: dict[str, int] = field(default_factory=dict)

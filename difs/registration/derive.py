@@ -175,6 +175,7 @@ def _proposal(base: Variant, key: str, gain: str, adapter_bytes: int = 0, **chan
         linked={},
         seen={},
         quality=None,
+        description=f"{base.name}: {gain}",
         **changes,
     )
     return Proposal(key, manifest, gain, base.weight_bytes, adapter_bytes)

@@ -16,6 +16,7 @@ from difs import repository
 from difs.actor_messages import LoadFailed
 from difs.actors import loading, single_file
 from difs.actors.recipes import RECIPES
+from difs.errors import EngineFailed
 from difs.messages import Adapter
 from difs.registration import derive
 from difs.registration.orders import Order
@@ -57,7 +58,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> Library:
-    """Return a library of `sd15`, `sd2` (velocity), `sdxl`, `inked` (sd15 and `ink`), a sampler's twin."""
+    """Return a library of `sd15`, `sd2` (velocity), `sdxl`, `inked` (sd15, `ink`), and `sd15-unipc`."""
     root = tmp_path_factory.mktemp("library")
     pipes = single_files.fit_configurations(patch, root / "pipelines")
     made = Library(root, pipes)
@@ -189,7 +190,7 @@ def test_a_file_that_lacks_tensors_says_which(library: Library, tmp_path: Path) 
     save_file(tensors, path)
     stands = library.scan().variant("sd15").part("vae")
     cut = type(stands)(stands.folder, {}, path, stands.file_digest)
-    with pytest.raises(loading.EngineFailed, match=r"lacks 1 tensors of its vae, as decoder.conv_out"):
+    with pytest.raises(EngineFailed, match=r"lacks 1 tensors of its vae, as decoder.conv_out"):
         single_file.load_part(cut, "vae", type(library.pipes["sd15"].vae), torch.float32)
 
 
