@@ -111,6 +111,8 @@ class AdapterManifest(Struct, frozen=True, forbid_unknown_fields=True):
     """The variants that it was made for; empty: all of its family."""
     kind: Kind = "base"
     """Not `base`: it makes a base need few steps only."""
+    text_width: Annotated[int, Meta(ge=1)] | None = None
+    """Numbers a token of the encoded text that its base's denoiser reads, where its tensors tell."""
     linked: dict[str, str] = {}
     seen: dict[str, Seen] = {}
 

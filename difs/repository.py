@@ -13,11 +13,12 @@ a link that is bent, or a file that is changed, is refused.
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -94,7 +95,32 @@ def scan(root: Path, user: Path | None = None) -> Repository:
             furnished[name] = _furnish(variant, variants, adapters)
         except RepositoryError as error:
             problems.append(f"{name}: {error}")
-    return Repository(MappingProxyType(furnished), tuple(problems), adapters)
+    fitting = {name: _fit(adapter, furnished.values()) for name, adapter in adapters.items()}
+    return Repository(MappingProxyType(furnished), tuple(problems), MappingProxyType(fitting))
+
+
+class _Denoiser(Struct):
+    """What is needed of a denoiser's configuration."""
+
+    cross_attention_dim: int | tuple[int, ...] | None = None
+
+
+def _fit(adapter: Adapter, variants: Collection[Variant]) -> Adapter:
+    """Return an adapter with the variants that read as wide a text as it was made for."""
+    wanted = adapter.manifest.text_width
+    if wanted is None:
+        return adapter
+    family = [v for v in variants if v.manifest.family == adapter.manifest.family]
+    return replace(adapter, fits=tuple(v.name for v in family if _text_width(v) == wanted))
+
+
+def _text_width(variant: Variant) -> object:
+    """Return how many numbers a token a variant's UNet reads; None if that cannot be told."""
+    try:
+        text = _read(variant.part("unet").folder / "config.json")
+        return msgspec.json.decode(text, type=_Denoiser).cross_attention_dim
+    except (OSError, RepositoryError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _furnish(

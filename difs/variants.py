@@ -130,6 +130,13 @@ class Adapter(Struct, frozen=True):
     nbytes: int
     is_users: bool = False
     """It stands in the user's root."""
+    fits: tuple[str, ...] | None = None
+    """The variants of its family that read as wide a text as it was made for; None: it does not tell."""
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Return the variants that it is for; empty: all of its family."""
+        return self.manifest.variants or self.fits or ()
 
     @property
     def name(self) -> str:
@@ -145,7 +152,7 @@ class Adapter(Struct, frozen=True):
             licence=m.licence,
             description=m.description,
             bytes=self.nbytes,
-            variants=m.variants,
+            variants=self.variants,
         )
 
     def verify(self) -> None:

@@ -82,8 +82,8 @@ def fused(base: Variant, adapter: Adapter, weight: float = 1.0) -> Proposal:
         raise RepositoryError(
             f"{adapter.name} is for {adapter.manifest.family}, {base.name} is of {base.manifest.family}"
         )
-    if adapter.manifest.variants and base.name not in adapter.manifest.variants:
-        made_for = ", ".join(adapter.manifest.variants)
+    if not _fits(adapter, base):
+        made_for = ", ".join(adapter.variants) or f"a wider or narrower text than {base.name} reads"
         raise RepositoryError(f"{adapter.name} is for {made_for}, not for {base.name}")
     changes: dict[str, object] = {"fused": {**base.manifest.fused, adapter.name: weight}}
     gain = f"{adapter.name} in it, at no cost for a step"
@@ -93,6 +93,12 @@ def fused(base: Variant, adapter: Adapter, weight: float = 1.0) -> Proposal:
         changes |= {"kind": kind, "sampler": sampler, "steps": steps, "guidance_scale": guidance}
         gain = f"pictures from {steps.min} to {steps.max} steps, without guidance"
     return _proposal(base, f"fused-{adapter.name}", gain, adapter_bytes=adapter.nbytes, **changes)
+
+
+def _fits(adapter: Adapter, base: Variant) -> bool:
+    """Whether an adapter of the base's family is for this base."""
+    is_known = adapter.manifest.variants or adapter.fits is not None
+    return not is_known or base.name in adapter.variants
 
 
 def few_step_kind(adapter: Adapter) -> Kind:
@@ -148,7 +154,7 @@ def _few_steps(base: Variant, known: Repository) -> list[Proposal]:
         adapter
         for adapter in known.adapters.values()
         if adapter.manifest.family == base.manifest.family
-        and (not adapter.manifest.variants or base.name in adapter.manifest.variants)
+        and _fits(adapter, base)
         and few_step_kind(adapter) != "base"
         and adapter.name not in base.manifest.fused
     ]

@@ -88,6 +88,7 @@ def _adapter(path: Path, header: Header, found: lora_keys.LoraFacts, order: Orde
             licence=order.licence or header.metadata.get("modelspec.license") or UNKNOWN_LICENCE,
             description=_title(header, path),
             kind=found.kind,
+            text_width=found.text_width,
             linked={WEIGHTS: linked} if linked is not None else {},
             seen={WEIGHTS: _seen(folder / WEIGHTS, read.seen)},
         )

@@ -39,6 +39,7 @@ class LoraFacts(Struct, frozen=True):
 
     family: str
     kind: Kind
+    text_width: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -57,27 +58,32 @@ def recognise(header: Header, stem: str, wishes: Wishes = NO_WISHES) -> LoraFact
     for pattern, what in OTHER_BASES:
         if any(re.match(pattern, key) for key in header.tensors):
             raise refusal(f"this is a LoRA for {what}")
-    family = _by_width(header.tensors) or _by_metadata(header.metadata) or _by_encoders(header.tensors)
+    width = _text_width(header.tensors)
+    family = (width and _by_width(width)) or _by_metadata(header.metadata) or _by_encoders(header.tensors)
     if family is None:
         raise refusal("this LoRA does not tell for which base it is")
     kind, why = kind_of(header.metadata, stem) if wishes.kind is None else (wishes.kind, "as stated")
     notes = () if kind == "base" else (f"for few steps ({kind}): {why}; --kind says otherwise",)
-    return LoraFacts(family, kind, notes)
+    return LoraFacts(family, kind, width, notes)
 
 
-def _by_width(tensors: Mapping[str, Tensor]) -> str | None:
+def _text_width(tensors: Mapping[str, Tensor]) -> int | None:
+    """Return the width of the text that a LoRA's layers read; None if none of them reads it."""
     widths = {
         tensor.shape[1]
         for key, tensor in tensors.items()
         if DOWN.search(key) and READS_TEXT.search(key) and len(tensor.shape) >= 2
     }
-    if not widths:
-        return None
-    if len(widths) == 1:
-        for structure in STRUCTURES:
-            if widths == {structure.context}:
-                return structure.family
-    raise refusal(f"this LoRA is for a base that takes a text of {min(widths)} numbers a token")
+    if len(widths) > 1:
+        raise refusal(f"this LoRA is for a base that reads {sorted(widths)} numbers a token")
+    return widths.pop() if widths else None
+
+
+def _by_width(width: int) -> str:
+    for structure in STRUCTURES:
+        if width == structure.context:
+            return structure.family
+    raise refusal(f"this LoRA is for a base that reads {width} numbers a token")
 
 
 def _by_metadata(metadata: Mapping[str, str]) -> str | None:

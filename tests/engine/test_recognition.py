@@ -215,7 +215,7 @@ def test_a_lora_that_reads_no_text_tells_its_base_otherwise(
     [
         (lora("lora_unet_", 3072, *KOHYA[1:], "double_blocks_0_img_attn_proj"), "Flux"),
         (lora("transformer.", 64, *DIFFUSERS[1:], "transformer_blocks.0.attn.to_k"), "Diffusion 3"),
-        (lora("lora_unet_", 4096, *KOHYA[1:], K), "4096 numbers"),
+        (lora("lora_unet_", 4096, *KOHYA[1:], K), "reads 4096 numbers"),
         (lora("lora_unet_", 320, *KOHYA[1:], "down_blocks_0_resnets_0_conv1"), "does not tell"),
         ({"lora_unet_x.hada_w1_a": (4, 4)}, "LoHa"),
         ({"lora_unet_x.lokr_w1": (4, 4)}, "LoKr"),

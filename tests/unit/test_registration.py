@@ -483,3 +483,15 @@ def test_families_that_share_no_parts_have_no_derived_variants(
         derive.proposals(other, known)
     assert isinstance(other.manifest, Manifest)
     assert headers.MAX_TENSORS > 0
+
+
+def test_an_adapter_is_offered_to_those_only_that_read_as_wide_a_text(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.register(home.checkpoint())
+    home.register(home.lora())
+    known = repository.scan(MODEL_REPO, home.user)
+    assert known.adapter("oil").info().variants == ("my-model",)
+    assert known.variant("emoji-base").manifest.family == known.adapter("oil").manifest.family
+    with pytest.raises(RepositoryError, match="oil is for my-model, not for emoji-base"):
+        derive.fused(known.variant("emoji-base"), known.adapter("oil"))
