@@ -104,7 +104,7 @@ def measure(family: str, root: Path) -> dict[str, Any]:
         "register_s": registered - written,
     }
     file.unlink()
-    return facts | found
+    return {**facts, **found}
 
 
 def load_and_step(family: str, root: Path) -> dict[str, Any]:

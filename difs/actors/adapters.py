@@ -104,6 +104,10 @@ class AdapterShelf:
         """Whether an adapter is loaded, from a file with this digest."""
         return name in self._loaded and self._digests.get(name) == digest
 
+    def digests(self, adapters: Sequence[Adapter]) -> tuple[str, ...]:
+        """Return what names the weights of adapters that are loaded."""
+        return tuple(self._digests.get(adapter.name, "") for adapter in adapters)
+
     def load(self, name: str, path: Path, digest: str = "") -> None:
         """Load an adapter from a safetensors file, if it is not loaded with this digest.
 

@@ -174,7 +174,7 @@ def test_a_file_that_changed_does_not_load(library: Library, bench: Bench, tmp_p
     tensors = load_file(path)
     next(iter(tensors.values())).add_(1.0)
     save_file(tensors, path)
-    bench.repository = bench.engine._repository = library.scan()
+    bench.repository = bench.engine._library = library.scan()
     bench.engine.load(name)
     (failed,) = bench.work()
     assert isinstance(failed, LoadFailed)

@@ -1,6 +1,7 @@
 """difs.broker: the model repository changes while the service runs."""
 
 from difs.actor_messages import Evicted, EvictVariant, Execute, Loaded, LoadFailed, LoadVariant
+from difs.broker.effects import Effect
 from difs.broker.events import RepositoryChanged
 from difs.messages import Adapter, AdapterInfo, Error, Plan, Result, VariantInfo, VariantList, Variants
 from tests.builders import (
@@ -23,11 +24,11 @@ def change(
     *names: str,
     outdated: tuple[str, ...] = (),
     adapters: tuple[AdapterInfo, ...] = (),
-) -> list[object]:
+) -> list[Effect]:
     """Let the repository have just the variants `names`."""
     infos: dict[str, VariantInfo] = {name: variant(name) for name in names}
     known = {info.name: info for info in adapters}
-    return list(house.handle(RepositoryChanged(infos, known, frozenset(outdated))))
+    return house.handle(RepositoryChanged(infos, known, frozenset(outdated)))
 
 
 def test_a_new_variant_is_listed_and_serves() -> None:
