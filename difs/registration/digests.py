@@ -43,6 +43,7 @@ def of_parts(path: Path, header: Header, parts: Mapping[str, tuple[str, ...]], t
         before, whole = _seen(path), hashlib.sha256()
         for chunk in _chunks(file, header.data_start):
             whole.update(chunk)
+            tell(len(chunk))
         found: dict[str, list[bytes]] = {part: [] for part in parts}
         for key, tensor in in_order(header):
             owner = next((p for p, starts in parts.items() if key.startswith(starts)), None)

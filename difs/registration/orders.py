@@ -4,12 +4,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from difs.errors import RepositoryError
 from difs.manifests import Kind, Prediction
-from difs.messages import Name
 from difs.registration import digests, shelf
 from difs.registration.digests import Progress
 from difs.repository import PICKLE_SUFFIXES, Repository
@@ -54,18 +52,9 @@ class Outcome(Struct, frozen=True):
 
 def name_for(order: Order, stem: str) -> str:
     """Return the name of a new entry; raises RepositoryError for a bad one or one that is taken."""
-    name = order.name if order.name is not None else slug(stem)
-    try:
-        msgspec.convert(name, Name)
-    except msgspec.ValidationError:
-        raise RepositoryError(
-            f"{name!r} cannot be a name: lower-case letters, digits, '.', '_' and '-';"
-            " choose one with --name"
-        ) from None
+    name = shelf.checked_name(order.name if order.name is not None else slug(stem))
     if name in order.known.variants or name in order.known.adapters or (order.root / name).exists():
-        raise RepositoryError(
-            f"the name {name!r} is taken; choose one with --name, or `difs unregister` it"
-        )
+        raise shelf.taken(name)
     return name
 
 

@@ -20,13 +20,14 @@ from msgspec.structs import fields
 from difs import repository
 from difs.errors import RepositoryError
 from difs.manifests import AdapterManifest, Manifest
+from difs.messages import Name
 from difs.repository import ADAPTER_MANIFEST, MANIFEST
 
 
 @contextlib.contextmanager
 def building(root: Path, name: str) -> Iterator[Path]:
     """Yield a folder to build the entry `name` in; it becomes `root/name` if nothing is raised within."""
-    target = root / name
+    target = root / checked_name(name)
     if target.exists():
         raise taken(name)
     root.mkdir(parents=True, exist_ok=True)
@@ -41,6 +42,17 @@ def building(root: Path, name: str) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def checked_name(name: str) -> str:
+    """Return a name that can be one; raises RepositoryError."""
+    try:
+        return msgspec.convert(name, Name)
+    except msgspec.ValidationError:
+        raise RepositoryError(
+            f"{name!r} cannot be a name: lower-case letters, digits, '.', '_' and '-';"
+            " choose one with --name"
+        ) from None
 
 
 def taken(name: str) -> RepositoryError:

@@ -194,6 +194,19 @@ def test_a_file_that_lacks_tensors_says_which(library: Library, tmp_path: Path) 
         single_file.load_part(cut, "vae", type(library.pipes["sd15"].vae), torch.float32)
 
 
+def test_the_older_spelling_of_clips_keys_is_read(library: Library, tmp_path: Path) -> None:
+    tensors = load_file(library.files / "sd15.safetensors")
+    path = tmp_path / "older.safetensors"
+    save_file(
+        {key.replace("transformer.text_model.", "transformer."): t for key, t in tensors.items()}, path
+    )
+    stands = library.scan().variant("sd15").part("text_encoder")
+    older = type(stands)(stands.folder, {}, path, stands.file_digest)
+    encoder = library.pipes["sd15"].text_encoder
+    read = single_file.load_part(older, "text_encoder", type(encoder), torch.float32).state_dict()
+    assert all(torch.equal(read[key], tensor) for key, tensor in encoder.state_dict().items())
+
+
 def test_clips_own_tokens(library: Library) -> None:
     """The numbers that OpenAI's CLIP gives these words."""
     folder = Path(repository.__file__).parents[1] / "configs" / "pipelines"
