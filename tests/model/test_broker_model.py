@@ -731,6 +731,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def serve_all(self) -> None:
         """With healthy actors and clients that release, every open request gets its result."""
         for _ in range(len(self.ledger.open) + 1):
+            self.obey_all(True, False)  # what is queued waits for what is outdated to come and leave
             for order in self.ledger.orders():
                 self.ledger.report(order)
                 self.tell(order.actor, builders.finished(order.execute))
