@@ -85,7 +85,7 @@ def scan(root: Path, user: Path | None = None) -> Repository:
         raise RepositoryError(f"the model repository {root} is not a folder")
     problems: list[str] = []
     places = [Place(root, is_users=False)]
-    if user is not None and user.is_dir():
+    if user is not None and user.is_dir() and not user.samefile(root):
         places.append(Place(user, is_users=True))
     variants = _read_all(places, MANIFEST, read_variant, problems)
     adapters = _read_all(places, ADAPTER_MANIFEST, read_adapter, problems)

@@ -41,6 +41,8 @@ def of_parts(path: Path, header: Header, parts: Mapping[str, tuple[str, ...]], t
     """
     with path.open("rb") as file:
         before, whole = _seen(path), hashlib.sha256()
+        if before.bytes != header.file_bytes:
+            raise RepositoryError(f"{path.name} changed while it was read")
         for chunk in _chunks(file, header.data_start):
             whole.update(chunk)
             tell(len(chunk))

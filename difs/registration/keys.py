@@ -188,9 +188,14 @@ def kind_of(metadata: Mapping[str, str], stem: str) -> tuple[Kind, str]:
     texts = (("its metadata", metadata.get("modelspec.title", "")), ("its name", stem))
     for source, text in texts:
         for kind, word in KINDS:
-            if re.search(rf"(?<![a-z]){word}(?![a-z])", text.lower()):
+            if re.search(rf"(?<![a-z]){word}(?![a-z])", _apart(text).lower()):
                 return kind, f"{source} says so"
     return "base", "nothing says otherwise"
+
+
+def _apart(text: str) -> str:
+    """Return a text with its capitalised words apart: `XLv2TurboDPM` holds `Turbo`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
 
 
 def _prediction(

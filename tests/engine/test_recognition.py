@@ -54,6 +54,8 @@ def test_the_precision_is_that_of_the_denoiser(
         ("DreamShaperXL_Lightning", {}, "lightning"),
         ("dreamshaper_8LCM", {}, "lcm"),
         ("dreamshaper-lcm", {}, "lcm"),
+        ("dreamshaperXL_v21TurboDPMSDE", {}, "turbo"),
+        ("MyXLTurbo", {}, "turbo"),
         ("turbocharged", {}, "base"),
         ("model", {"modelspec.title": "My SDXL Turbo"}, "turbo"),
     ],
