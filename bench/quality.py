@@ -22,6 +22,7 @@ from bench.members import Compositions, Member, Point, asks, measure, others, re
 from bench.report import keep
 from difs import manifests, repository
 from difs.scorer import REFERENCES, Scorer
+from difs.variants import Variant
 from model_repo.recipes.lora import mono
 
 HOME = "emoji-base"
@@ -96,7 +97,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, with_head: bool = True) -> Itera
 QUALITY = re.compile(r"\n*^\[quality\]\n.*?(?=^\[|\Z)", flags=re.S | re.M)
 
 
-def write(variant: repository.Variant, rows: Sequence[Mapping[str, Any]], source: str) -> None:
+def write(variant: Variant, rows: Sequence[Mapping[str, Any]], source: str) -> None:
     """Put a quality table into a variant's manifest, in place of the one that is there."""
     manifest = variant.folder / repository.MANIFEST
     lines = ["[quality]", 'kind = "reference"', f'judge = "{HOME}"', f'source = "{source}"', "curve = ["]

@@ -1,7 +1,8 @@
 """The configuration: one frozen tree, read from TOML; units as text.
 
 `configs/default.toml` shows every key. Loading is total: a bad file yields all of its problems at
-once, and an unknown key names the nearest known one. Nothing reads the environment but `run_dir`.
+once, and an unknown key names the nearest known one. Nothing reads the environment but `run_dir` and
+`user_repo`.
 """
 
 import difflib
@@ -35,6 +36,7 @@ class Service(Struct, frozen=True):
 
     run_dir: str = ""
     model_repo: str = "model_repo"
+    user_repo: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -219,6 +221,15 @@ def run_dir(config: Config) -> Path:
         return Path(config.service.run_dir).expanduser().absolute()
     base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/difs-{os.getuid()}"  # noqa: S108 -- made 0700
     return Path(base) / "difs"
+
+
+def user_repo(config: Config) -> Path:
+    """Return the folder of what this user registered; it need not be there yet."""
+    if config.service.user_repo:
+        return Path(config.service.user_repo).expanduser().absolute()
+    base = os.environ.get("XDG_DATA_HOME", "")
+    home = Path(base) if os.path.isabs(base) else Path("~/.local/share").expanduser()
+    return home / "difs" / "models"
 
 
 def dump(config: Config) -> bytes:

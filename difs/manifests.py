@@ -33,6 +33,18 @@ class Runtime(Struct, frozen=True, forbid_unknown_fields=True):
     cuda_graphs: bool = False
 
 
+class Seen(Struct, frozen=True, forbid_unknown_fields=True):
+    """A file as it was when it was registered: enough to notice most changes without reading it."""
+
+    bytes: Annotated[int, Meta(ge=0)]
+    mtime_ns: int
+
+
+Kind = Literal["base", "turbo", "lcm", "lightning"]
+"""How a checkpoint was distilled; of an adapter: what a base becomes with it."""
+Prediction = Literal["epsilon", "v_prediction"]
+
+
 class QualityRow(QualityPoint, frozen=True, forbid_unknown_fields=True):
     """A row of a quality table."""
 
@@ -92,7 +104,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     licence: Annotated[str, Meta(min_length=1)]
     digests: dict[str, Digest]
     description: str = ""
-    kind: Literal["base", "turbo", "lcm", "lightning"] = "base"
+    kind: Kind = "base"
     """How it was distilled, which decides its timesteps."""
     default_mode: MemoryMode = "full"
     runtime: Runtime = Runtime()
@@ -104,6 +116,19 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     captions: Name | None = None
     """The variant (it may be this one) whose `captions.json` lists all that this one can paint."""
     quality: Quality | None = None
+    pipeline: Name | None = None
+    """Folder of `configs/pipelines` with the configuration of all parts, where the variant has none."""
+    single_file: str | None = None
+    """The file with the weights of all parts, in the layout of Stability's own code."""
+    prediction: Prediction | None = None
+    """What the denoiser predicts, where the pipeline's scheduler says something else."""
+    zero_snr: bool = False
+    """Trained with a noise schedule that ends in pure noise (Lin et al. 2023)."""
+    contents: dict[str, Digest] = {}
+    """Parts of the single file -> digest of their tensors: equal parts of two files are one in memory."""
+    linked: dict[str, str] = {}
+    """Weight files that are links out of the model repository -> the absolute path that they lead to."""
+    seen: dict[str, Seen] = {}
 
 
 class AdapterManifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +142,12 @@ class AdapterManifest(Struct, frozen=True, forbid_unknown_fields=True):
     description: str = ""
     variants: tuple[Name, ...] = ()
     """The variants that it was made for; empty: all of its family."""
+    kind: Kind = "base"
+    """Not `base`: it makes a base need few steps only."""
+    text_width: Annotated[int, Meta(ge=1)] | None = None
+    """Numbers a token of the encoded text that its base's denoiser reads, where its tensors tell."""
+    linked: dict[str, str] = {}
+    seen: dict[str, Seen] = {}
 
 
 class Caption(Struct, frozen=True):
@@ -165,4 +196,7 @@ def checked(parsed: Manifest) -> Manifest:
     if samplers.canonical(parsed.sampler) != parsed.sampler:
         known = ", ".join(samplers.SAMPLERS)
         raise RepositoryError(f"sampler {parsed.sampler!r} is not one of {known}")
+    single = parsed.single_file
+    if single is not None and (parsed.pipeline is None or set(parsed.digests) != {single}):
+        raise RepositoryError("single_file: needs a pipeline, and a digest of just that file")
     return parsed

@@ -2,14 +2,21 @@
 
 The only place that makes a path from a name: a name is looked up in what was scanned, never joined
 to a path. No torch here, and no weights are read but to hash them.
+
+There are two roots: the shipped one, and the user's, which `difs register` fills. No file may lead out
+of its root, with one exception: weights that were registered where they lay. Such a file is a symbolic
+link in the user's root whose manifest states, under [linked], the very path that it leads to; the path
+is absolute, names a .safetensors and leads to a regular file. The manifest's digest pins its content, so
+a link that is bent, or a file that is changed, is refused.
 """
 
-import hashlib
+import os
 import re
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -17,154 +24,21 @@ from msgspec.structs import replace
 
 from difs import beside, manifests
 from difs.errors import RepositoryError, UnknownName
-from difs.manifests import AdapterManifest, Digest, Manifest, MeasuredCurve, MeasuredQuality
-from difs.messages import AdapterInfo, VariantInfo
+from difs.manifests import AdapterManifest, Manifest, MeasuredCurve, MeasuredQuality
+from difs.variants import MODEL_INDEX, Adapter, Borrowed, Variant
 
 MANIFEST, ADAPTER_MANIFEST = "variant.toml", "adapter.toml"
 CAPTIONS, QUALITY = "captions.json", "quality.json"
+PIPELINES = Path(__file__).resolve().parent.parent / "configs" / "pipelines"
+"""The configurations for single files, beside the package as the shipped repository."""
 MAX_MANIFEST_BYTES = 256 * 1024
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"})
 
 PART_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
-class Borrowed(Struct, frozen=True):
-    """A part that a variant has from another one."""
-
-    folder: Path
-    digests: Mapping[str, Digest]
-    """File below `folder` -> digest."""
-
-
-class Variant(Struct, frozen=True):
-    """A registered variant: its manifest and the validated folder of its weights."""
-
-    manifest: Manifest
-    folder: Path
-    weight_bytes: int
-    borrowed: Mapping[str, Borrowed] = MappingProxyType({})
-    fused: tuple[tuple["Adapter", float], ...] = ()
-    captions: tuple[tuple[str, ...], ...] = ()
-    """Everything that it can paint, each with other words for it; empty: anything."""
-    manifest_folder: Path | None = None
-    """Where its manifest stands, if that is not `folder`."""
-    quality: MeasuredCurve | None = None
-    """What its pictures are worth: as its manifest says, else as it was measured on this machine."""
-
-    @property
-    def home(self) -> Path:
-        """Return the folder of its manifest, beside which what is measured of it is kept."""
-        return self.manifest_folder or self.folder
-
-    @property
-    def fingerprint(self) -> str:
-        """Return what names its weights and how they are run; another one is another thing to measure."""
-        m = self.manifest
-        facts = (
-            sorted(m.digests.items()),
-            sorted((part, sorted(lent.digests.items())) for part, lent in self.borrowed.items()),
-            [(adapter.manifest.digest, weight) for adapter, weight in self.fused],
-            (m.name, m.family, m.precision, m.kind, m.sampler, m.runtime),
-        )
-        return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
-
-    def precision_on(self, kind: str) -> str:
-        """Return the precision in which a kind of device ("cuda", "cpu") computes it."""
-        return self.manifest.precision if kind == "cuda" else "fp32"
-
-    @property
-    def name(self) -> str:
-        """Return the variant's name."""
-        return self.manifest.name
-
-    def info(self) -> VariantInfo:
-        """Return what a client may see."""
-        m, known = self.manifest, self.quality
-        return VariantInfo(
-            name=m.name,
-            task=m.task,
-            family=m.family,
-            precision=m.precision,
-            sampler=m.sampler,
-            steps_min=m.steps.min,
-            steps_default=m.steps.default,
-            steps_max=m.steps.max,
-            guidance_scale=m.guidance_scale,
-            native_sizes=m.native_sizes,
-            licence=m.licence,
-            description=m.description,
-            bytes=self.weight_bytes,
-            captions=self.captions,
-            quality=known.points if known is not None else (),
-            quality_source=known.source if known is not None else "",
-            quality_kind=known.kind if known is not None else None,
-            quality_judge=known.judge if known is not None else "",
-        )
-
-    def part(self, part: str) -> Borrowed:
-        """Return where a part of the pipeline stands and what its weights are, whoever has it."""
-        if part in self.borrowed:
-            return self.borrowed[part]
-        start = f"{part}/"
-        own = {p.removeprefix(start): d for p, d in self.manifest.digests.items() if p.startswith(start)}
-        return Borrowed(self.folder / part, own)
-
-    def verify(self) -> None:
-        """Compare every weight file with its pinned digest; raises RepositoryError."""
-        for relative, pinned in self.manifest.digests.items():
-            _verify(self.name, self.folder / relative, relative, pinned)
-        for part, borrowed in self.borrowed.items():
-            for relative, pinned in borrowed.digests.items():
-                _verify(self.name, borrowed.folder / relative, f"{part}/{relative}", pinned)
-        for adapter, _ in self.fused:
-            adapter.verify()
-
-
-class Adapter(Struct, frozen=True):
-    """A registered LoRA adapter: its manifest and the validated path of its weights."""
-
-    manifest: AdapterManifest
-    path: Path
-    nbytes: int
-
-    @property
-    def name(self) -> str:
-        """Return the adapter's name."""
-        return self.manifest.name
-
-    def info(self) -> AdapterInfo:
-        """Return what a client may see."""
-        m = self.manifest
-        return AdapterInfo(
-            name=m.name,
-            family=m.family,
-            licence=m.licence,
-            description=m.description,
-            bytes=self.nbytes,
-            variants=m.variants,
-        )
-
-    def verify(self) -> None:
-        """Compare the weights with their pinned digest; raises RepositoryError."""
-        _verify(self.name, self.path, self.manifest.file, self.manifest.digest)
-
-
-def _verify(name: str, path: Path, relative: str, pinned: str) -> None:
-    try:
-        with path.open("rb") as file:
-            found = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise RepositoryError(f"{name}: {relative} cannot be read: {error.strerror}") from None
-    if found != pinned:
-        raise RepositoryError(
-            f"{name}: {relative} has changed since it was registered"
-            f" (digest {found[:19]}..., pinned {pinned[:19]}...);"
-            " restore the file or register it anew"
-        )
-
-
 class Repository(Struct, frozen=True):
-    """All variants and adapters under one folder, and what was wrong with the others."""
+    """All variants and adapters of both roots, and what was wrong with the others."""
 
     variants: Mapping[str, Variant]
     problems: tuple[str, ...] = ()
@@ -202,23 +76,51 @@ def locate(configured: str) -> Path:
     raise RepositoryError(f"service.model_repo: {configured} is not a folder; name one that is")
 
 
-def scan(root: Path) -> Repository:
+def scan(root: Path, user: Path | None = None) -> Repository:
     """Read every `<root>/<folder>/variant.toml` and `adapter.toml`; a bad one is a problem, not an end.
 
-    Raises RepositoryError when `root` is no folder.
+    `user`: the user's root, which need not be there. Raises RepositoryError when `root` is no folder.
     """
     if not root.is_dir():
         raise RepositoryError(f"the model repository {root} is not a folder")
     problems: list[str] = []
-    variants = _read_all(root, MANIFEST, read_variant, problems)
-    adapters = _read_all(root, ADAPTER_MANIFEST, read_adapter, problems)
+    places = [Place(root, is_users=False)]
+    if user is not None and user.is_dir() and not user.samefile(root):
+        places.append(Place(user, is_users=True))
+    variants = _read_all(places, MANIFEST, read_variant, problems)
+    adapters = _read_all(places, ADAPTER_MANIFEST, read_adapter, problems)
     furnished = {}
     for name, variant in variants.items():
         try:
             furnished[name] = _furnish(variant, variants, adapters)
         except RepositoryError as error:
             problems.append(f"{name}: {error}")
-    return Repository(MappingProxyType(furnished), tuple(problems), adapters)
+    fitting = {name: _fit(adapter, furnished.values()) for name, adapter in adapters.items()}
+    return Repository(MappingProxyType(furnished), tuple(problems), MappingProxyType(fitting))
+
+
+class _Denoiser(Struct):
+    """What is needed of a denoiser's configuration."""
+
+    cross_attention_dim: int | tuple[int, ...] | None = None
+
+
+def _fit(adapter: Adapter, variants: Collection[Variant]) -> Adapter:
+    """Return an adapter with the variants that read as wide a text as it was made for."""
+    wanted = adapter.manifest.text_width
+    if wanted is None:
+        return adapter
+    family = [v for v in variants if v.manifest.family == adapter.manifest.family]
+    return replace(adapter, fits=tuple(v.name for v in family if _text_width(v) == wanted))
+
+
+def _text_width(variant: Variant) -> object:
+    """Return how many numbers a token a variant's UNet reads; None if that cannot be told."""
+    try:
+        text = _read(variant.part("unet").folder / "config.json")
+        return msgspec.json.decode(text, type=_Denoiser).cross_attention_dim
+    except (OSError, RepositoryError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _furnish(
@@ -238,8 +140,7 @@ def _furnish(
             raise RepositoryError(f"fused: {name} is of family {adapters[name].manifest.family!r}")
         fused.append((adapters[name], weight))
     nbytes = variant.weight_bytes + sum(adapter.nbytes for adapter, _ in fused)
-    for part in borrowed.values():
-        nbytes += sum((part.folder / relative).stat().st_size for relative in part.digests)
+    nbytes += sum(path.stat().st_size for path in {p for b in borrowed.values() for p in b.weights()})
     whole = replace(
         variant,
         borrowed=MappingProxyType(borrowed),
@@ -293,32 +194,49 @@ def _lend(part: str, named: str, borrower: str, variants: Mapping[str, Variant])
 E = TypeVar("E", Variant, Adapter)
 
 
+class Place(NamedTuple):
+    """A root of the model repository."""
+
+    root: Path
+    is_users: bool
+
+
+def manifests_in(root: Path, name: str) -> list[Path]:
+    """Return the manifests called `name`, in order; a folder with a dot is one that is being made."""
+    return sorted(path for path in root.glob(f"*/{name}") if not path.parent.name.startswith("."))
+
+
 def _read_all(
-    root: Path, name: str, read: Callable[[Path, Path], E], problems: list[str]
+    places: Sequence[Place], name: str, read: Callable[[Path, Place], E], problems: list[str]
 ) -> Mapping[str, E]:
     """Return what the manifests called `name` stand for, by its own name; adds to `problems`."""
     found: dict[str, E] = {}
-    for manifest in sorted(root.glob(f"*/{name}")):
-        try:
-            entry = read(manifest, root)
-            if entry.name in found:
-                raise RepositoryError(f"the name {entry.name!r} is taken already")
-            found[entry.name] = entry
-        except RepositoryError as error:
-            problems.append(f"{manifest.parent.name}: {error}")
-        except OSError as error:
-            problems.append(f"{manifest.parent.name}: {name}: {error.strerror}")
+    taken: dict[str, Path] = {}
+    for place in places:
+        for manifest in manifests_in(place.root, name):
+            try:
+                entry = read(manifest, place)
+                if entry.name in found:
+                    other = taken[entry.name]
+                    by = other.name if other.is_relative_to(place.root) else other
+                    raise RepositoryError(f"the name {entry.name!r} is taken already, by {by}")
+                found[entry.name], taken[entry.name] = entry, manifest.parent
+            except RepositoryError as error:
+                problems.append(f"{manifest.parent.name}: {error}")
+            except OSError as error:
+                problems.append(f"{manifest.parent.name}: {name}: {error.strerror}")
     return MappingProxyType(dict(sorted(found.items())))
 
 
-def read_variant(manifest: Path, root: Path) -> Variant:
+def read_variant(manifest: Path, place: Place) -> Variant:
     """Validate one manifest and the files that it names; raises RepositoryError."""
-    root = root.resolve()
+    root = place.root.resolve()
     parsed = manifests.checked(_parse(_inside(manifest, root), Manifest))
     folder = _inside(manifest.parent / parsed.path, root)
-    if not (folder / "model_index.json").is_file():
-        raise RepositoryError(f"{parsed.path!r} is no diffusers folder: no model_index.json")
-    on_disk = _weight_files(folder)
+    pipeline = _pipeline(parsed.pipeline) if parsed.pipeline is not None else None
+    if pipeline is None and not (folder / MODEL_INDEX).is_file():
+        raise RepositoryError(f"{parsed.path!r} is no diffusers folder: no {MODEL_INDEX}")
+    on_disk = _weight_files(folder, _links(parsed.linked, place))
     if on_disk != set(parsed.digests):
         unlisted = ", ".join(sorted(on_disk - set(parsed.digests))) or "none"
         missing = ", ".join(sorted(set(parsed.digests) - on_disk)) or "none"
@@ -327,19 +245,36 @@ def read_variant(manifest: Path, root: Path) -> Variant:
         )
     size = sum((folder / relative).stat().st_size for relative in on_disk)
     home = manifest.resolve().parent
-    return Variant(parsed, folder, size, manifest_folder=home if home != folder else None)
+    return Variant(
+        parsed,
+        folder,
+        size,
+        pipeline=pipeline,
+        is_users=place.is_users,
+        manifest_folder=home if home != folder else None,
+    )
 
 
-def read_adapter(manifest: Path, root: Path) -> Adapter:
+def read_adapter(manifest: Path, place: Place) -> Adapter:
     """Validate one adapter's manifest and the file that it names; raises RepositoryError."""
-    root = root.resolve()
+    root = place.root.resolve()
     parsed = _parse(_inside(manifest, root), AdapterManifest)
     folder = _inside(manifest.parent, root)
-    weights = _weight_files(folder)
-    path = _inside(folder / parsed.file, folder)
+    weights = _weight_files(folder, _links(parsed.linked, place))
+    path = folder / parsed.file
+    if parsed.file not in parsed.linked:
+        path = _inside(path, folder)
     if path.relative_to(folder).as_posix() not in weights or not path.is_file():
         raise RepositoryError(f"file: {parsed.file!r} is no .safetensors file")
-    return Adapter(parsed, path, path.stat().st_size)
+    return Adapter(parsed, path, path.stat().st_size, is_users=place.is_users)
+
+
+def _pipeline(name: str) -> Path:
+    """Return the folder of an offline pipeline configuration, looked up among those there are."""
+    known = {path.parent.name: path.parent for path in PIPELINES.glob(f"*/{MODEL_INDEX}")}
+    if name not in known:
+        raise RepositoryError(f"pipeline: no {name!r}; there is: {', '.join(sorted(known)) or 'none'}")
+    return known[name]
 
 
 def _parse(path: Path, kind: type[T]) -> T:
@@ -353,19 +288,46 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _weight_files(folder: Path) -> set[str]:
+def _weight_files(folder: Path, links: Mapping[str, str]) -> set[str]:
     """Return the weight files below `folder`, relative; refuses pickles and links that lead out."""
     found = set()
     for path in folder.rglob("*"):
-        _inside(path, folder)
+        relative = path.relative_to(folder).as_posix()
+        if relative in links:
+            _check_link(path, links[relative])
+        else:
+            _inside(path, folder)
         if path.suffix.lower() in PICKLE_SUFFIXES:
             raise RepositoryError(
                 f"{path.name}: pickled weights can run code and are never opened;"
                 " convert them to .safetensors"
             )
         if path.suffix == ".safetensors":
-            found.add(path.relative_to(folder).as_posix())
+            found.add(relative)
     return found
+
+
+def _links(linked: Mapping[str, str], place: Place) -> Mapping[str, str]:
+    if linked and not place.is_users:
+        raise RepositoryError("linked: only what a user registered may lead out of the repository")
+    return linked
+
+
+def _check_link(path: Path, stated: str) -> None:
+    """Refuse a link out of the repository that is not just what its manifest states."""
+    if not (os.path.isabs(stated) and path.suffix == Path(stated).suffix == ".safetensors"):
+        raise RepositoryError(f"linked: {stated!r} must be the absolute path of a .safetensors file")
+    if not path.is_symlink() or os.readlink(path) != stated:
+        raise RepositoryError(f"{path.name}: is no link to {stated}, as its manifest says")
+    try:
+        is_regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise RepositoryError(
+            f"{path.name}: {stated} cannot be found any more ({error.strerror});"
+            " bring it back, or unregister this and register it anew"
+        ) from None
+    if not is_regular:
+        raise RepositoryError(f"{path.name}: {stated} is no regular file")
 
 
 def _inside(path: Path, root: Path) -> Path:

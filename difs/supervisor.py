@@ -258,7 +258,9 @@ def serve(settings: config.Config, on_ready: Callable[[tuple[str, ...]], None]) 
     settings = msgspec.structs.replace(
         settings,
         service=msgspec.structs.replace(
-            settings.service, model_repo=str(repository.locate(settings.service.model_repo))
+            settings.service,
+            model_repo=str(repository.locate(settings.service.model_repo)),
+            user_repo=str(config.user_repo(settings)),
         ),
     )
     registry.load(settings.policy.name)

@@ -142,7 +142,7 @@ def _alternatives(points: Sequence[Alternative]) -> Table:
         )
         for other in points
     ]
-    return _table(names, rows)
+    return table(names, rows)
 
 
 def _sentence(plan: Plan) -> str:
@@ -161,13 +161,13 @@ def _expected(plan: Plan) -> str:
 
 def _times(plan: Plan, measured: Timings | None) -> Table:
     predicted = plan.prediction
-    table = Table(box=None, pad_edge=False)
+    made = Table(box=None, pad_edge=False)
     rows = [("queue", predicted.queue_s), ("load", predicted.load_s), ("encode", predicted.encode_s)]
     rows += [("steps", predicted.steps_s), ("decode", predicted.decode_s), ("total", predicted.total_s)]
-    table.add_column("seconds")
+    made.add_column("seconds")
     for name, _ in rows:
-        table.add_column(name, justify="right")
-    table.add_row(f"predicted ({predicted.source})", *(f"{seconds:.3f}" for _, seconds in rows))
+        made.add_column(name, justify="right")
+    made.add_row(f"predicted ({predicted.source})", *(f"{seconds:.3f}" for _, seconds in rows))
     if measured is not None:
         seen = [
             f"{measured.queue_s:.3f}",
@@ -177,8 +177,8 @@ def _times(plan: Plan, measured: Timings | None) -> Table:
             f"{measured.decode_s:.3f}",
             f"{measured.total_s:.3f}",
         ]
-        table.add_row("measured", *seen)
-    return table
+        made.add_row("measured", *seen)
+    return made
 
 
 def show_variants(
@@ -186,10 +186,10 @@ def show_variants(
 ) -> None:
     """Print the registered variants and adapters, and what is wrong with others."""
     names = ("name", "family", "size", "steps", "sampler", "guidance", "MB", "resident on", "what")
-    output.print(_table(names, [_variant_row(info) for info in infos]))
+    output.print(table(names, [_variant_row(info) for info in infos]))
     if adapters:
         rows = [_adapter_row(info) for info in adapters]
-        output.print(_table(("adapter", "family", "for", "MB", "what"), rows))
+        output.print(table(("adapter", "family", "for", "MB", "what"), rows))
     for problem in problems:
         console.print(f"not registered: {problem}")
 
@@ -213,7 +213,7 @@ def show_quality(info: VariantInfo) -> None:
         (str(side), str(steps), *(scores.get((side, steps, scale), "-") for scale in scales))
         for side, steps in sorted({(p.side, p.steps) for p in info.quality})
     ]
-    output.print(_table(("shown at", "steps", *(f"guidance {scale:g}" for scale in scales)), rows))
+    output.print(table(("shown at", "steps", *(f"guidance {scale:g}" for scale in scales)), rows))
 
 
 def show_captions(info: VariantInfo) -> None:
@@ -224,11 +224,12 @@ def show_captions(info: VariantInfo) -> None:
         output.print(f"{caption} ({', '.join(others)})" if others else caption, highlight=False)
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(*names, box=None, pad_edge=False)
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table without lines."""
+    made = Table(*names, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
 
 
 def _variant_row(info: VariantInfo) -> tuple[str, ...]:
@@ -272,9 +273,9 @@ def _status(report: StatusReport) -> RenderableType:
         *("device", "state", "residents", "loading", "parked", "queued", "running", "backlog s"),
         *("slots free", "memory GB", "busy", "C", "W"),
     )
-    table = _table(names, [_device_row(device) for device in report.devices])
+    rows = table(names, [_device_row(device) for device in report.devices])
     counts = "  ".join(f"{name} {count}" for name, count in sorted(report.counts.items()))
-    return Group(head, table, counts or "no requests yet")
+    return Group(head, rows, counts or "no requests yet")
 
 
 def _device_row(device: DeviceStatus) -> tuple[str, ...]:

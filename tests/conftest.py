@@ -1,7 +1,12 @@
-"""How hypothesis runs: `ci` is the default; `HYPOTHESIS_PROFILE=nightly` looks longer, `quick` less."""
+"""What all tests share: a home of their own, and how hypothesis runs.
+
+`ci` is hypothesis' default profile; `HYPOTHESIS_PROFILE=nightly` looks longer, `quick` less.
+"""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 _EXAMPLES = {"quick": 200, "ci": 5_000, "nightly": 200_000}
@@ -19,3 +24,11 @@ for _name, _count in _EXAMPLES.items():
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let no test, and no service that it starts, see what the user has registered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield

@@ -14,10 +14,11 @@ from difs.actors.engine import Report
 from difs.actors.simulated import Script, SimulatedEngine
 from difs.clock import ManualClock
 from difs.manifests import Manifest, StepRange
-from difs.repository import Repository, Variant
+from difs.repository import Repository
 from difs.shm import layout
 from difs.shm.reader import SegmentReader
 from difs.shm.segment import SegmentWriter
+from difs.variants import Variant
 from tests import builders
 
 KIB = 1024

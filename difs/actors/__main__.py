@@ -5,12 +5,13 @@ import os
 import sys
 from pathlib import Path
 
-from difs import config, processes, repository, telemetry
+from difs import catalogue, config, processes, telemetry
 from difs.actor_messages import Resident
 from difs.actors.actor import Actor
 from difs.actors.delivery import Easel
 from difs.actors.engine import Engine
 from difs.actors.link import Link
+from difs.catalogue import Library
 from difs.clock import MonotonicClock
 from difs.errors import DifsError
 from difs.profiling import store
@@ -25,7 +26,7 @@ def make_engine(
     device: str,
     threads: int,
     settings: config.Config,
-    found: Repository,
+    library: Library,
     *,
     easel: Easel,
     link: Link,
@@ -37,12 +38,12 @@ def make_engine(
         from difs.actors.simulated import SimulatedEngine, parse_script
 
         script = parse_script(settings.actors.script)
-        return SimulatedEngine(script, found, easel, clock, max_rows=settings.actors.max_rows)
+        return SimulatedEngine(script, library, easel, clock, max_rows=settings.actors.max_rows)
     from difs.actors.torch_engine import TorchEngine
 
     return TorchEngine(
         device,
-        found,
+        library,
         easel,
         clock,
         settings.actors,
@@ -62,9 +63,10 @@ def profiles_here(device: str, threads: int, found: Repository) -> tuple[Residen
 
 
 def preloads(settings: config.Config, found: Repository) -> list[str]:
-    """Return the variants to load at start: those that are configured, `*` for all."""
+    """Return the variants to load at start: those that are configured, `*` for all that are shipped."""
     names = settings.actors.preload
-    return sorted(found.variants) if "*" in names else list(names)
+    shipped = sorted(name for name, variant in found.variants.items() if not variant.is_users)
+    return shipped if "*" in names else list(names)
 
 
 def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
@@ -74,15 +76,15 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
     home = RunDir(Path(run_dir))
     settings, segments = home.read_facts()
     processes.log_to_stderr(device, settings.service.log_level)
-    found = repository.scan(Path(settings.service.model_repo))
+    shelves = catalogue.open_for(settings)
     clock = MonotonicClock()
     link = Link(home.actors)
     try:
         with SegmentWriter(segments[device]) as writer:
             easel = Easel(writer, link.wake)
-            profiled = profiles_here(device, int(threads), found)
+            profiled = profiles_here(device, int(threads), shelves.found)
             engine = make_engine(
-                device, int(threads), settings, found, easel=easel, link=link, profiled=profiled
+                device, int(threads), settings, shelves, easel=easel, link=link, profiled=profiled
             )
             actor = Actor(
                 device,
@@ -95,7 +97,7 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
             )
             read = telemetry.reader(device, settings.actors.memory_budget)
             link.start_pulse(read, lambda: actor.progress)
-            return actor.live(preloads(settings, found))
+            return actor.live(preloads(settings, shelves.found))
     except DifsError as error:
         log.error("%s", error)
         return processes.EXIT_CONFIG

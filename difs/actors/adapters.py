@@ -81,6 +81,7 @@ class AdapterShelf:
         self._budget_bytes = budget_bytes
         self._loaded: dict[str, dict[nn.Module, Delta]] = {}
         """The one used last stands last."""
+        self._digests: dict[str, str] = {}
         self._hooks: dict[nn.Module, RemovableHandle] = {}
         self._call = _Call()
         self._prepared: tuple[Rows, tuple[_Active, ...]] = ((), ())
@@ -99,18 +100,27 @@ class AdapterShelf:
 
     # ---- what is loaded -------------------------------------------------------------------------
 
-    def load(self, name: str, path: Path) -> None:
-        """Load an adapter from a safetensors file, if it is not loaded.
+    def has(self, name: str, digest: str) -> bool:
+        """Whether an adapter is loaded, from a file with this digest."""
+        return name in self._loaded and self._digests.get(name) == digest
+
+    def digests(self, adapters: Sequence[Adapter]) -> tuple[str, ...]:
+        """Return what names the weights of adapters that are loaded."""
+        return tuple(self._digests.get(adapter.name, "") for adapter in adapters)
+
+    def load(self, name: str, path: Path, digest: str = "") -> None:
+        """Load an adapter from a safetensors file, if it is not loaded with this digest.
 
         Raises EngineFailed for a file that does not fit the base; nothing has changed then. The weights
         go to the device at their first use.
         """
-        if name in self._loaded:
+        if self.has(name, digest):
             return
         try:
             self._loaded[name] = lora_format.read(path, self._parts)
         except EngineFailed as error:
             raise EngineFailed(f"adapter {name} does not load: {error}") from None
+        self._digests[name] = digest
         self._rehook()
 
     def trim(self, in_use: Collection[str]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from difs.errors import EngineFailed, Unsupported
 from difs.manifests import Manifest
 from difs.messages import Preview
 from difs.profiles import rows_of
-from difs.repository import Variant
+from difs.variants import Variant
 
 CALLBACK, OLD_CALLBACK = "callback_on_step_end", "callback"
 """What a pipeline calls after a step; PixArt, DeepFloyd IF and others know only the older one."""
@@ -252,9 +252,11 @@ class Prompt:
 class NoAdapters:
     """The shelf of a pipeline that takes no adapters from requests."""
 
-    names: tuple[str, ...] = ()
+    def has(self, name: str, digest: str) -> bool:
+        """There is none."""
+        return False
 
-    def load(self, name: str, path: Path) -> None:
+    def load(self, name: str, path: Path, digest: str = "") -> None:
         """Refuse: only families with a recipe have adapters."""
         raise Unsupported(f"adapter {name}: this family takes none", field="overrides.adapters")
 

@@ -9,20 +9,21 @@ from numpy.typing import NDArray
 
 from difs import captions
 from difs.actor_messages import Execute
-from difs.repository import Repository, Variant
+from difs.catalogue import Library
 from difs.scorer import REFERENCES, Scorer
+from difs.variants import Variant
 
 log = logging.getLogger(__name__)
 
 
-def judge(repository: Repository, execute: Execute, picture: NDArray[np.uint8]) -> float | str:
+def judge(library: Library, execute: Execute, picture: NDArray[np.uint8]) -> float | str:
     """Return the quality, 0..1, of a picture of shape (height, width, 3), or why it cannot be told.
 
     Without a drawing of just what was asked for nothing can be said: so not of other checkpoints, nor of
     several things in one picture, nor of a style that the drawings do not have.
     """
-    variant = repository.variant(execute.variant)
-    folder = _folder(repository, variant)
+    variant = library.variant(execute.variant)
+    folder = _folder(library, variant)
     if folder is None:
         return f"not judged: {variant.name} has no reference drawings"
     named = captions.named(variant.captions, execute.prompt)
@@ -31,7 +32,7 @@ def judge(repository: Repository, execute: Execute, picture: NDArray[np.uint8]) 
     if execute.adapters or execute.width != execute.height:
         return "not judged: there are drawings of square pictures without adapters only"
     try:
-        scorer = _scorer(folder, repository.variant(variant.manifest.captions or variant.name).folder)
+        scorer = _scorer(folder, library.variant(variant.manifest.captions or variant.name).folder)
         at = [caption for caption, *_ in variant.captions].index(named[0])
         return scorer.judge(picture, scorer.names[at], execute.width).score
     except Exception:  # the picture is good all the same
@@ -39,12 +40,12 @@ def judge(repository: Repository, execute: Execute, picture: NDArray[np.uint8]) 
         return "not judged: the scorer failed"
 
 
-def _folder(repository: Repository, variant: Variant) -> Path | None:
+def _folder(library: Library, variant: Variant) -> Path | None:
     """Return where the drawings of a variant stand: its own, or those of whose captions it has."""
     owner = variant.manifest.captions
     if owner is None:
         return None
-    for folder in (variant.folder, repository.variant(owner).folder):
+    for folder in (variant.folder, library.variant(owner).folder):
         if (folder / REFERENCES).is_file():
             return folder
     return None

@@ -6,7 +6,7 @@ Runs off the step loop; between two parts it looks whether anybody still wants t
 import hashlib
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -16,10 +16,12 @@ import torch
 import transformers.utils.logging
 from safetensors.torch import load_file
 
-from difs.actors import lora_format
+from difs import memory_modes
+from difs.actors import lora_format, placement, single_file
 from difs.actors.recipes import StableDiffusion
 from difs.errors import EngineFailed, first_line
-from difs.repository import Variant
+from difs.manifests import Runtime
+from difs.variants import MODEL_INDEX, Borrowed, Variant
 
 transformers.utils.logging.disable_progress_bar()
 diffusers.utils.logging.disable_progress_bar()
@@ -42,7 +44,7 @@ class PartStore:
     def get(self, key: str, load: Callable[[], torch.nn.Module]) -> torch.nn.Module:
         """Return the part called `key`, loaded at need."""
         found = self._parts.get(key)
-        if found is None:
+        if found is None or placement.is_in_fp8(found):  # another's weights in 8 bits are not exact
             found = self._parts[key] = load()
         return found
 
@@ -50,9 +52,11 @@ class PartStore:
 def part_key(variant: Variant, part: str, dtype: torch.dtype) -> str:
     """Return what names a part's content: its weights' digests, its configuration, its precision."""
     stands = variant.part(part)
-    digests = sorted(stands.digests.values())
+    weights = sorted(stands.digests.values())
+    if stands.file is not None:  # the same file has other parts, and another file may have this one
+        weights = [stands.contents or f"{part} of {stands.file_digest}"]
     config = (stands.folder / "config.json").read_bytes()
-    return hashlib.sha256("|".join([*digests, str(dtype)]).encode() + config).hexdigest()
+    return hashlib.sha256("|".join([*weights, str(dtype)]).encode() + config).hexdigest()
 
 
 def encoder_key(variant: Variant, recipe: StableDiffusion, dtype: torch.dtype) -> str:
@@ -60,8 +64,11 @@ def encoder_key(variant: Variant, recipe: StableDiffusion, dtype: torch.dtype) -
     return "+".join(part_key(variant, part, dtype) for part in recipe.text_encoders)
 
 
-SHARED = ("text_encoder", "text_encoder_2", "vae")
-"""Parts that variants of one base have in common."""
+def is_shared(variant: Variant, part: str) -> bool:
+    """Whether a part may be one with that of another variant: a denoiser only if nothing changes it."""
+    m = variant.manifest
+    is_plain = not m.fused and m.runtime == Runtime() and not memory_modes.MODES[m.default_mode].is_lossy
+    return part != "unet" or is_plain
 
 
 def load_pipeline(
@@ -84,10 +91,10 @@ def load_pipeline(
             if issubclass(cls, torch.nn.Module):
                 parts[part] = _load_part(variant, part, cls, dtype, store)
                 check()
-            elif part in variant.borrowed:
-                parts[part] = cls.from_pretrained(variant.part(part).folder, local_files_only=True)
+            elif part in variant.borrowed or variant.pipeline is not None:
+                parts[part] = _load_helper(variant, part, cls)
         pipe = recipe.pipeline.from_pretrained(
-            variant.folder, dtype=dtype, local_files_only=True, **parts, **recipe.options
+            variant.index, dtype=dtype, local_files_only=True, **parts, **recipe.options
         )
     except (LoadCancelled, EngineFailed):
         raise
@@ -110,7 +117,7 @@ def refuse_code(folder: Path) -> None:
 
 def _classes(variant: Variant, recipe: StableDiffusion) -> dict[str, Any]:
     """Return the classes of the parts that are there and used, from model_index.json."""
-    index = json.loads((variant.folder / "model_index.json").read_text("utf-8"))
+    index = json.loads((variant.index / MODEL_INDEX).read_text("utf-8"))
     found = {}
     for part, named in index.items():
         if not isinstance(named, list) or None in named or part in recipe.options:
@@ -124,15 +131,36 @@ def _classes(variant: Variant, recipe: StableDiffusion) -> dict[str, Any]:
 
 
 def _load_part(variant: Variant, part: str, cls: Any, dtype: torch.dtype, store: PartStore) -> Any:
+    stands = variant.part(part)
+
     def load() -> Any:
-        module = cls.from_pretrained(
-            variant.part(part).folder, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
+        if stands.file is not None:
+            module: Any = single_file.load_part(stands, part, cls, dtype)
+        else:
+            module = cls.from_pretrained(
+                stands.folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            )
         if dtype is torch.float16 and getattr(module.config, "force_upcast", False):
             module.float()  # SDXL's autoencoder overflows in fp16
         return module.eval()
 
-    return store.get(part_key(variant, part, dtype), load) if part in SHARED else load()
+    if not is_shared(variant, part):
+        return load()
+    return store.get(part_key(variant, part, dtype), load)
+
+
+def _load_helper(variant: Variant, part: str, cls: Any) -> Any:
+    """Load a part that has no weights: a tokenizer or a scheduler."""
+    folder = variant.part(part).folder
+    if part.startswith("tokenizer") and not single_file.brings_vocabulary(folder):
+        return single_file.load_tokenizer(folder)
+    helper = cls.from_pretrained(folder, local_files_only=True)
+    m = variant.manifest
+    if part == "scheduler" and (m.prediction is not None or m.zero_snr):
+        changes = {"rescale_betas_zero_snr": True} if m.zero_snr else {}
+        predicts = m.prediction or helper.config.prediction_type
+        helper = cls.from_config(helper.config, prediction_type=predicts, **changes)
+    return helper
 
 
 def _check_precision(variant: Variant, pipe: Any, dtype: torch.dtype) -> None:
@@ -159,10 +187,17 @@ def _fuse(variant: Variant, pipe: Any) -> None:
 
 def restore_denoiser(pipe: Any, variant: Variant) -> None:
     """Load the denoiser's exact weights from its files again."""
-    module = pipe.unet
+    module, stands = pipe.unet, variant.part("unet")
     own = dict(module.named_parameters()) | dict(module.named_buffers())
     with torch.no_grad():
-        for path in sorted(variant.part("unet").folder.glob("*.safetensors")):
-            for name, tensor in load_file(path).items():
+        for tensors in _exact_weights(stands, type(module), module.dtype):
+            for name, tensor in tensors.items():
                 own[name].data = tensor.to(own[name].device, module.dtype)
     _fuse(variant, pipe)
+
+
+def _exact_weights(stands: Borrowed, cls: Any, dtype: torch.dtype) -> Iterator[dict[str, torch.Tensor]]:
+    if stands.file is not None:
+        yield single_file.load_part(stands, "unet", cls, dtype).state_dict()
+    else:
+        yield from (load_file(path) for path in sorted(stands.folder.glob("*.safetensors")))

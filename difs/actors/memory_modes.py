@@ -38,15 +38,17 @@ class Mode:
     is_sliced: bool = False
     """Not where weights come or are cast when a layer is called: each slice is a call."""
     is_tiled: bool = False
+    beside: Callable[[Parts], Rest] | None = None
+    """How, where the denoiser must be left as it is because it is another pipeline's, too."""
 
 
 HOW: dict[MemoryMode, Mode] = {
     "full": Mode(placement.on_device),
     "sliced": Mode(placement.on_device, is_sliced=True),
     "tiled": Mode(placement.on_device, is_sliced=True, is_tiled=True),
-    "fp8": Mode(placement.in_fp8, is_tiled=True),
+    "fp8": Mode(placement.in_fp8, is_tiled=True, beside=placement.on_device),
     "model_offload": Mode(placement.by_part, is_sliced=True, is_tiled=True),
-    "group_offload": Mode(placement.by_group, is_sliced=True, is_tiled=True),
+    "group_offload": Mode(placement.by_group, is_sliced=True, is_tiled=True, beside=placement.by_part),
     "sequential_offload": Mode(placement.by_layer, is_tiled=True),
 }
 
@@ -70,6 +72,8 @@ class ModeKeeper:
 
     _present: ClassVar[WeakSet["ModeKeeper"]] = WeakSet()
     """The keepers whose pipelines are on a device."""
+    _all: ClassVar[WeakSet["ModeKeeper"]] = WeakSet()
+    """Those in host memory, too."""
 
     def __init__(self, pipe: Any, device: torch.device, reload: Callable[[], None]) -> None:
         """`reload` restores the denoiser's exact weights; the pipeline is in no mode before `switch`."""
@@ -82,6 +86,7 @@ class ModeKeeper:
         self._modules = {n: m for n, m in pipe.components.items() if isinstance(m, nn.Module)}
         self._denoiser = next((name for name in DENOISERS if name in self._modules), "")
         self._dtype: torch.dtype = getattr(pipe, self._denoiser, pipe).dtype
+        self._all.add(self)
 
     def switch(self, mode: MemoryMode) -> None:
         """Leave the present mode and enter another, between two steps.
@@ -92,6 +97,8 @@ class ModeKeeper:
         if was_here and mode == former:
             return
         with placement.moving(self._device):
+            if not (was_here or MODES[former].is_lossy) and self._is_in_fp8():
+                raise EngineFailed("another variant has the same weights in fp8; try again")
             try:
                 self._leave()
                 if mode != former:
@@ -132,17 +139,21 @@ class ModeKeeper:
     @property
     def is_exact(self) -> bool:
         """Whether a call gives the very bits that it gives in `full`."""
-        how = HOW[self.mode]
-        return not MODES[self.mode].is_lossy and (self._is_exact or not (how.is_sliced or how.is_tiled))
+        is_sliced = any(HOW[keeper.mode].is_sliced for keeper in self._sharers())
+        is_spared = self._is_exact or not (is_sliced or HOW[self.mode].is_tiled)
+        return not MODES[self.mode].is_lossy and is_spared
 
     @contextmanager
     def exact(self) -> Iterator[None]:
         """Compute within as in `full`, weights where the mode has them; a lossy mode stays lossy."""
-        self._is_exact = True
+        sharers = self._sharers()
+        for keeper in sharers:
+            keeper._is_exact = True
         try:
             yield
         finally:
-            self._is_exact = False
+            for keeper in sharers:
+                keeper._is_exact = False
 
     # ---- entering and leaving -------------------------------------------------------------------
 
@@ -154,7 +165,14 @@ class ModeKeeper:
         self._present.add(self)
         if HOW[mode].is_sliced and self._denoiser in parts.modules:
             self._slice(parts.the_denoiser)
-        self._stay = Stay(modules, forwards, HOW[mode].place(parts))
+        self._stay = Stay(modules, forwards, self._place(mode, parts)(parts))
+
+    def _place(self, mode: MemoryMode, parts: Parts) -> Callable[[Parts], Rest]:
+        """Return how a mode places; a denoiser that others have, if only in host memory, stays exact."""
+        how = HOW[mode]
+        is_left = self._denoiser in self._modules.keys() - parts.modules.keys()
+        is_lent = MODES[mode].is_lossy and self._is_known_to_others(self._modules.get(self._denoiser))
+        return how.beside if how.beside is not None and (is_lent or is_left) else how.place
 
     def _leave(self) -> None:
         stay, self._stay = self._stay, None
@@ -187,8 +205,8 @@ class ModeKeeper:
 
     def _unpack(self) -> None:
         """Give weights in 8 bits their precision; in host memory, where there is room for it."""
-        denoiser = self._modules.get(self._denoiser)
-        if denoiser is not None and placement.is_in_fp8(denoiser):
+        if self._is_in_fp8():
+            denoiser = self._modules[self._denoiser]
             placement.to_host([denoiser], self._device)
             placement.out_of_fp8(denoiser, self._dtype)
 
@@ -207,6 +225,19 @@ class ModeKeeper:
 
     def _is_shared(self, module: nn.Module) -> bool:
         return any(module in keeper._modules.values() for keeper in self._present if keeper is not self)
+
+    def _sharers(self) -> list["ModeKeeper"]:
+        """Return this keeper and the others whose pipelines have the same denoiser: one may slice it."""
+        own = self._modules.get(self._denoiser)
+        others = [k for k in self._present if own is not None and own in k._modules.values()]
+        return [self, *(k for k in others if k is not self)]
+
+    def _is_known_to_others(self, module: nn.Module | None) -> bool:
+        return any(module in keeper._modules.values() for keeper in self._all if keeper is not self)
+
+    def _is_in_fp8(self) -> bool:
+        denoiser = self._modules.get(self._denoiser)
+        return denoiser is not None and placement.is_in_fp8(denoiser)
 
     def _own(self) -> dict[str, nn.Module]:
         return {name: m for name, m in self._modules.items() if not self._is_shared(m)}

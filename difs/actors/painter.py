@@ -120,7 +120,7 @@ class Painter:
         return 1 if self.embeds_guidance else rows_of(execute.guidance_scale)
 
     def _encode_one(self, text: str, execute: Execute) -> Text:
-        key = (self._encoder_key, text, execute.adapters)
+        key = (self._encoder_key, text, execute.adapters, self.shelf.digests(execute.adapters))
         found: Text | None = self._prompts.get(key)
         if found is None:
             found = self.encode_text(text, execute.adapters)

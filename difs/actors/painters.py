@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from difs import config
+from difs import config, memory_modes
 from difs.actors import generic, loading
 from difs.actors.adapters import AdapterShelf
 from difs.actors.loading import PartStore
@@ -14,7 +14,7 @@ from difs.actors.painter import Painter
 from difs.actors.prompts import PromptCache
 from difs.actors.recipes import RECIPES
 from difs.actors.runtime import Runtime
-from difs.repository import Variant
+from difs.variants import Variant
 
 
 def make(
@@ -37,7 +37,8 @@ def make(
         return generic.load_painter(variant, device, dtype)
     pipe = loading.load_pipeline(variant, recipe, dtype, parts, check)
     keeper = ModeKeeper(pipe, device, lambda: loading.restore_denoiser(pipe, variant))
-    keeper.switch(manifest.default_mode)
+    usable = manifest.default_mode in memory_modes.available(device.type)
+    keeper.switch(manifest.default_mode if usable else "full")
     return Painter(
         pipe,
         recipe,

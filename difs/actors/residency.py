@@ -24,10 +24,11 @@ from difs.actors.loading import LoadCancelled, PartStore
 from difs.actors.parking import ParkingLot
 from difs.actors.prompts import PromptCache
 from difs.actors.stopwatch import Stopwatch, timed_whole
+from difs.catalogue import Library
 from difs.clock import Clock
-from difs.errors import DifsError, OutOfMemory, first_line
+from difs.errors import DifsError, OutOfMemory, UnknownName, first_line
 from difs.messages import MemoryMode
-from difs.repository import Repository, Variant
+from difs.variants import Variant
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -38,6 +39,8 @@ class Loadee:
     """A variant on its way to the device."""
 
     variant: str
+    build: object
+    """What it is made of, as `Variant.build` says."""
     cancelled: Event = field(default_factory=Event)
     load_s: float = 0.0
 
@@ -53,6 +56,7 @@ class Parked:
 
     painter: Any
     resident: Resident
+    build: object
 
 
 class Residency(Engine):
@@ -61,7 +65,7 @@ class Residency(Engine):
     def __init__(
         self,
         device: str,
-        repository: Repository,
+        library: Library,
         easel: Easel,
         clock: Clock,
         settings: config.Actors,
@@ -79,9 +83,10 @@ class Residency(Engine):
         self._device = torch.device("cpu" if kind == "cpu" else f"cuda:{index}")
         if threads:
             torch.set_num_threads(threads)
-        self._repository = repository
+        self._library = library
         self._settings = settings
         self._painters: dict[str, Any] = {}
+        self._builds: dict[str, object] = {}
         self._loadees: dict[str, Loadee] = {}
         self._leaving = 0
         """Variants on their way to host memory."""
@@ -130,11 +135,11 @@ class Residency(Engine):
             return
         else:
             try:
-                found = self._repository.variant(variant)
+                found = self._library.variant(variant)
             except DifsError as error:
                 self._give_up_load(variant, error.message)
                 return
-            fresh = self._loadees[variant] = Loadee(variant)
+            fresh = self._loadees[variant] = Loadee(variant, found.build)
             self._loader.submit(fresh, lambda: self._bring(found, fresh))
 
     def cancel_load(self, variant: str) -> None:
@@ -172,11 +177,11 @@ class Residency(Engine):
             words = "cancelled" if loadee.cancelled.is_set() or error is None else _words(error)
             self._reports.append(LoadFailed(variant, words))
         elif isinstance(value, Parked):
-            self._painters[variant] = value.painter
+            self._painters[variant], self._builds[variant] = value.painter, value.build
             self._residents[variant] = value.resident
             self._reports.append(Loaded(value.resident))
         else:
-            self._painters[variant] = value
+            self._painters[variant], self._builds[variant] = value, loadee.build
             units = self._measure_units(variant, loadee.load_s)
             self._measuring[variant] = (units, self._clock.now())
 
@@ -187,7 +192,7 @@ class Residency(Engine):
     def _bring(self, variant: Variant, loadee: Loadee) -> Any:
         """Return a parked variant, else a painter from disk; runs on the loader's thread."""
         parked = self._parking.take(variant.name)
-        if parked is None:
+        if parked is None or parked.build != variant.build:
             return self._load_cold(variant, loadee)
         with _typed_memory_errors():
             parked.painter.keeper.to_device()
@@ -204,7 +209,7 @@ class Residency(Engine):
 
     def _measure_units(self, variant: str, load_s: float) -> Generator[None, None, Resident]:
         """Measure a variant unit by unit; returns its Resident."""
-        painter, found = self._painters[variant], self._repository.variant(variant)
+        painter, found = self._painters[variant], self._library.variant(variant)
         measure = generic.measure if painter.is_solo else warmup.measure
         measured = yield from measure(
             painter,
@@ -231,6 +236,7 @@ class Residency(Engine):
     def forget(self, variant: str) -> None:
         """See Engine.forget."""
         self._residents.pop(variant, None)
+        self._builds.pop(variant, None)
         painter = self._painters.pop(variant, None)
         if painter is not None:
             self._discard(painter)
@@ -245,11 +251,23 @@ class Residency(Engine):
 
     def evict(self, variant: str) -> None:
         """See Engine.evict."""
-        resident = self._residents.pop(variant, None)
-        if resident is None:
-            self._reports.append(Evicted(variant))
+        resident, build = self._residents.pop(variant, None), self._builds.get(variant)
+        if resident is not None and self._is_current(variant, build):
+            self._send_away(Parked(self._painters.pop(variant), resident, build))
             return
-        self._send_away(Parked(self._painters.pop(variant), resident))
+        self.forget(variant)
+        if self._is_current(variant):
+            self._reports.append(Evicted(variant))
+        else:  # nobody will want it as it was
+            self._parking.take(variant)
+            self._reports.append(Evicted(variant, None, (variant,)))
+
+    def _is_current(self, variant: str, build: object = None) -> bool:
+        """Whether a variant is registered, as it was when it was loaded."""
+        try:
+            return self._library.variant(variant).build == build or build is None
+        except UnknownName:
+            return False
 
     def _send_away(self, leaving: Parked) -> None:
         self._leaving += 1
@@ -264,7 +282,8 @@ class Residency(Engine):
         self.free()
         costs = replace(resident.costs, load_s=self._clock.now() - started)
         parked = replace(resident, costs=costs)
-        dropped = self._parking.park(resident.variant, Parked(painter, parked), resident.weight_bytes)
+        kept = Parked(painter, parked, leaving.build)
+        dropped = self._parking.park(resident.variant, kept, resident.weight_bytes)
         stays = resident.variant not in dropped
         others = tuple(name for name in dropped if name != resident.variant)
         return Evicted(resident.variant, parked if stays else None, others)

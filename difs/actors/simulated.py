@@ -29,11 +29,11 @@ from difs.actor_messages import (
 from difs.actors.delivery import Easel
 from difs.actors.engine import DeviceBroken, Engine
 from difs.actors.jobs import Job, Painting
+from difs.catalogue import Library
 from difs.clock import Clock
-from difs.errors import ConfigError, DifsError, EngineFailed, OutOfMemory
+from difs.errors import ConfigError, DifsError, EngineFailed, OutOfMemory, UnknownName
 from difs.messages import MAX_PREVIEW_SIDE, Preview
 from difs.profiles import rows_of
-from difs.repository import Repository
 from difs.samplers import evaluations
 
 Positive = Annotated[float, Meta(ge=0)]
@@ -89,7 +89,7 @@ class SimulatedEngine(Engine):
     def __init__(
         self,
         script: Script,
-        repository: Repository,
+        library: Library,
         easel: Easel,
         clock: Clock,
         sleep: Callable[[float], None] = time.sleep,
@@ -99,7 +99,7 @@ class SimulatedEngine(Engine):
         """`sleep` makes the time pass; a ManualClock's `advance` makes it pass at once."""
         super().__init__(clock, easel, kind="simulated", max_rows=max_rows)
         self._script = script
-        self._repository = repository
+        self._library = library
         self._sleep = sleep
         self._loads: dict[str, float] = {}
         """When each variant that is on its way will be there."""
@@ -144,7 +144,7 @@ class SimulatedEngine(Engine):
                 self._reports.append(Loaded(self._residents[variant]))
 
     def _resident(self, variant: str) -> Resident:
-        found = self._repository.variant(variant)
+        found = self._library.variant(variant)
         return Resident(variant, "full", found.manifest.precision, found.weight_bytes, self._costs)
 
     def wait_s(self) -> float:
@@ -163,9 +163,15 @@ class SimulatedEngine(Engine):
     def evict(self, variant: str) -> None:
         """See Engine.evict; what is evicted is always parked."""
         found = self._residents.pop(variant, None)
-        if found is not None:
+        if found is not None and self._is_registered(variant):
             self._parked[variant] = replace(found, costs=replace(found.costs, load_s=0.0))
         self._reports.append(Evicted(variant, self._parked.get(variant)))
+
+    def _is_registered(self, variant: str) -> bool:
+        try:
+            return bool(self._library.variant(variant))
+        except UnknownName:
+            return False
 
     def forget(self, variant: str) -> None:
         """See Engine.forget."""

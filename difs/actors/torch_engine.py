@@ -45,10 +45,10 @@ class TorchEngine(Residency):
     def _fetch_adapters(self, painter: Any, execute: Execute) -> None:
         """Load the adapters that an attempt names, and drop others if they take too much room."""
         for adapter in execute.adapters:
-            found = self._repository.adapter(adapter.name)
-            if adapter.name not in painter.shelf.names:
+            found = self._library.adapter(adapter.name)
+            if not painter.shelf.has(adapter.name, found.manifest.digest):
                 found.verify()
-                painter.shelf.load(adapter.name, found.path)
+                painter.shelf.load(adapter.name, found.path, found.manifest.digest)
         used = {
             a.name
             for job in self._book
@@ -103,7 +103,7 @@ class TorchEngine(Residency):
 
     def judge(self, painting: Painting, canvas: NDArray[np.uint8]) -> float | None:
         """See Engine.judge."""
-        verdict = judging.judge(self._repository, painting.job.execute, canvas)
+        verdict = judging.judge(self._library, painting.job.execute, canvas)
         if isinstance(verdict, str):
             painting.job.note(verdict)
             return None

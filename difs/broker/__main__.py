@@ -8,10 +8,11 @@ import signal
 import sys
 from pathlib import Path
 
-from difs import config, processes, repository
+from difs import catalogue, config, processes
 from difs.broker.books import Segment
 from difs.broker.loop import BrokerLoop
 from difs.broker.state import BrokerState
+from difs.broker.watcher import Watcher
 from difs.clock import MonotonicClock
 from difs.policy import registry
 from difs.policy.base import Options
@@ -30,7 +31,8 @@ def main(run_dir: str, parent_pid: str) -> None:
     home = RunDir(Path(run_dir))
     settings, segments = home.read_facts()
     processes.log_to_stderr("broker", settings.service.log_level)
-    found = repository.scan(Path(settings.service.model_repo))
+    shelves = catalogue.open_for(settings)
+    found = shelves.found
     for problem in found.problems:
         log.warning("not registered: %s", problem)
     plan = layout.plan(config.slot_classes(settings.shm))
@@ -54,6 +56,7 @@ def main(run_dir: str, parent_pid: str) -> None:
         actors=home.actors,
         segments=segments,
         patience_s=settings.broker.send_patience,
+        watcher=Watcher(shelves),
     )
     # Records die by reference count; the collector's full passes only cost latency here.
     gc.freeze()

@@ -87,6 +87,9 @@ def _queue_contradictions(books: Books, actor: Actor) -> Iterator[str]:
 def _load_contradictions(actor: Actor) -> Iterator[str]:
     if not actor.load_s.keys() <= actor.wants.keys() - actor.residents.keys():
         yield f"{actor.device} expects loads that nobody waits for: {actor.load_s}"
+    in_use = actor.loading.keys() | {attempt.plan.variant for attempt in actor.attempts.values()}
+    if not actor.outdated <= in_use:
+        yield f"{actor.device} keeps what is outdated and not used: {actor.outdated - in_use}"
     for variant, loads in actor.loading.items():
         if not loads or not all(load.is_cancelled for load in list(loads)[:-1]):
             yield f"{actor.device} loads {variant} twice at a time"

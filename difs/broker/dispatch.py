@@ -158,6 +158,8 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> _Outcome:
         return _Outcome.GONE
     if actor.attempts and (actor.suspects or request.is_suspect):
         return _Outcome.STUCK
+    if request.plan.variant in actor.outdated:
+        return _Outcome.STUCK  # until it is loaded as it is now
     message, plan = request.message, request.plan
     slots = books.pools[actor.device].lease(message.n, admission.slot_bytes(message, plan))
     if slots is None:

@@ -1,10 +1,12 @@
 """What happened to the broker: everything that `BrokerState.handle` takes."""
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from difs.actor_messages import FromActor
 from difs.errors import DifsError
-from difs.messages import ClientMessage
+from difs.messages import AdapterInfo, ClientMessage, VariantInfo
 
 
 class ClientSaid(Struct, frozen=True):
@@ -41,8 +43,19 @@ class ActorUnreachable(Struct, frozen=True):
     route: bytes
 
 
+class RepositoryChanged(Struct, frozen=True):
+    """The model repository is another than before."""
+
+    variants: Mapping[str, VariantInfo]
+    adapters: Mapping[str, AdapterInfo]
+    outdated: frozenset[str]
+    """Variants that are gone, or made of other weights: what is loaded of them is not them any more."""
+
+
 class Ticked(Struct, frozen=True):
     """Time passed."""
 
 
-Event = ClientSaid | ClientMisspoke | ClientLost | ActorSaid | ActorUnreachable | Ticked
+Event = (
+    ClientSaid | ClientMisspoke | ClientLost | ActorSaid | ActorUnreachable | RepositoryChanged | Ticked
+)

@@ -21,6 +21,7 @@ from difs.broker.events import (
 )
 from difs.broker.outbox import Outbox
 from difs.broker.state import BrokerState
+from difs.broker.watcher import Watcher
 from difs.clock import Clock
 from difs.errors import DifsError
 from difs.messages import MAX_HEADER_BYTES, Accepted, Beat, Progress
@@ -51,8 +52,10 @@ class BrokerLoop:
         actors: str,
         segments: dict[str, Path],
         patience_s: float,
+        watcher: Watcher | None = None,
     ) -> None:
         """Bind both sockets; the addresses are ZeroMQ's."""
+        self._watcher = watcher
         self._state = state
         self._clock = clock
         self._context = zmq.Context()
@@ -94,9 +97,13 @@ class BrokerLoop:
                 if now >= self._state.next_wake():
                     self._take_from_clients()  # what one said before it went away still counts
                     self._flush()
+                    for event in self._watcher.news() if self._watcher is not None else ():
+                        self._happen(event)
                     self._happen(Ticked())
             self._tell_later()
         finally:
+            if self._watcher is not None:
+                self._watcher.close()
             self._context.destroy(linger=LINGER_MS)
 
     # ---- in -----------------------------------------------------------------------------------

@@ -238,6 +238,8 @@ class Actor:
     """What variants would be here, as profiles say; the mode that one is loaded into stands first."""
     estimated: dict[str, Resident] = field(default_factory=dict)
     """What variants would be that were never measured here, from others of their family."""
+    outdated: set[str] = field(default_factory=set)
+    """Variants that it has, or loads, as they were before the repository changed; they shall leave."""
     loading: dict[str, deque[Load]] = field(default_factory=dict)
     """Unanswered loads by variant, oldest first; all but the last are cancelled."""
     wants: dict[str, int] = field(default_factory=dict)

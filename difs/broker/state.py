@@ -9,7 +9,7 @@ Everything that the broker knows stands in its `books`; the desks and `dispatch`
 from collections.abc import Mapping
 
 from difs import config
-from difs.broker import actor_desk, client_desk, dispatch, loads
+from difs.broker import actor_desk, client_desk, dispatch, loads, repository_desk
 from difs.broker.audit import check
 from difs.broker.books import Books, Segment
 from difs.broker.effects import Effect, Exit
@@ -20,6 +20,7 @@ from difs.broker.events import (
     ClientMisspoke,
     ClientSaid,
     Event,
+    RepositoryChanged,
 )
 from difs.messages import AdapterInfo, VariantInfo
 from difs.policy.base import Policy
@@ -68,8 +69,11 @@ class BrokerState:
             client_desk.misspoke(books, event.route, event.error, event.request_id)
         elif isinstance(event, ActorUnreachable):
             actor_desk.unreachable(books, event.route, now)
+        elif isinstance(event, RepositoryChanged):
+            repository_desk.changed(books, event, now)
         else:
             self._tick(now)
+        repository_desk.evict_outdated(books)
         dispatch.dispatch(books, now)
         loads.cancel_unwanted(books, now)
         if books.rules.validate:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from difs import config, exits
 from difs.errors import Unavailable
+from difs.repository import Repository
 from difs.rundir import RunDir
 from difs.version import __version__
 
@@ -73,6 +74,27 @@ def home_of(run_dir: Path | None) -> RunDir:
     """Return the run directory that is meant: the one given, else the configured one."""
     chosen = {"service.run_dir": str(run_dir)} if run_dir else None
     return RunDir(config.run_dir(config.load(None, chosen)))
+
+
+# ---- the repository ------------------------------------------------------------------------------
+
+
+class Roots(NamedTuple):
+    """Where the repository stands, and what is in it."""
+
+    shipped: Path
+    user: Path
+    known: Repository
+
+
+def roots(config_file: Path | None, run_dir: Path | None) -> Roots:
+    """Return the repository of the running service, else the one that is configured."""
+    from difs import repository
+
+    home = home_of(run_dir)
+    settings = home.read_facts()[0] if home.is_running() else config.load(config_file)
+    shipped, user = repository.locate(settings.service.model_repo), config.user_repo(settings)
+    return Roots(shipped, user, repository.scan(shipped, user))
 
 
 @app.command()

@@ -62,6 +62,7 @@ def profile(
     devices = _devices(device, settings)
     order = Order(
         model_repo=str(repository.locate(settings.service.model_repo)),
+        user_repo=str(config.user_repo(settings)),
         variants=_variants(names, settings),
         device=devices[0],
         threads=settings.actors.threads or processes.cores_share(len(_configured(settings))),
@@ -86,7 +87,8 @@ def profile(
 
 def _variants(names: list[str] | None, settings: config.Config) -> tuple[str, ...]:
     """Return the variants to measure; raises UnknownName."""
-    found = repository.scan(repository.locate(settings.service.model_repo))
+    shipped = repository.locate(settings.service.model_repo)
+    found = repository.scan(shipped, config.user_repo(settings))
     chosen = tuple(found.variant(name).name for name in names or found.variants)
     if not chosen:
         raise UnknownName("no variant is registered in the model repository", field="variant")

@@ -1,12 +1,20 @@
 """`difs explain`, `difs variants` and `difs status`: what changes nothing."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from difs import config
-from difs.cli.app import JsonOption, RunDirOption, any_client, app, home_of, running_client
+from difs.cli.app import (
+    ConfigOption,
+    JsonOption,
+    RunDirOption,
+    any_client,
+    app,
+    home_of,
+    roots,
+    running_client,
+)
 from difs.cli.wishes import (
     AdapterOption,
     BestEffort,
@@ -29,7 +37,7 @@ from difs.cli.wishes import (
 )
 from difs.errors import UnknownName
 from difs.exits import readable
-from difs.messages import VariantInfo
+from difs.messages import AdapterInfo, VariantInfo
 
 
 @app.command()
@@ -79,46 +87,57 @@ def variants(
     captions: Annotated[
         bool, typer.Option("--captions", help="List what NAME can paint, with other words for it.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare all of NAME's files with their digests.")
+    ] = False,
+    config_file: ConfigOption = None,
     run_dir: RunDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the registered variants and adapters; without a service, those in the model repository."""
-    from difs import repository, terminal
+    """List the registered variants and adapters, or show NAME and its files."""
+    from difs import terminal
+    from difs.registration import report
 
-    home = home_of(run_dir)
+    home, here = home_of(run_dir), roots(config_file, run_dir)
     if home.is_running():
         with any_client(run_dir, terminal.Notes(quiet=True)) as client:
             infos, adapters = client.variants(), client.adapters()
             problems = tuple[str, ...]()
     else:
-        found = repository.scan(repository.locate(config.Config().service.model_repo))
-        infos = tuple(variant.info() for variant in found.variants.values())
-        adapters = tuple(adapter.info() for adapter in found.adapters.values())
-        problems = found.problems
+        infos = tuple(variant.info() for variant in here.known.variants.values())
+        adapters = tuple(adapter.info() for adapter in here.known.adapters.values())
+        problems = here.known.problems
+    files: list[dict[str, Any]] = []
     if name is not None:
-        infos, adapters, problems = _only(name, infos), (), ()
-    elif captions:
-        raise typer.BadParameter(
-            "say of which variant: difs variants NAME --captions", param_hint="--captions"
-        )
+        infos, adapters, problems = _only(name, infos, adapters)
+        entry = here.known.variants.get(name) or here.known.adapters.get(name)
+        files = report.files_of(entry, verify=verify) if entry is not None else []
+    elif captions or verify:
+        option = "--captions" if captions else "--verify"
+        raise typer.BadParameter(f"say of which variant: difs variants NAME {option}", param_hint=option)
     if as_json:
-        facts = {"variants": infos, "adapters": adapters, "problems": problems}
+        facts = {"variants": infos, "adapters": adapters, "problems": problems, "files": files}
         print(msgspec.json.encode(facts).decode())
-    elif captions:
+    elif captions and infos:
         terminal.show_captions(infos[0])
     else:
         terminal.show_variants(infos, adapters, problems)
-        if name is not None:
+        if files:
+            report.show_files(files)
+        if name is not None and infos:
             terminal.show_quality(infos[0])
 
 
-def _only(name: str, infos: tuple[VariantInfo, ...]) -> tuple[VariantInfo, ...]:
-    """Return the one called `name`; raises UnknownName."""
+def _only(
+    name: str, infos: tuple[VariantInfo, ...], adapters: tuple[AdapterInfo, ...]
+) -> tuple[tuple[VariantInfo, ...], tuple[AdapterInfo, ...], tuple[str, ...]]:
+    """Return those called `name`, and no problems; raises UnknownName."""
     found = tuple(info for info in infos if info.name == name)
-    if not found:
+    beside = tuple(info for info in adapters if info.name == name)
+    if not (found or beside):
         known = ", ".join(info.name for info in infos) or "none"
         raise UnknownName(f"no variant {name!r}; registered: {known}", field="variant")
-    return found
+    return found, beside, ()
 
 
 @app.command()

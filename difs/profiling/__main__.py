@@ -20,7 +20,8 @@ from difs.profiling import agreement, asking, quality, reference, runner, store
 from difs.profiling.asking import Point
 from difs.profiling.grid import PAINS
 from difs.profiling.reports import Broken, Noted, Order, Report
-from difs.repository import Repository, Variant
+from difs.repository import Repository
+from difs.variants import Variant
 
 
 def main(order_json: str, parent_pid: str) -> int:
@@ -29,7 +30,7 @@ def main(order_json: str, parent_pid: str) -> int:
     processes.set_name("difs-profile")
     tell = _mouth()
     order = msgspec.json.decode(order_json, type=Order)
-    found = repository.scan(Path(order.model_repo))
+    found = repository.scan(Path(order.model_repo), Path(order.user_repo))
     for name in order.variants:
         try:
             variant = found.variant(name)

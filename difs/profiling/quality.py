@@ -18,8 +18,9 @@ from difs.manifests import MeasuredCurve, MeasuredQuality
 from difs.messages import QualityKind, QualityPoint
 from difs.profiling.asking import Asked, Point
 from difs.profiling.reports import Broken, Doing, Judged, Report
-from difs.repository import QUALITY, Variant
+from difs.repository import QUALITY
 from difs.scorer import Pixels
+from difs.variants import Variant
 
 
 class Artist(Protocol):

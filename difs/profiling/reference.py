@@ -7,8 +7,9 @@ import numpy as np
 from difs.errors import Unsupported
 from difs.messages import QualityKind, QualityPoint
 from difs.profiling.asking import Asked, Point
-from difs.repository import Repository, Variant
+from difs.repository import Repository
 from difs.scorer import REFERENCES, Judgement, Pixels, Scorer
+from difs.variants import Variant
 
 SIDES = (64, 128)
 """Pixels at which pictures are shown, enlarged or reduced."""

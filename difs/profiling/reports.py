@@ -17,6 +17,7 @@ class Order(Struct, frozen=True):
     """What to measure. Names are those of the model repository."""
 
     model_repo: str
+    user_repo: str
     variants: tuple[str, ...]
     device: str
     threads: int

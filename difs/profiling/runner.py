@@ -15,7 +15,7 @@ from difs.profiling import curves, grid, store
 from difs.profiling.cells import Cell, Key, Profile
 from difs.profiling.grid import Pains, Unit
 from difs.profiling.reports import Broken, Doing, Noted, Report, Timed
-from difs.repository import Variant
+from difs.variants import Variant
 
 TOLERATED = 10
 """One disturbed cell in so many is not worth a word."""

@@ -16,7 +16,7 @@ from difs import beside, telemetry
 from difs.actor_messages import Resident
 from difs.profiling import cells, curves
 from difs.profiling.cells import DeviceFacts, Key, Profile, Software
-from difs.repository import Variant
+from difs.variants import Variant
 from difs.version import __version__
 
 GIB = 2**30

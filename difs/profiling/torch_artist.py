@@ -13,8 +13,8 @@ import torch
 from difs.actors import generic, loading, schedulers
 from difs.actors.recipes import RECIPES
 from difs.profiling.asking import Asked, Point
-from difs.repository import Variant
 from difs.scorer import Pixels
+from difs.variants import Variant
 
 BATCH_PIXELS = {"cpu": 2**17, "cuda": 2**21}
 """Of the pictures that are painted together."""

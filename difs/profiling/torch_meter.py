@@ -26,7 +26,7 @@ from difs.errors import DifsError, EngineFailed, OutOfMemory, first_line
 from difs.profiling import peaks
 from difs.profiling.cells import Cell, DecodeCell, ModeCell, StepCell, Timing
 from difs.profiling.grid import Pains, Unit, failed
-from difs.repository import Variant
+from difs.variants import Variant
 
 STEPS = 20
 """Of the images whose steps are timed; begun anew, untimed, when they are over."""

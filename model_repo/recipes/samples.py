@@ -11,6 +11,7 @@ from torch import Tensor
 from difs import repository
 from difs.actors import loading, schedulers
 from difs.actors.recipes import RECIPES
+from difs.variants import Variant
 from model_repo.recipes import compositions, lora
 from model_repo.recipes.decoder import Pairs
 from model_repo.recipes.material import REPOSITORY, Material, to_unit
@@ -77,9 +78,7 @@ def sampled(
     return load_file(kept)["latents"].to(material.device)
 
 
-def _sample(
-    material: Material, pipe: Any, variant: repository.Variant, point: tuple[int, float]
-) -> Tensor:
+def _sample(material: Material, pipe: Any, variant: Variant, point: tuple[int, float]) -> Tensor:
     own, found = pipe.scheduler, []
     for at in range(0, len(material.names), BATCH):
         names = material.names[at : at + BATCH]

@@ -27,11 +27,13 @@ PLACES = layout.plan([(256 * 1024, 32)])
 class Bench:
     """An engine over a model repository, its segment, and a way to paint."""
 
-    def __init__(self, path: Path, model_repo: Path = MODEL_REPO, **settings: Any) -> None:
+    def __init__(
+        self, path: Path, model_repo: Path = MODEL_REPO, user: Path | None = None, **settings: Any
+    ) -> None:
         home = segment.create(path, PLACES)
         self.writer = segment.SegmentWriter(home)
         self.reader = SegmentReader(home)
-        self.repository = repository.scan(model_repo)
+        self.repository = repository.scan(model_repo, user)
         assert not self.repository.problems, self.repository.problems
         self.engine = TorchEngine(
             "cpu-0",

@@ -11,6 +11,7 @@ from difs import memory_modes, repository
 from difs.actors import generic, loading
 from difs.actors.memory_modes import ModeKeeper
 from difs.messages import MemoryMode
+from difs.variants import Variant
 from tests.engine.conftest import MODEL_REPO
 
 CPU = torch.device("cpu")
@@ -21,8 +22,10 @@ LEVEL = 1 / 255
 MARKS = {"_hf_hook", "_old_forward", "_diffusers_hook", "forward"}
 
 
-def variant(folder: Path = FOLDER) -> repository.Variant:
-    return repository.read_variant(folder / "variant.toml", folder.parent)
+def variant(folder: Path = FOLDER) -> Variant:
+    return repository.read_variant(
+        folder / "variant.toml", repository.Place(folder.parent, is_users=False)
+    )
 
 
 def load(folder: Path = FOLDER) -> Any:

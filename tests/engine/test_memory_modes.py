@@ -303,6 +303,52 @@ def test_a_shared_part_is_unaffected_by_the_other_s_mode(
     other.to_host()
 
 
+def twin(keeper: ModeKeeper) -> ModeKeeper:
+    """Return a keeper of a pipeline that shares everything."""
+    return keep(StableDiffusionPipeline(**keeper._pipe.components, requires_safety_checker=False))
+
+
+@pytest.mark.parametrize("mode", ALL)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_shared_denoiser_stays_exact_for_the_other(
+    keeper: ModeKeeper, picture: torch.Tensor, mode: MemoryMode, is_first: bool
+) -> None:
+    other = twin(keeper)
+    switching, staying = (keeper, other) if is_first else (other, keeper)
+    switching.switch(mode)
+    assert not placement.is_in_fp8(keeper._pipe.unet)
+    assert (paint(staying) - picture).abs().max() <= LEVEL
+    with staying.exact():
+        assert staying.is_exact
+        assert torch.equal(paint(staying), picture)
+    switching.to_host()
+    assert staying.is_exact
+    assert torch.equal(paint(staying), picture)
+    switching.to_device()
+    assert torch.equal(paint(staying), picture) or not staying.is_exact
+    switching.switch("full")
+    other.to_host()
+
+
+def test_a_denoiser_that_is_parked_elsewhere_is_not_put_into_fp8(
+    keeper: ModeKeeper, picture: torch.Tensor
+) -> None:
+    other = twin(keeper)
+    other.to_host()
+    keeper.switch("fp8")
+    assert not placement.is_in_fp8(keeper._pipe.unet)
+    other.to_device()
+    assert torch.equal(paint(other), picture)
+    other.to_host()
+
+
+def test_weights_in_fp8_are_not_taken_over(keeper: ModeKeeper) -> None:
+    keeper.switch("fp8")
+    pipe = StableDiffusionPipeline(**keeper._pipe.components, requires_safety_checker=False)
+    with pytest.raises(EngineFailed, match="same weights in fp8"):
+        keep(pipe)
+
+
 def test_shared_parts_move_with_the_last_who_uses_them(
     keeper: ModeKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:

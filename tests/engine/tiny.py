@@ -76,46 +76,46 @@ max = 50
 
 def make_sd15(folder: Path, seed: int = 0) -> Path:
     """SD 1.x: one text encoder, epsilon prediction."""
-    with _seeded(seed):
-        pipe = _sd(_unet(), DDIMScheduler(**SD_SCHEDULE))
+    with seeded(seed):
+        pipe = _sd(unet(), DDIMScheduler(**SD_SCHEDULE))
     return _save(pipe, folder, family="sd15", sampler="ddim", guidance=5.0, steps=8)
 
 
 def make_sd2_v(folder: Path, seed: int = 0) -> Path:
     """SD 2.x: v-prediction, linear projections, heads by level, an encoder of OpenCLIP's kind."""
-    with _seeded(seed):
-        unet = _unet(use_linear_projection=True, attention_head_dim=(2, 4))
+    with seeded(seed):
+        denoiser = unet(use_linear_projection=True, attention_head_dim=(2, 4))
         scheduler = DDIMScheduler(**SD_SCHEDULE, prediction_type="v_prediction")
-        pipe = _sd(unet, scheduler, hidden_act="gelu")
+        pipe = _sd(denoiser, scheduler, hidden_act="gelu")
     return _save(pipe, folder, family="sd2", sampler="ddim", guidance=5.0, steps=8)
 
 
 def make_lcm(folder: Path, seed: int = 0) -> Path:
     """A latent consistency model of SD 1.x: the guidance scale is embedded in the UNet's time."""
-    with _seeded(seed):
-        unet = _unet(time_cond_proj_dim=32)
-        _amplify(unet.time_embedding.cond_proj, 10.0)
-        pipe = _sd(unet, LCMScheduler(**SD_SCHEDULE))
+    with seeded(seed):
+        denoiser = unet(time_cond_proj_dim=32)
+        _amplify(denoiser.time_embedding.cond_proj, 10.0)
+        pipe = _sd(denoiser, LCMScheduler(**SD_SCHEDULE))
     return _save(pipe, folder, family="sd15", kind="lcm", sampler="lcm", guidance=8.0, steps=4)
 
 
 def make_sdxl(folder: Path, seed: int = 0) -> Path:
     """SDXL: two text encoders, size and crop as added conditions, an autoencoder to be upcast."""
-    with _seeded(seed):
+    with seeded(seed):
         pipe = _xl(EulerDiscreteScheduler(**XL_SCHEDULE, timestep_spacing="leading"))
     return _save(pipe, folder, family="sdxl", sampler="euler", guidance=5.0, steps=8)
 
 
 def make_sdxl_turbo(folder: Path, seed: int = 0) -> Path:
     """SDXL-Turbo: SDXL's structure, one step of Euler a with trailing spacing, no guidance."""
-    with _seeded(seed):
+    with seeded(seed):
         pipe = _xl(EulerAncestralDiscreteScheduler(**XL_SCHEDULE, timestep_spacing="trailing"))
     return _save(pipe, folder, family="sdxl", kind="turbo", sampler="euler_a", guidance=0.0, steps=1)
 
 
 def make_generic(folder: Path, seed: int = 0) -> Path:
     """A pipeline without a recipe: Stable Diffusion 3 (a transformer, flow matching), without its T5."""
-    with _seeded(seed):
+    with seeded(seed):
         transformer = SD3Transformer2DModel(
             sample_size=LATENT,
             patch_size=2,
@@ -133,10 +133,10 @@ def make_generic(folder: Path, seed: int = 0) -> Path:
         pipe = StableDiffusion3Pipeline(
             transformer=transformer,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-            vae=_vae(shift_factor=0.1),
-            text_encoder=_encoder(CLIPTextModelWithProjection),
+            vae=vae(shift_factor=0.1),
+            text_encoder=encoder(CLIPTextModelWithProjection),
             tokenizer=_tokenizer(),
-            text_encoder_2=_encoder(CLIPTextModelWithProjection, hidden_act="gelu"),
+            text_encoder_2=encoder(CLIPTextModelWithProjection, hidden_act="gelu"),
             tokenizer_2=_tokenizer(),
             text_encoder_3=None,
             tokenizer_3=None,
@@ -151,7 +151,7 @@ def make_clip(folder: Path, seed: int = 0) -> Path:
     tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "max_position_embeddings": 24}
     text = CLIPTextConfig(vocab_size=VOCABULARY, **small, **heads, **tokens)
     vision = CLIPVisionConfig(image_size=32, patch_size=8, **small, **heads)
-    with _seeded(seed):
+    with seeded(seed):
         model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
     model.save_pretrained(folder, safe_serialization=True)
     _tokenizer().save_pretrained(folder)
@@ -161,11 +161,17 @@ def make_clip(folder: Path, seed: int = 0) -> Path:
 # ---- parts --------------------------------------------------------------------------------------
 
 
-def _sd(unet: Any, scheduler: Any, **encoder: Any) -> Any:
+def _sd(denoiser: Any, scheduler: Any, **changes: Any) -> Any:
+    autoencoder = vae()
+    return sd_of(denoiser, autoencoder, encoder(CLIPTextModel, **changes), scheduler)
+
+
+def sd_of(denoiser: Any, autoencoder: Any, text_encoder: Any, scheduler: Any) -> Any:
+    """Return a pipeline of Stable Diffusion."""
     return StableDiffusionPipeline(
-        unet=unet,
-        vae=_vae(),
-        text_encoder=_encoder(CLIPTextModel, **encoder),
+        unet=denoiser,
+        vae=autoencoder,
+        text_encoder=text_encoder,
         tokenizer=_tokenizer(),
         scheduler=scheduler,
         safety_checker=None,
@@ -175,29 +181,42 @@ def _sd(unet: Any, scheduler: Any, **encoder: Any) -> Any:
 
 
 def _xl(scheduler: Any) -> Any:
-    unet = _unet(
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2),
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        cross_attention_dim=2 * WIDTH,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + WIDTH,
-    )
+    denoiser, autoencoder = xl_unet(), vae(force_upcast=True)
+    first, second = encoder(CLIPTextModel), encoder(CLIPTextModelWithProjection, hidden_act="gelu")
+    return xl_of(denoiser, autoencoder, first, second, scheduler)
+
+
+def xl_unet(**changes: Any) -> Any:
+    """Return a UNet of SDXL's structure."""
+    facts: dict[str, Any] = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2),
+        "attention_head_dim": (2, 4),
+        "use_linear_projection": True,
+        "cross_attention_dim": 2 * WIDTH,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
+    }
+    return unet(**facts | changes)
+
+
+def xl_of(denoiser: Any, autoencoder: Any, first: Any, second: Any, scheduler: Any) -> Any:
+    """Return a pipeline of SDXL."""
     return StableDiffusionXLPipeline(
-        unet=unet,
-        vae=_vae(force_upcast=True),
-        text_encoder=_encoder(CLIPTextModel),
+        unet=denoiser,
+        vae=autoencoder,
+        text_encoder=first,
         tokenizer=_tokenizer(),
-        text_encoder_2=_encoder(CLIPTextModelWithProjection, hidden_act="gelu"),
+        text_encoder_2=second,
         tokenizer_2=_tokenizer(),
         scheduler=scheduler,
     )
 
 
-def _unet(**changes: Any) -> Any:
+def unet(**changes: Any) -> Any:
+    """Return a UNet, as drawn but for a prompt that is seen and an input that is found again."""
     facts: dict[str, Any] = {
         "sample_size": LATENT,
         "block_out_channels": (16, 32),
@@ -208,12 +227,12 @@ def _unet(**changes: Any) -> Any:
         "attention_head_dim": 2,
         "cross_attention_dim": WIDTH,
     }
-    unet = UNet2DConditionModel(**facts | changes)
-    for name, module in unet.named_modules():
+    made = UNet2DConditionModel(**facts | changes)
+    for name, module in made.named_modules():
         if name.endswith("attn2.to_out.0"):
             _amplify(module, 8.0)  # as it is drawn, the prompt would hardly be seen
-    _find_the_noise(unet)
-    return unet
+    _find_the_noise(made)
+    return made
 
 
 def _find_the_noise(unet: Any) -> None:
@@ -235,8 +254,9 @@ def _find_the_noise(unet: Any) -> None:
             unet.conv_out.weight[i % 4, i, 1, 1] = sign
 
 
-def _vae(**changes: Any) -> Any:
-    vae = AutoencoderKL(
+def vae(**changes: Any) -> Any:
+    """Return an autoencoder."""
+    made = AutoencoderKL(
         block_out_channels=(8, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -246,11 +266,12 @@ def _vae(**changes: Any) -> Any:
         sample_size=SIZE,
         **{"scaling_factor": 0.18215, "force_upcast": False} | changes,
     )
-    _amplify(vae.decoder.conv_out, 2.0)
-    return vae
+    _amplify(made.decoder.conv_out, 2.0)
+    return made
 
 
-def _encoder(cls: Any, **changes: Any) -> Any:
+def encoder(cls: Any, **changes: Any) -> Any:
+    """Return a text encoder."""
     facts: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": WIDTH,
@@ -263,9 +284,9 @@ def _encoder(cls: Any, **changes: Any) -> Any:
         "eos_token_id": 1,
         "pad_token_id": 1,
     }
-    encoder = cls(CLIPTextConfig(**facts | changes))
-    _amplify(encoder.get_input_embeddings(), 50.0)  # else all words are alike beside their positions
-    return encoder.eval()
+    made = cls(CLIPTextConfig(**facts | changes))
+    _amplify(made.get_input_embeddings(), 50.0)  # else all words are alike beside their positions
+    return made.eval()
 
 
 def _tokenizer() -> Any:
@@ -273,7 +294,7 @@ def _tokenizer() -> Any:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Draw weights from `seed`, and leave the process' own numbers alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -53,6 +53,8 @@ class FakeActor:
     residents: dict[str, str] = field(default_factory=dict)
     """What the broker may take for loaded, with its memory mode."""
     parked: set[str] = field(default_factory=set)
+    outdated: set[str] = field(default_factory=set)
+    """What it has, or may have, of a repository that has changed since."""
     holds: set[str] = field(default_factory=set)
     """What is loaded after all that it has answered."""
     orders: dict[int, Order] = field(default_factory=dict)

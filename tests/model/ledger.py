@@ -326,8 +326,13 @@ class Ledger:
                 load.is_cancelled = True
             case EvictVariant():
                 assert all(o.execute.variant != name for o in actor.orders.values()), "evicted while used"
-                assert not self._is_wanted(actor, name), "evicted though a queued request wants it"
-                del actor.residents[name]
+                is_due = name in actor.outdated
+                assert is_due or not self._is_wanted(actor, name), "evicted though a request wants it"
+                assert name in actor.residents or (is_due and name in actor.parked), "evicts what is not"
+                actor.residents.pop(name, None)
+                if is_due:
+                    actor.outdated.discard(name)
+                    actor.parked.discard(name)
                 actor.owed.append(Task(message))
             case SwitchMode():
                 assert name in actor.residents, "switches what is not loaded"

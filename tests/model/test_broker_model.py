@@ -55,6 +55,7 @@ from difs.broker.events import (
     ClientMisspoke,
     ClientSaid,
     Event,
+    RepositoryChanged,
     Ticked,
 )
 from difs.errors import RemoteProtocolError
@@ -643,6 +644,16 @@ class BrokerMachine(RuleBasedStateMachine):
         if any(actor.owed for actor in self.ledger.actors.values()):
             self.obey_all(True, parks)
 
+    @rule(name=st.sampled_from(["tiny", "wide"]))
+    def repository_changes(self, name: str) -> None:
+        """A variant is made of other weights now: what is loaded of it leaves, what is queued waits."""
+        for actor in self.ledger.actors.values():
+            if name in {*actor.residents, *actor.parked, *actor.unanswered_loads()}:
+                actor.outdated.add(name)
+        known = {info.name: info for info in VARIANTS}
+        effects = self.happen(RepositoryChanged(known, {}, frozenset({name})))
+        assert not builders.told(effects, Error), "nothing that is queued is lost"
+
     def end_load(self, actor: FakeActor, task: Task, *, is_loaded: bool) -> None:
         """Let an actor answer a load, which may have been given up in time or too late."""
         name = task.message.variant
@@ -724,6 +735,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def serve_all(self) -> None:
         """With healthy actors and clients that release, every open request gets its result."""
         for _ in range(len(self.ledger.open) + 1):
+            self.obey_all(True, False)  # what is queued waits for what is outdated to come and leave
             for order in self.ledger.orders():
                 self.ledger.report(order)
                 self.tell(order.actor, builders.finished(order.execute))

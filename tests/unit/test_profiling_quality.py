@@ -19,8 +19,8 @@ from difs.profiling.agreement import Agreement
 from difs.profiling.asking import Asked, Point
 from difs.profiling.grid import Effort
 from difs.profiling.reports import Broken, Doing, Judged, Report
-from difs.repository import Variant
 from difs.scorer import Pixels
+from difs.variants import Variant
 from tests.studio import MANIFEST
 from tests.unit.test_repository import MODEL_REPO, add
 

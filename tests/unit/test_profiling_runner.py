@@ -13,7 +13,7 @@ from difs.profiling import runner, store
 from difs.profiling.cells import Cell, DecodeCell, DeviceFacts, Key, Profile, StepCell, Timing
 from difs.profiling.grid import Pains, Unit, failed
 from difs.profiling.reports import Broken, Doing, Noted, Report, Timed
-from difs.repository import Variant
+from difs.variants import Variant
 from tests.unit.test_profiling_curves import FACTS, mode_cell, timing
 from tests.unit.test_repository import add
 

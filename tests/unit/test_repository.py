@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from difs import manifests, repository
+from difs import manifests, repository, variants
 from difs.errors import RepositoryError, UnknownName
 
 MODEL_REPO = Path(__file__).parents[2] / "model_repo"
@@ -204,7 +204,7 @@ def test_a_name_that_is_taken_is_a_problem(tmp_path: Path) -> None:
     add(tmp_path, "b")
     found = repository.scan(tmp_path)
     assert found.variant("tiny").folder == first
-    assert "b: the name 'tiny' is taken already" in found.problems
+    assert "b: the name 'tiny' is taken already, by a" in found.problems
 
 
 # ---- paths --------------------------------------------------------------------------------------
@@ -523,7 +523,7 @@ def test_a_part_of_another_variant_is_used_in_place(tmp_path: Path) -> None:
     assert found.problems == ()
     small = found.variant("small")
     assert small.part("text_encoder").folder == home / "text_encoder"
-    assert small.part("text_encoder") == repository.Borrowed(
+    assert small.part("text_encoder") == variants.Borrowed(
         found.variant("tiny").part("text_encoder").folder, {"m.safetensors": SHA}
     )
     assert small.part("unet").folder == tmp_path / "small" / "unet"
