@@ -102,10 +102,12 @@ class Service(PrivateService):
     def __init__(self, options: Sequence[str] = (), *, home: Path | None = None) -> None:
         """`home`: the run directory; by default a new one.
 
-        One variant serves all, unless the options name a policy: what the simulated engine paints
-        says nothing of quality.
+        One variant is loaded and serves all, unless the options say otherwise: what the simulated
+        engine paints says nothing of quality.
         """
-        plain = [] if any("policy" in option for option in options) else settings("policy.name=static")
+        defaults = {"policy": "policy.name=static", "actors.preload": 'actors.preload=["emoji-base"]'}
+        said = " ".join(options)
+        plain = settings(*[setting for key, setting in defaults.items() if key not in said])
         super().__init__([*plain, *options], wait_s=60)
         if home is not None:
             self.home = RunDir(home)

@@ -266,13 +266,13 @@ def test_memory_that_does_not_suffice_is_typed_and_the_second_time_its_actor_sta
     [before] = [pid for name, pid in service.children().items() if name != "broker"]
     with Client(service.address) as client:
         with pytest.raises(OutOfMemory) as caught:
-            client.generate("oom at the end", n=2)
+            client.generate("oom at the end", n=2, variant="emoji-base")
         assert caught.value.request_id
         assert is_right(client.generate("and on", seed=8), "and on", 8, 64)
         assert before in service.children().values()
         mate = calls.submit(client.generate, "mate", **big(seed=3, steps=20))
         with pytest.raises(OutOfMemory):
-            client.generate("oom once more")
+            client.generate("oom once more", variant="emoji-base")
         until(lambda: before not in service.children().values(), 10, "the end of the old process")
         result = mate.result(20)
         assert result.attempts == 1, "it left when its work was done"
