@@ -43,13 +43,13 @@ class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
     """Text for the image file's metadata; empty for none."""
     adapters: tuple[Adapter, ...] = ()
     due: float = 0.0
-    """When the images are wanted: the engine serves the least laxity first. 0.0: at the deadline."""
-    is_firm: bool = False
-    """The client stated `due`: no batch may grow so far that it is missed."""
+    """When the images were predicted: the engine serves the least laxity first. 0.0: at the deadline."""
+    latest: float = 0.0
+    """When the client stated that it wants them: no batch grows so far that it is missed. 0.0: never."""
     is_alone: bool = False
     """Shares no call with others, so that every bit is that of a run alone."""
     floor_steps: int = 0
-    """To how few steps it may be cut on its way so that `due` is kept; 0: to none fewer."""
+    """To how few steps it may be cut on its way so that `latest` is kept; 0: to none fewer."""
     is_judged: bool = False
     """The finished pictures are scored."""
     is_best_effort: bool = False

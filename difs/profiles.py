@@ -101,17 +101,22 @@ def _all_images(costs: Costs, work: Work) -> float:
     return full * step_seconds(costs, work.pixels, most * rows) + rest_s
 
 
-def shared_step_seconds(work: Work, costs: Costs | None) -> float:
-    """Return the seconds of a device for one evaluation of one image when it is kept full with others."""
+def shared_step_seconds(work: Work, costs: Costs | None, others: int | None = None) -> float:
+    """Return the seconds of a device for one evaluation of one image when it is shared with others.
+
+    `others`: the images that are there to share with; None: as many as pay.
+    """
     known = costs if costs is not None else ASSUMED
     most = images_a_call(known, work)
+    if others is not None:
+        most = min(most, work.n + others)
     return step_seconds(known, work.pixels, most * rows_of(work.guidance_scale)) / most
 
 
-def shared_seconds(work: Work, costs: Costs | None) -> float:
-    """Return the seconds of a device that `work` takes when the device is kept full with others."""
+def shared_seconds(work: Work, costs: Costs | None, others: int | None = None) -> float:
+    """Return the seconds of a device that `work` takes beside `others`; see `shared_step_seconds`."""
     known = costs if costs is not None else ASSUMED
-    steps_s = evaluations(work.sampler, work.steps) * shared_step_seconds(work, known)
+    steps_s = evaluations(work.sampler, work.steps) * shared_step_seconds(work, known, others)
     decode_s = decode_seconds(known, work.pixels)
     return known.encode_s + work.n * (steps_s + decode_s)
 

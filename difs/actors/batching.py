@@ -8,6 +8,7 @@ takes no longer for it; so whatever comes waits for one unit of it at most. No t
 jobs here: candidates in, their keys out.
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -41,8 +42,8 @@ class Candidate(NamedTuple):
     """Seconds of its next unit, alone."""
     evaluations: int = 0
     """UNet calls that it still needs."""
-    is_firm: bool = False
-    """`due` was promised: a batch does not grow so far that it is missed."""
+    latest: float = math.inf
+    """Until then it was promised: a batch does not grow so far that this is missed."""
     is_running: bool = False
     """It took part in the last step of its group."""
     is_best_effort: bool = False
@@ -120,13 +121,12 @@ def _may_go_aside(aside: Candidate, head: Candidate, pace: Pace, now: float, asi
     room_s = pace.seconds(head.rows) - aside_s
     if aside_s > 0 and aside.unit_s > room_s:
         return False
-    laxity = _laxity(head, now)
-    is_urgent = head.is_firm and 0 <= laxity < aside.unit_s
-    return not (is_urgent and laxity < _laxity(aside, now))
+    is_urgent = 0 <= head.latest - now - head.remaining_s < aside.unit_s
+    return not (is_urgent and _laxity(head, now) < _laxity(aside, now))
 
 
 def _grow(head: Candidate, rivals: Sequence[Candidate], pace: Pace, now: float) -> list[Candidate]:
-    """Return the batch of `head`: rivals join in order where it pays and no firm due is lost."""
+    """Return the batch of `head`: rivals join in order where it pays and no promise is lost."""
     batch, rows = [head], head.rows
     for rival in rivals:
         grown = rows + rival.rows
@@ -162,8 +162,6 @@ def _unnoticed(
 
 
 def _loses(candidate: Candidate, was_s: float, will_s: float, now: float) -> bool:
-    """Whether a candidate keeps its firm due at `was_s` seconds a step, and not at `will_s`."""
-    if not candidate.is_firm:
-        return False
-    left = candidate.due - now - (candidate.remaining_s - candidate.evaluations * candidate.unit_s)
+    """Whether a candidate keeps what was promised at `was_s` seconds a step, and not at `will_s`."""
+    left = candidate.latest - now - (candidate.remaining_s - candidate.evaluations * candidate.unit_s)
     return candidate.evaluations * was_s <= left < candidate.evaluations * will_s

@@ -251,7 +251,7 @@ class Engine(ABC):
     def _hurry(self, now: float) -> None:
         """Leave out steps of what fell behind, where its client stated when it is due."""
         for job in self._book:
-            if not (job.execute.floor_steps and self._can_work(job)):
+            if not (job.execute.floor_steps and job.execute.latest and self._can_work(job)):
                 continue
             costs, rows = self._residents[job.execute.variant].costs, self.rows(job.execute)
             for painting, left in list(lagging(job, costs, rows, now)):

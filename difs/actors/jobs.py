@@ -1,5 +1,6 @@
 """Attempts on their way through an engine: what is done, what was measured. No decisions, no tensors."""
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -145,7 +146,7 @@ def lagging(job: Job, costs: Costs, rows: int, now: float) -> Iterator[tuple[Pai
             floor=execute.floor_steps,
             step_s=max(step_seconds(costs, pixels, rows), seen_s),
             rest_s=rest_s,
-            time_s=job.due - now,
+            time_s=execute.latest - now,
         )
         wanted = elastic.steps_left(course)
         if wanted < left:
@@ -168,7 +169,7 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
         due=job.due,
         remaining_s=costs.encode_s + len(job.paintings) * (evaluations * step_s + decode_s),
         unit_s=costs.encode_s,
-        is_firm=job.execute.is_firm,
+        latest=job.execute.latest or math.inf,
         is_best_effort=job.execute.is_best_effort,
     )
     if job.conditioning is None:

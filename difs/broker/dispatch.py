@@ -195,7 +195,7 @@ def _move_to_room(books: Books, request: Request, plan: Plan, now: float) -> _Ou
 def _execute(attempt: Attempt) -> Execute:
     request, plan = attempt.request, attempt.plan
     message = request.message
-    due, is_firm = _due(request, plan)
+    due, latest = _due(request, plan)
     return Execute(
         attempt=attempt.number,
         request_id=message.request_id,
@@ -214,7 +214,7 @@ def _execute(attempt: Attempt) -> Execute:
         metadata=_metadata(message, plan),
         adapters=message.overrides.adapters,
         due=due,
-        is_firm=is_firm,
+        latest=latest,
         is_alone=request.is_alone,
         floor_steps=0 if request.is_alone else plan.floor_steps or 0,
         is_judged=request.is_judged,
@@ -223,17 +223,19 @@ def _execute(attempt: Attempt) -> Execute:
     )
 
 
-def _due(request: Request, plan: Plan) -> tuple[float, bool]:
-    """Return when the images are wanted, and whether their client said so.
+def _due(request: Request, plan: Plan) -> tuple[float, float]:
+    """Return when the images were predicted, and when their client stated that it wants them (or 0.0).
 
-    What nobody hurries is wanted when it was predicted; a best effort has until its deadline.
+    Served in the order of the predictions, requests come when they were told to. A best effort has until
+    its deadline.
     """
     needs = request.message.requirements
     if needs.best_effort:
-        return request.deadline, False
-    stated = needs.latency_s is not None
-    seconds = plan.prediction.total_s if needs.latency_s is None else needs.latency_s
-    return min(request.deadline, request.arrived_at + seconds), stated
+        return request.deadline, 0.0
+    latency_s = needs.latency_s
+    seconds = plan.prediction.total_s if latency_s is None else min(plan.prediction.total_s, latency_s)
+    latest = 0.0 if latency_s is None else min(request.deadline, request.arrived_at + latency_s)
+    return min(request.deadline, request.arrived_at + seconds), latest
 
 
 def _metadata(message: Generate, plan: Plan) -> str:

@@ -188,8 +188,9 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
         request.plan = replace(plan, notes=plan.notes + request.notes) if request.notes else plan
         request.order = decision.order
         request.is_judged = decision.is_judged
-        request.work_s = profiles.shared_seconds(work, costs)
-        request.step_s = profiles.shared_step_seconds(work, costs)
+        others = actor.wants.get(plan.variant, 0)
+        request.work_s = profiles.shared_seconds(work, costs, others)
+        request.step_s = profiles.shared_step_seconds(work, costs, others)
         actor.activity[plan.variant] = actor.activity.get(plan.variant, Activity()).wanted(now)
         books.assign(request, actor)
 

@@ -52,8 +52,8 @@ def test_pictures_are_judged_by_their_drawings_where_that_is_asked_for(bench: Be
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m_karras"])
 def test_what_falls_behind_is_cut_short_and_still_a_good_picture(bench: Bench, sampler: str) -> None:
-    asked = {"steps": 30, "sampler": sampler, "is_judged": True, "is_firm": True, "floor_steps": 8}
-    late = bench.execute("red apple", due=MonotonicClock().now() - 1, **asked)
+    asked = {"steps": 30, "sampler": sampler, "is_judged": True, "floor_steps": 8}
+    late = bench.execute("red apple", latest=MonotonicClock().now() - 1, **asked)
     reports = bench.run(late)
     (done,) = finished(reports)
     (note,) = done.notes

@@ -394,12 +394,13 @@ class Ledger:
         assert not (entry.repainted and execute.is_judged), "what was painted again is final"
         assert execute.is_best_effort == needs.best_effort
         assert execute.preview_every == asked.delivery.preview_every
-        assert execute.is_firm == (needs.latency_s is not None and not needs.best_effort)
         if needs.best_effort:
-            assert execute.due == entry.deadline, "a best effort yields"
+            assert (execute.due, execute.latest) == (entry.deadline, 0.0), "a best effort yields"
         elif needs.latency_s is not None:
-            assert execute.due == min(entry.deadline, entry.arrived_at + needs.latency_s)
+            assert execute.latest == min(entry.deadline, entry.arrived_at + needs.latency_s)
+            assert entry.arrived_at < execute.due <= execute.latest
         else:
+            assert execute.latest == 0.0
             assert entry.arrived_at < execute.due <= entry.deadline
 
     def _take_slots(self, device: str, execute: Execute, asked: Generate) -> None:

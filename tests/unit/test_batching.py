@@ -99,15 +99,15 @@ def test_the_first_is_stepped_even_if_it_alone_has_too_many_rows() -> None:
     assert pick(step(0), step(1), max_rows=1) == Turn("step", (0,))
 
 
-def test_a_batch_grows_no_further_than_firm_dues_are_kept() -> None:
+def test_a_batch_grows_no_further_than_promises_are_kept() -> None:
     """10 steps alone take 2.1 s with the decoding; two images together 3.1 s, three 4.1 s."""
-    firm = step(0, due=3.2, is_firm=True)
+    firm = step(0, due=3.2, latest=3.2)
     assert pick(firm, step(1), step(2)) == Turn("step", (0, 1))
-    assert pick(firm._replace(due=2.9), step(1), step(2)) == Turn("step", (0,))
+    assert pick(firm._replace(latest=2.9), step(1), step(2)) == Turn("step", (0,))
 
 
-def test_a_firm_due_that_is_lost_already_holds_nobody_up() -> None:
-    late = step(0, due=1.0, is_firm=True)
+def test_a_promise_that_is_lost_already_holds_nobody_up() -> None:
+    late = step(0, due=1.0, latest=1.0)
     assert pick(late, step(1), step(2)) == Turn("step", (0, 1, 2))
 
 
@@ -117,7 +117,7 @@ def test_a_due_that_nobody_was_promised_holds_nobody_up() -> None:
 
 def test_a_firm_rival_that_the_batch_would_make_late_waits_for_a_smaller_one() -> None:
     others = [step(key, due=2.0) for key in (0, 1, 2)]
-    rival = step(9, due=4.0, is_firm=True)
+    rival = step(9, due=4.0, latest=4.0)
     assert pick(*others, rival) == Turn("step", (0, 1, 2))
 
 
@@ -145,10 +145,10 @@ def test_without_steps_the_rest_is_done_by_laxity() -> None:
     assert pick(aside(1, due=9), aside(2, "encode", due=5), aside_s=99) == Turn("encode", (2,))
 
 
-def test_a_decoding_that_can_wait_does_not_cost_a_firm_due() -> None:
-    firm = step(0, due=2.15, is_firm=True)
+def test_a_decoding_that_can_wait_does_not_cost_a_promise() -> None:
+    firm = step(0, due=2.15, latest=2.15)
     assert pick(firm, aside(1, unit_s=0.3)) == Turn("step", (0,))
-    assert pick(firm._replace(due=4.0), aside(1, unit_s=0.3)) == Turn("decode", (1,))
+    assert pick(firm._replace(latest=4.0), aside(1, unit_s=0.3)) == Turn("decode", (1,))
 
 
 # ---- best effort ----------------------------------------------------------------------------------
@@ -193,9 +193,9 @@ def test_best_effort_breaks_no_promise_by_what_nobody_else_would_notice() -> Non
     table = (RowCost(2, 0.2), RowCost(4, 0.203))
     paces: dict[Hashable, Pace] = {"g": Pace(replace(COSTS, steps=table), 64 * 64, 32)}
     guest = spare(2, group="g")
-    tight = step(1, due=2.11, is_firm=True)
+    tight = step(1, due=2.11, latest=2.11)
     assert choose([tight, guest], paces, 0.0, 0.0) == Turn("step", (1,))
-    assert choose([tight._replace(is_firm=False), guest], paces, 0.0, 0.0) == Turn("step", (1, 2))
+    assert choose([tight._replace(latest=math.inf), guest], paces, 0.0, 0.0) == Turn("step", (1, 2))
 
 
 # ---- properties -----------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ candidates = st.lists(
         st.floats(-50, 50),
         left=st.integers(1, 150),
         group=st.sampled_from(["a", "b", "c"]),
-        is_firm=st.booleans(),
+        latest=st.just(math.inf) | st.floats(-50, 50),
         is_running=st.booleans(),
         is_best_effort=st.booleans(),
         rows=st.sampled_from([1, 2]),
@@ -255,9 +255,9 @@ def test_a_batch_is_always_sound(found: list[Candidate], max_rows: int, now: flo
     for c in batch[1:]:
         own_s, shared_s = pace().seconds(c.rows), pace().seconds(rows)
         rest_s = c.remaining_s - c.evaluations * c.unit_s
-        kept_alone = now + c.evaluations * own_s + rest_s <= c.due
-        kept = now + c.evaluations * shared_s + rest_s <= c.due
-        assert not c.is_firm or kept or not kept_alone
+        kept_alone = now + c.evaluations * own_s + rest_s <= c.latest
+        kept = now + c.evaluations * shared_s + rest_s <= c.latest
+        assert kept or not kept_alone
 
 
 @given(st.lists(st.floats(0.05, 5), min_size=1, max_size=12), st.floats(5, 60), st.integers(1, 12))

@@ -112,7 +112,7 @@ def test_sharing_is_faster_than_one_after_the_other(studio: Any) -> None:
 
 def test_what_falls_behind_leaves_steps_out_to_keep_its_latency(studio: Any) -> None:
     it = studio(step_s=SECOND)
-    hurried = it.order(1, steps=20, due=12.5, is_firm=True, floor_steps=4)
+    hurried = it.order(1, steps=20, due=12.5, latest=12.5, floor_steps=4)
     reports = it.run(hurried, it.order(2, steps=8))
     done = finished(reports)[1]
     (note,) = done.notes
@@ -126,12 +126,12 @@ def test_what_falls_behind_leaves_steps_out_to_keep_its_latency(studio: Any) -> 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"floor_steps": 0}, {"floor_steps": 20}, {"due": 50.0}],
-    ids=["has no floor", "stands on its floor", "is in time"],
+    [{"floor_steps": 0}, {"floor_steps": 20}, {"latest": 50.0}, {"latest": 0.0}],
+    ids=["has no floor", "stands on its floor", "is in time", "nothing was stated"],
 )
 def test_steps_are_left_out_only_where_they_may_and_must(studio: Any, changes: Any) -> None:
     it = studio(step_s=SECOND)
-    order = it.order(1, steps=20, **{"due": 8.0, "is_firm": True, "floor_steps": 4} | changes)
+    order = it.order(1, steps=20, **{"latest": 8.0, "floor_steps": 4} | changes)
     reports = it.run(order)
     assert stepped(reports)[-1] == (1, 20)
     assert finished(reports)[1].notes == ()
@@ -139,7 +139,7 @@ def test_steps_are_left_out_only_where_they_may_and_must(studio: Any, changes: A
 
 def test_no_step_is_left_out_below_the_floor(studio: Any) -> None:
     it = studio(step_s=SECOND)
-    reports = it.run(it.order(1, steps=20, due=3.0, is_firm=True, floor_steps=9))
+    reports = it.run(it.order(1, steps=20, due=3.0, latest=3.0, floor_steps=9))
     assert stepped(reports)[-1] == (1, 9)
     assert [r for r in reports if isinstance(r, Stepped)][-1].steps == 9
 
@@ -261,7 +261,7 @@ def test_nobody_starves_under_an_endless_stream_of_urgent_requests(studio: Any) 
         while next_at <= now:
             attempt += 1
             next_at += chance.expovariate(4.0)
-            tight = it.order(attempt, steps=5, due=now + 1.0, is_firm=True, deadline=now + 30.0)
+            tight = it.order(attempt, steps=5, due=now + 1.0, latest=now + 1.0, deadline=now + 30.0)
             it.engine.submit(tight)
         if it.engine.is_busy:
             reports += it.engine.turn()

@@ -254,6 +254,9 @@ def test_a_share_is_an_images_part_of_a_full_call() -> None:
     assert shared_step_seconds(work(), WIDE) == pytest.approx(1.6 / 2)
     assert shared_step_seconds(work(guidance_scale=1.0, pixels=200), WIDE) == pytest.approx(2 * 1.6 / 4)
     assert shared_seconds(work(n=3), WIDE) == pytest.approx(0.5 + 3 * (10 * 0.8 + 4.0))
+    assert shared_step_seconds(work(), WIDE, 0) == pytest.approx(step_seconds(WIDE, 100, 2))
+    assert shared_step_seconds(work(), WIDE, 1) == pytest.approx(1.6 / 2), "there is one to share with"
+    assert shared_step_seconds(work(), WIDE, 9) == pytest.approx(1.6 / 2), "more do not pay"
     assert shared_seconds(work(n=3, sampler="heun"), WIDE) == pytest.approx(0.5 + 3 * (19 * 0.8 + 4.0))
 
 

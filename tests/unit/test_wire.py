@@ -641,7 +641,7 @@ FROM_ACTOR: list[FromActor] = [
 ]
 TO_ACTOR: list[ToActor] = [
     builders.execute(adapters=(Adapter("a"),), slots=(Slot(0, 4096, 100, 2**63),)),
-    builders.execute(due=5.5, is_firm=True, is_alone=True, preview_every=5),
+    builders.execute(due=5.5, latest=6.5, is_alone=True, preview_every=5),
     Abort(1),
     LoadVariant("tiny"),
     CancelLoad("tiny"),
