@@ -6,6 +6,7 @@ below what was measured, and is never shown.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -52,8 +53,8 @@ def common_ruler(infos: Sequence[VariantInfo]) -> Ruler | None:
     Agreement with a variant's own best picture says nothing of another's: it counts for one alone.
     """
     found = [ruler for ruler in map(ruler_of, infos) if ruler is not None]
-    usable = [ruler for ruler in found if ruler[0] != "agreement" or len(infos) == 1]
-    return min(usable, key=lambda r: (KINDS.index(r[0]), -usable.count(r), r), default=None)
+    usable = Counter(ruler for ruler in found if ruler[0] != "agreement" or len(infos) == 1)
+    return min(usable, key=lambda r: (KINDS.index(r[0]), -usable[r], r), default=None)
 
 
 def assumed(info: VariantInfo, steps: int) -> float:

@@ -108,15 +108,10 @@ def _choices(
         sampler = samplers.canonical(pins.sampler or info.sampler) or info.sampler
         is_measured = ruler is not None and quality.ruler_of(info) == ruler
         asked = Asked(side if is_measured else None, sampler, pins.steps, pins.guidance_scale)
-        dials = dials_of(info, asked)
+        dials = dials_of(info, asked) if is_complete else best_dials_of(info, asked)
         if not knows[key]:  # its picture would show something else: worth nothing, but it is one
             dials = tuple([d._replace(worth=0.0) for d in dials])
-        yield (
-            info,
-            view.devices,
-            dials if is_complete or not knows[key] else worthwhile(dials),
-            is_measured,
-        )
+        yield info, view.devices, dials, is_measured
 
 
 class Asked(NamedTuple):
@@ -143,11 +138,11 @@ def dials_of(info: VariantInfo, asked: Asked) -> tuple[Dial, ...]:
 
 
 @lru_cache(maxsize=4096)
-def worthwhile(dials: tuple[Dial, ...]) -> tuple[Dial, ...]:
+def best_dials_of(info: VariantInfo, asked: Asked) -> tuple[Dial, ...]:
     """Return the dials that no other beats in both quality and cost, wherever they are computed."""
     kept: list[Dial] = []
     best = {False: -1.0, True: -1.0}
-    for dial in sorted(dials, key=lambda d: (d.calls, d.guidance, -d.worth)):
+    for dial in sorted(dials_of(info, asked), key=lambda d: (d.calls, d.guidance, -d.worth)):
         guided = profiles.is_guided(dial.guidance)
         if dial.worth > best[guided] and dial.worth > best[False]:
             kept.append(dial)

@@ -32,7 +32,6 @@ def mono(pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dt
 def train(material: Material, name: str, unet: Any, encoder: Any) -> Path:
     """Train adapter `name` on the base; returns its file, in diffusers' format."""
     from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
@@ -45,7 +44,7 @@ def train(material: Material, name: str, unet: Any, encoder: Any) -> Path:
     run = Run(material.out / name, {"unet": unet}, schedule(known))
     parts = unet, encoder.requires_grad_(False)
     learn_drawings(run, material, parts, _latents(material, target), timesteps, stream=3)
-    weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    weights = get_peft_model_state_dict(unet)  # with its own names, which diffusers loads without a loss
     StableDiffusionPipeline.save_lora_weights(
         run.folder,
         unet_lora_layers={key: weight.half().contiguous() for key, weight in weights.items()},

@@ -8,11 +8,14 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 
 from difs import repository
 from difs.actors.recipes import RECIPES
+from difs.messages import Adapter
 from difs.scorer import Scorer
+from model_repo.recipes.lora import mono
 from tests.engine.conftest import MODEL_REPO, Bench
 
 pytestmark = pytest.mark.torch
@@ -53,7 +56,36 @@ def captions() -> dict[str, str]:
 
 def test_there_is_a_family() -> None:
     assert REPOSITORY.problems == ()
-    assert "emoji-base" in MEMBERS
+    assert {"emoji-base", "emoji-small", "emoji-turbo"} <= set(MEMBERS)
+    assert {"style-fluent", "style-mono", "turbo"} <= set(ADAPTERS)
+
+
+def test_the_small_member_has_at_most_a_third_of_the_arithmetic() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    flops = {}
+    for name in ("emoji-base", "emoji-small"):
+        folder = REPOSITORY.variant(name).part("unet").folder
+        unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            unet(torch.zeros(1, 4, 16, 16), 500, torch.zeros(1, 24, unet.config.cross_attention_dim))
+        flops[name] = counter.get_total_flops()
+    assert flops["emoji-small"] <= flops["emoji-base"] / 3
+
+
+def test_a_style_is_another_and_the_thing_the_same(engine: Bench, scorer: Scorer) -> None:
+    fluent = Scorer.load(MODEL_REPO / "style-fluent", MODEL_REPO / "emoji-base")
+    grey = Scorer({name: mono(scorer.reference(name, 64)) for name in THINGS})
+    engine.ensure("emoji-base")
+    engine.variant = "emoji-base"
+    said = captions()
+    for thing in THINGS:
+        facts = {"width": 64, "height": 64, "steps": 20, "sampler": "ddim", "guidance_scale": 1.5}
+        for own, style in (("style-fluent", fluent), ("style-mono", grey), (None, scorer)):
+            adapters = (Adapter(own),) if own is not None else ()
+            (picture,) = engine.paint(engine.execute(said[thing], adapters=adapters, **facts))
+            nearest = min((fluent, grey, scorer), key=lambda s: s.distance(picture, thing))
+            assert nearest is style, f"{thing} with {own} looks like another style"
 
 
 def test_the_family_is_small_enough_for_the_repository() -> None:

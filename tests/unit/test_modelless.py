@@ -135,6 +135,19 @@ def test_what_a_variant_cannot_paint_is_left_to_another() -> None:
     assert plan_of(found, prompt="a spaceship").variant == "general"
 
 
+def test_a_variant_that_another_judge_praised_is_not_preferred() -> None:
+    praised = replace(
+        SMALL, quality=curve((2, 0.99), (20, 1.0)), quality_kind="clip", quality_judge="vit"
+    )
+    judged = [replace(info, quality_kind="reference", quality_judge="us") for info in (TURBO, BASE)]
+    plan = plan_of(house(praised, *judged))
+    assert (plan.variant, plan.expected_quality) == ("base", 0.95)
+    alone = plan_of(house(praised, *judged), variant="small")
+    assert (alone.expected_quality, alone.quality_source) == (1.0, "measured: a test")
+    beside = next(a for a in plan.alternatives if a.variant == "small")
+    assert (beside.expected_quality, beside.why_not) == (None, "its quality is not known")
+
+
 # ---- what it says ---------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from difs import quality
-from difs.messages import QualityPoint
+from difs.messages import QualityPoint, VariantInfo
 from tests.builders import variant
 
 CURVE = tuple(
@@ -55,3 +55,27 @@ def test_expectations_stay_within_what_was_measured(steps: int, guidance: float,
 def test_what_is_assumed_rises_with_steps_and_stays_low(steps: int) -> None:
     info = variant()
     assert 0 < quality.assumed(info, steps) <= quality.assumed(info, steps + 1) <= quality.ASSUMED_MOST
+
+
+# ---- rulers ---------------------------------------------------------------------------------------
+
+
+def judged(name: str, kind: str | None, judge: str = "") -> VariantInfo:
+    return variant(name, quality=CURVE if kind else (), quality_kind=kind, quality_judge=judge)
+
+
+def test_only_what_one_ruler_measured_is_compared() -> None:
+    by_reference = judged("a", "reference", "emoji-base")
+    by_clip = [judged(name, "clip", "vit") for name in "bcd"]
+    assert quality.common_ruler([by_reference, *by_clip]) == ("reference", "emoji-base")
+    assert quality.common_ruler(by_clip) == ("clip", "vit")
+    others = [judged("e", "clip", "another"), *by_clip]
+    assert quality.common_ruler(others) == ("clip", "vit"), "the one that measured most of them"
+    assert quality.common_ruler([judged("f", None)]) is None
+
+
+def test_agreement_with_oneself_says_nothing_of_others() -> None:
+    alone, other = judged("a", "agreement", "a"), judged("b", "agreement", "b")
+    assert quality.common_ruler([alone]) == ("agreement", "a")
+    assert quality.common_ruler([alone, other]) is None
+    assert quality.common_ruler([alone, judged("c", None)]) is None
