@@ -105,9 +105,10 @@ class Service(PrivateService):
         One variant is loaded and serves all, unless the options say otherwise: what the simulated
         engine paints says nothing of quality.
         """
-        defaults = {"policy": "policy.name=static", "actors.preload": 'actors.preload=["emoji-base"]'}
         said = " ".join(options)
-        plain = settings(*[setting for key, setting in defaults.items() if key not in said])
+        plain = [] if "policy" in said else settings("policy.name=static")
+        if not ("actors.preload" in said or "model_repo" in said):
+            plain += settings('actors.preload=["emoji-base"]')
         super().__init__([*plain, *options], wait_s=60)
         if home is not None:
             self.home = RunDir(home)

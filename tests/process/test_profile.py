@@ -48,11 +48,11 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reports(*arguments: str) -> list[dict[str, object]]:
-    """Return what `difs profile --json` reports."""
+    """Return what `difs profile --json` reports, but that a busy machine disturbed it."""
     ended = difs("profile", "--json", *arguments, timeout_s=110)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found: list[dict[str, object]] = json.loads(ended.stdout)["reports"]
-    return found
+    return [report for report in found if report["type"] != "noted"]
 
 
 def test_profile_measures_keeps_and_uses_again(models: Path, options: tuple[str, ...]) -> None:
