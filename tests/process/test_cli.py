@@ -174,13 +174,13 @@ def test_a_variant_is_evicted_loaded_and_switched(service: Service, here: tuple[
         return service.status().devices[1]
 
     told("set-mode", "emoji-base", "sliced", *there)
-    until(lambda: second().memory_modes == {"emoji-base": "sliced"}, 5, "the switch")
+    until(lambda: second().memory_modes.get("emoji-base") == "sliced", 5, "the switch")
     assert "(sliced)" in told("status", *here)
     told("set-mode", "emoji-base", "full", *there)
     told("evict", "emoji-base", *there)
-    until(lambda: second().parked == ("emoji-base",), 5, "the parking")
+    until(lambda: "emoji-base" in second().parked, 5, "the parking")
     told("load", "emoji-base", *there)
-    until(lambda: second().memory_modes == {"emoji-base": "full"}, 5, "the variant's return")
+    until(lambda: second().memory_modes.get("emoji-base") == "full", 5, "the variant's return")
 
 
 def test_the_run_directory_is_found_by_the_environment(service: Service) -> None:

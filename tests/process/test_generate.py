@@ -302,11 +302,11 @@ def test_what_is_evicted_is_parked_until_it_returns(client: Client) -> None:
         return client.status().devices[0]
 
     client.evict("emoji-base", "simulated-0")
-    until(lambda: first().parked == ("emoji-base",), 5, "the parking")
-    assert first().residents == ()
+    until(lambda: "emoji-base" in first().parked, 5, "the parking")
+    assert "emoji-base" not in first().residents
     client.load("emoji-base", "simulated-0")
-    until(lambda: first().residents == ("emoji-base",), 5, "the variant's return")
-    assert (first().parked, first().loading) == ((), ())
+    until(lambda: "emoji-base" in first().residents, 5, "the variant's return")
+    assert "emoji-base" not in (*first().parked, *first().loading)
 
 
 def test_a_memory_mode_is_switched_while_requests_run(client: Client, calls: Calls) -> None:
@@ -344,7 +344,7 @@ def test_a_mode_or_a_variant_that_is_not_there_is_refused(client: Client) -> Non
     with pytest.raises(NotFound, match="not loaded on simulated-1"):
         client.set_mode("emoji-base", "tiled", "simulated-1")
     client.load("emoji-base", "simulated-1")
-    until(lambda: client.status().devices[1].residents == ("emoji-base",), 5, "the variant's return")
+    until(lambda: "emoji-base" in client.status().devices[1].residents, 5, "the variant's return")
 
 
 def test_an_async_client_has_the_same_questions(service: Service) -> None:
