@@ -8,7 +8,7 @@ PROMPT ?= red apple
 DEMO_FLAGS ?=
 # Options of pip for torch alone, such as an index with smaller, CPU-only builds
 TORCH_FLAGS ?=
-# Options of pytest, such as TEST_FLAGS="tests/unit -k wire"
+# Options of pytest, such as TEST_FLAGS="tests/unit -k wire -n 0"
 TEST_FLAGS ?=
 
 BIN := $(VENV)/bin
@@ -20,7 +20,7 @@ demo: $(STAMP)
 	$(BIN)/difs generate "$(PROMPT)" $(DEMO_FLAGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(TEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_FLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
