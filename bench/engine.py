@@ -80,7 +80,7 @@ CALIBRATION_S = 10.0
 QUICK = {"seconds": 2.0, "rounds": 1}
 UNSWEPT = Batching(16, 0.0)
 """The knobs of the peers in a quick run."""
-WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
 """Idle threads spin briefly, then sleep: in every system as in DIFS, whose supervisor sets the same."""
 
 _started = time.monotonic()

@@ -58,7 +58,8 @@ def paint_bare(pipe: Any, seed: int, steps: int) -> tuple[float, Any]:
 def paint_difs(client: Client, seed: int, steps: int) -> tuple[float, float, Any]:
     """Return seconds, seconds less the engine's own, and pixels of one call of DIFS."""
     started = time.perf_counter()
-    with client.generate(PROMPT, steps=steps, guidance_scale=GUIDANCE, seed=seed) as result:
+    pins: Any = {"variant": MODEL.name, "steps": steps, "guidance_scale": GUIDANCE}
+    with client.generate(PROMPT, seed=seed, **pins) as result:
         seconds = time.perf_counter() - started
         engine = result.timings
         way = seconds - engine.encode_s - engine.steps_s - engine.decode_s

@@ -39,7 +39,7 @@ def computing_environment(threads: int) -> dict[str, str]:
     """Return the environment of a process that computes with torch, as its parent has to set it."""
     # Spin briefly, then sleep. Sleeping at once (PASSIVE alone) doubled the time of a small UNet's step;
     # spinning for long starves the other processes on the same cores.
-    waits = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+    waits = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
     return {**os.environ, "OMP_NUM_THREADS": str(threads), **waits}
 
 
