@@ -134,7 +134,7 @@ def lagging(job: Job, costs: Costs, rows: int, now: float) -> Iterator[tuple[Pai
     execute = job.execute
     pixels = execute.width * execute.height
     unfinished = sum(not p.is_decoded for p in job.paintings)
-    rest_s = unfinished * costs.decode_s * pixels / costs.pixels
+    rest_s = unfinished * decode_seconds(costs, pixels)
     for painting in job.paintings:
         left = painting.total - painting.done
         if left <= 1 or painting.done == 0:
