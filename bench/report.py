@@ -8,22 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from difs import telemetry
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("pyzmq", "msgspec", "numpy", "torch", "diffusers")
 
 
 def machine() -> dict[str, Any]:
     """Return what a reader must know to judge a figure."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
     return {
-        "processor": model,
+        "processor": telemetry.name_of("cpu-0"),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "load_1min": round(os.getloadavg()[0], 2),

@@ -11,6 +11,8 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+from difs import config
+
 MAX_BYTES = 4 * 2**20
 """A larger file is not one of ours."""
 
@@ -62,5 +64,4 @@ def _replace(path: Path, data: bytes, *, within: Path) -> Path:
 
 def _apart(home: Path) -> Path:
     """Return the folder that stands in for one that cannot be written."""
-    base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return base / "difs" / "variants" / sha256(os.fsencode(home.absolute())).hexdigest()[:16]
+    return config.data_home() / "variants" / sha256(os.fsencode(home.absolute())).hexdigest()[:16]

@@ -227,9 +227,14 @@ def user_repo(config: Config) -> Path:
     """Return the folder of what this user registered; it need not be there yet."""
     if config.service.user_repo:
         return Path(config.service.user_repo).expanduser().absolute()
+    return data_home() / "models"
+
+
+def data_home() -> Path:
+    """Return this user's own data folder (XDG Base Directory Specification); it need not be there."""
     base = os.environ.get("XDG_DATA_HOME", "")
     home = Path(base) if os.path.isabs(base) else Path("~/.local/share").expanduser()
-    return home / "difs" / "models"
+    return home / "difs"
 
 
 def dump(config: Config) -> bytes:

@@ -86,11 +86,14 @@ def predict(
 
 def images_a_call(costs: Costs, work: Work) -> int:
     """Return how many images share a UNet call: as many as pay; the rows of one image stay together."""
-    return 1 if work.is_alone else max(1, _most_rows(costs, work) // rows_of(work.guidance_scale))
+    if work.is_alone:
+        return 1
+    return max(1, rows_that_pay(costs, work.pixels) // rows_of(work.guidance_scale))
 
 
-def _most_rows(costs: Costs, work: Work) -> int:
-    return best_rows(at(costs, work.pixels))
+def rows_that_pay(costs: Costs, pixels: int) -> int:
+    """Return how many rows of `pixels` pixels are worth a call: see `best_rows`."""
+    return best_rows(at(costs, pixels))
 
 
 def _all_images(costs: Costs, work: Work) -> float:

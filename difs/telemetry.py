@@ -73,6 +73,12 @@ def _gpu_count() -> int:
     return int(nvml.nvmlDeviceGetCount()) if nvml is not None else 0
 
 
+def torch_name(device: str) -> str:
+    """Return torch's name of a device: "cpu", "cuda:1"."""
+    kind, _, index = device.partition("-")
+    return "cpu" if kind == "cpu" else f"cuda:{index}"
+
+
 def name_of(device: str) -> str:
     """Return what a device calls itself, such as a GPU's or a processor's model name."""
     if kind_of(device) == "cuda":

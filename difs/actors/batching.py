@@ -15,8 +15,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from difs.actor_messages import Costs
-from difs.profiles import best_rows, step_seconds
-from difs.sizes import at
+from difs.profiles import rows_that_pay, step_seconds
 
 Phase = Literal["encode", "step", "decode", "measure"]
 STICKINESS = 2.0
@@ -64,7 +63,7 @@ class Pace(Struct, frozen=True):
     @property
     def worthwhile_rows(self) -> int:
         """Return the rows above which a call only makes everybody wait longer."""
-        return min(self.max_rows, best_rows(at(self.costs, self.pixels)))
+        return min(self.max_rows, rows_that_pay(self.costs, self.pixels))
 
 
 class Turn(NamedTuple):

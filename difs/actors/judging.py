@@ -23,8 +23,9 @@ def judge(library: Library, execute: Execute, picture: NDArray[np.uint8]) -> flo
     several things in one picture, nor of a style that the drawings do not have.
     """
     variant = library.variant(execute.variant)
-    folder = _folder(library, variant)
-    if folder is None:
+    owner = library.variant(variant.manifest.captions) if variant.manifest.captions is not None else None
+    folder = _folder(variant, owner) if owner is not None else None
+    if owner is None or folder is None:
         return f"not judged: {variant.name} has no reference drawings"
     named = captions.named(variant.captions, execute.prompt)
     if len(named) != 1:
@@ -32,7 +33,7 @@ def judge(library: Library, execute: Execute, picture: NDArray[np.uint8]) -> flo
     if execute.adapters or execute.width != execute.height:
         return "not judged: there are drawings of square pictures without adapters only"
     try:
-        scorer = _scorer(folder, library.variant(variant.manifest.captions or variant.name).folder)
+        scorer = _scorer(folder, owner.folder)
         at = [caption for caption, *_ in variant.captions].index(named[0])
         return scorer.judge(picture, scorer.names[at], execute.width).score
     except Exception:  # the picture is good all the same
@@ -40,15 +41,10 @@ def judge(library: Library, execute: Execute, picture: NDArray[np.uint8]) -> flo
         return "not judged: the scorer failed"
 
 
-def _folder(library: Library, variant: Variant) -> Path | None:
-    """Return where the drawings of a variant stand: its own, or those of whose captions it has."""
-    owner = variant.manifest.captions
-    if owner is None:
-        return None
-    for folder in (variant.folder, library.variant(owner).folder):
-        if (folder / REFERENCES).is_file():
-            return folder
-    return None
+def _folder(variant: Variant, owner: Variant) -> Path | None:
+    """Return where the drawings of a variant stand: its own, or those of its captions' owner."""
+    folders = (variant.folder, owner.folder)
+    return next((folder for folder in folders if (folder / REFERENCES).is_file()), None)
 
 
 @lru_cache(maxsize=4)

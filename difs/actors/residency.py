@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from msgspec.structs import replace
 
-from difs import config
+from difs import config, telemetry
 from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident
 from difs.actors import generic, loading, painters, pinning, warmup
 from difs.actors.delivery import Easel
@@ -78,9 +78,9 @@ class Residency(Engine):
 
         `wake` is called from other threads when a turn has something to take over.
         """
-        kind, _, index = device.partition("-")
+        kind = telemetry.kind_of(device)
         super().__init__(clock, easel, kind=kind, max_rows=settings.max_rows, profiled=profiled)
-        self._device = torch.device("cpu" if kind == "cpu" else f"cuda:{index}")
+        self._device = torch.device(telemetry.torch_name(device))
         if threads:
             torch.set_num_threads(threads)
         self._library = library

@@ -13,6 +13,7 @@ from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
 from difs.messages import Generate, MemoryMode, Plan, Reading
 from difs.policy.activity import Activity
+from difs.policy.base import measured
 
 
 class RequestState(StrEnum):
@@ -302,11 +303,7 @@ class Actor:
 
     def measured(self, variant: str) -> Resident | None:
         """Return what was measured of a variant here: loaded, parked, or by a profile."""
-        return (
-            self.residents.get(variant)
-            or self.parked.get(variant)
-            or next(iter(self.profiled.get(variant, {}).values()), None)
-        )
+        return measured(variant, self.residents, self.parked, self.profiled)
 
     def is_loading(self, variant: str) -> bool:
         """Whether a load of `variant` is on its way that nobody has given up."""

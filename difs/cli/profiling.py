@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 import msgspec
 import typer
 
-from difs import config, memory_modes, processes, repository, telemetry
+from difs import catalogue, config, memory_modes, processes, repository, telemetry
 from difs.cli.app import ConfigOption, JsonOption, RunDirOption, app, home_of
 from difs.errors import EngineFailed, InvalidRequest, Unavailable, UnknownName
 from difs.exits import readable
@@ -87,8 +87,7 @@ def profile(
 
 def _variants(names: list[str] | None, settings: config.Config) -> tuple[str, ...]:
     """Return the variants to measure; raises UnknownName."""
-    shipped = repository.locate(settings.service.model_repo)
-    found = repository.scan(shipped, config.user_repo(settings))
+    found = catalogue.open_for(settings).found
     chosen = tuple(found.variant(name).name for name in names or found.variants)
     if not chosen:
         raise UnknownName("no variant is registered in the model repository", field="variant")

@@ -14,6 +14,20 @@ from difs.actor_messages import Resident
 from difs.messages import AdapterInfo, Alternative, Generate, MemoryMode, Plan, VariantInfo
 from difs.policy.activity import Activity
 
+Profiled = Mapping[str, Mapping[MemoryMode, Resident]]
+"""Variant -> what it would be in each memory mode; the mode that it is loaded into stands first."""
+
+
+def measured(
+    variant: str, residents: Mapping[str, Resident], parked: Mapping[str, Resident], profiled: Profiled
+) -> Resident | None:
+    """Return what was measured of a variant on a device: loaded, else parked, else by its profile."""
+    return (
+        residents.get(variant)
+        or parked.get(variant)
+        or next(iter(profiled.get(variant, {}).values()), None)
+    )
+
 
 class DeviceView(Struct, frozen=True):
     """A ready device as a policy sees it."""
@@ -30,7 +44,7 @@ class DeviceView(Struct, frozen=True):
     """How many requests want each variant here, queued or running."""
     activity: Mapping[str, Activity] = {}
     """How often each variant was wanted here, and how it fared."""
-    profiled: Mapping[str, Mapping[MemoryMode, Resident]] = {}
+    profiled: Profiled = {}
     """What variants would be here in each memory mode, as profiles say; the mode that one is loaded into
     stands first. `load_s` is the way from the disk."""
     estimated: Mapping[str, Resident] = {}
@@ -42,12 +56,8 @@ class DeviceView(Struct, frozen=True):
 
         Loaded, else parked, else as its profile says of the mode that it is loaded into, else estimated.
         """
-        return (
-            self.residents.get(variant)
-            or self.parked.get(variant)
-            or next(iter(self.profiled.get(variant, {}).values()), None)
-            or self.estimated.get(variant)
-        )
+        found = measured(variant, self.residents, self.parked, self.profiled)
+        return found or self.estimated.get(variant)
 
     def rate(self, variant: str, now: float) -> float:
         """Return the requests a second that were given to `variant` here lately."""

@@ -20,7 +20,6 @@ from difs import profiles
 from difs.messages import Generate, VariantInfo
 from difs.policy import fixed, points
 from difs.policy.base import Admit, Decision, Deliver, DeviceView, Judged, Options, Reject, View
-from difs.policy.modelless import SOON_S
 
 DEMAND = 1.2
 """So many times the demand that was seen is provided for."""
@@ -108,7 +107,7 @@ def threshold(
     """Return the greatest threshold that the load allows; 0: nothing can be painted twice."""
     light, heavy = pair
     least_s = sum(_soonest_s(view.devices, info, request) for info in pair)
-    if least_s > (request.requirements.latency_s or SOON_S):
+    if least_s > (request.requirements.latency_s or points.SOON_S):
         return 0.0
     share = affordable(
         len(view.devices),

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from difs import quality, samplers
+from difs import quality
 from difs.messages import Generate, Plan, VariantInfo
 from difs.policy import points
 from difs.policy.base import DeviceView
-from difs.policy.modelless import SHARES
 from difs.profiles import Work
 
 
@@ -33,8 +32,7 @@ def accuracy(info: VariantInfo, request: Generate) -> float:
 
 
 def _measured(info: VariantInfo, request: Generate) -> float | None:
-    width, height = points.size_of(info, request)
-    side = round((width * height) ** 0.5)
+    side = points.side_of(info, request)
     return quality.expected(info.quality, steps_of(info, request), guidance_of(info, request), side)
 
 
@@ -44,18 +42,17 @@ def floor_of(found: Sequence[VariantInfo], request: Generate) -> float:
     if asked is None:
         return 0.0
     if isinstance(asked, str):
-        return SHARES[asked] * max(accuracy(info, request) for info in found)
+        return points.SHARES[asked] * max(accuracy(info, request) for info in found)
     return asked
 
 
 def work_of(info: VariantInfo, request: Generate) -> Work:
     """Return what a request is to compute with `info`."""
     width, height = points.size_of(info, request)
-    sampler = request.overrides.sampler or info.sampler
     return Work(
         pixels=width * height,
         steps=steps_of(info, request),
-        sampler=samplers.canonical(sampler) or info.sampler,
+        sampler=points.sampler_of(info, request),
         guidance_scale=guidance_of(info, request),
         n=request.n,
         is_alone=request.deterministic,

@@ -96,8 +96,7 @@ def _choices(
     view: View, infos: Sequence[VariantInfo], request: Generate, *, is_complete: bool
 ) -> Iterator[Choices]:
     """Yield each variant with the dials that the request's pins leave."""
-    sizes = [points.size_of(info, request) for info in infos]
-    side = max([round((width * height) ** 0.5) for width, height in sizes])
+    side = max([points.side_of(info, request) for info in infos])
     pins = request.overrides
     ruler = quality.common_ruler(infos)
     knows: dict[int, bool] = {0: True}
@@ -105,7 +104,7 @@ def _choices(
         key = id(info.captions) if info.captions else 0
         if key not in knows:
             knows[key] = bool(captions.named(info.captions, request.prompt))
-        sampler = samplers.canonical(pins.sampler or info.sampler) or info.sampler
+        sampler = points.sampler_of(info, request)
         is_measured = ruler is not None and quality.ruler_of(info) == ruler
         asked = Asked(side if is_measured else None, sampler, pins.steps, pins.guidance_scale)
         dials = dials_of(info, asked) if is_complete else best_dials_of(info, asked)

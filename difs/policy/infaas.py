@@ -20,7 +20,6 @@ from msgspec.structs import replace
 from difs.messages import Generate, VariantInfo
 from difs.policy import fixed, points
 from difs.policy.base import Decision, DeviceView, Options, Reject, View
-from difs.policy.modelless import SOON_S
 from difs.profiles import images_a_call
 
 State = Literal["inactive", "active", "overloaded", "interfered"]
@@ -131,7 +130,7 @@ class Infaas:
             request=request,
             memory=memory,
             floor=fixed.floor_of(found, request),
-            bound_s=request.requirements.latency_s or SOON_S,
+            bound_s=request.requirements.latency_s or points.SOON_S,
             accuracy={info.name: fixed.accuracy(info, request) for info in found},
             latency_s={info.name: fixed.least_s(view.devices, info, request) for info in found},
         )

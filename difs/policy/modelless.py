@@ -11,15 +11,11 @@ from operator import itemgetter
 from msgspec.structs import replace
 
 from difs import samplers
-from difs.messages import Alternative, Generate, Level, Plan, VariantInfo
+from difs.messages import Alternative, Generate, Plan, VariantInfo
 from difs.policy import points, telling
 from difs.policy.base import Decision, Options, Reject, View
 from difs.policy.frontier import Point, enumerate_points, survey_points
 
-SOON_S = 10.0
-"""Where no latency is stated a picture is wanted this soon: quality beyond it is not waited for."""
-SHARES: dict[Level, float] = {"draft": 0.6, "low": 0.75, "medium": 0.9, "high": 0.97, "best": 1.0}
-"""What a named quality is, as a share of the best that the allowed points can reach."""
 SHOWN = 4
 """Alternatives that a plan names."""
 
@@ -73,14 +69,14 @@ class Modelless:
 
 def budget_of(request: Generate) -> float:
     """Return in how many seconds a picture is wanted."""
-    return request.requirements.latency_s or SOON_S
+    return request.requirements.latency_s or points.SOON_S
 
 
 def floor_steps(known: Sequence[Point], chosen: Point, floor: float, request: Generate) -> int | None:
     """Return to how few steps an engine may cut the request so that a stated latency is kept."""
-    sampler = samplers.canonical(request.overrides.sampler or chosen.info.sampler) or chosen.info.sampler
+    sampler = samplers.SAMPLERS[points.sampler_of(chosen.info, request)]
     is_fixed = request.overrides.steps is not None or request.deterministic
-    if request.requirements.latency_s is None or is_fixed or not samplers.SAMPLERS[sampler].is_elastic:
+    if request.requirements.latency_s is None or is_fixed or not sampler.is_elastic:
         return None
     alike = [p for p in known if (p.info, p.guidance) == (chosen.info, chosen.guidance)]
     least = min((p.steps for p in alike if p.worth >= min(floor, chosen.worth)), default=chosen.steps)
@@ -116,13 +112,13 @@ def floor_of(known: Sequence[Point], request: Generate) -> float:
     if asked is None:
         return 0.0
     if isinstance(asked, str):
-        return round(SHARES[asked] * max(p.worth for p in known), 2)
+        return round(points.SHARES[asked] * max(p.worth for p in known), 2)
     return round(asked, 2)
 
 
 def choose(known: Sequence[Point], floor: float, latency_s: float | None) -> tuple[Point, str]:
     """Return the point to serve with, and why."""
-    budget = SOON_S if latency_s is None else latency_s
+    budget = points.SOON_S if latency_s is None else latency_s
     within = [p for p in known if p.total_s <= budget]
     if floor > 0.0:
         good = [p for p in (known if latency_s is None else within) if p.worth >= floor]

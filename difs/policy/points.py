@@ -11,6 +11,10 @@ from difs.profiles import Work
 
 LEVELS: dict[Level, float] = {"draft": 0.0, "low": 0.25, "medium": 0.5, "high": 0.75, "best": 1.0}
 """Where a named quality stands on the dial from a variant's fewest to its most steps."""
+SHARES: dict[Level, float] = {"draft": 0.6, "low": 0.75, "medium": 0.9, "high": 0.97, "best": 1.0}
+"""What a named quality is, as a share of the best that the allowed points can reach."""
+SOON_S = 10.0
+"""Where no latency is stated a picture is wanted this soon: quality beyond it is not waited for."""
 
 
 def allowed(view: View, request: Generate) -> list[VariantInfo] | Reject:
@@ -93,13 +97,24 @@ def size_of(info: VariantInfo, request: Generate) -> tuple[int, int]:
     return info.native_sizes[0]
 
 
+def side_of(info: VariantInfo, request: Generate) -> int:
+    """Return the side of the square with as many pixels as the picture: the size that quality is for."""
+    width, height = size_of(info, request)
+    return round(math.sqrt(width * height))
+
+
+def sampler_of(info: VariantInfo, request: Generate) -> str:
+    """Return our name of the sampler: as pinned, else the variant's own."""
+    return samplers.canonical(request.overrides.sampler or info.sampler) or info.sampler
+
+
 def point(device: DeviceView, info: VariantInfo, request: Generate, *, policy: str, reason: str) -> Plan:
     """Return the plan of `request` with `info` on `device`; steps are cut to keep `latency_s`."""
     width, height = size_of(info, request)
     pins, needs = request.overrides, request.requirements
     known = device.known(info.name)
     guidance = pins.guidance_scale if pins.guidance_scale is not None else info.guidance_scale
-    sampler = samplers.canonical(pins.sampler or info.sampler) or info.sampler
+    sampler = sampler_of(info, request)
     steps, notes = _steps_of(sampler, pins.steps or wanted_steps(info, needs.wanted_quality))
     work = Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
     predicted = predict(device, info.name, work)

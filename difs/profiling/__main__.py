@@ -90,7 +90,7 @@ def _quality(variant: Variant, found: Repository, order: Order) -> Iterator[Repo
     def open_artist() -> quality.Artist:
         from difs.profiling.torch_artist import TorchArtist
 
-        opened.append(TorchArtist(variant, _torch_name(order.device)))
+        opened.append(TorchArtist(variant, telemetry.torch_name(order.device)))
         return opened[0]
 
     points = asking.points(variant.manifest, kind, order.effort)
@@ -126,18 +126,12 @@ def _judge(variant: Variant, kind: QualityKind, found: Repository, order: Order)
         case "clip":
             from difs.profiling.clip import Clip
 
-            return Clip(Path(order.clip), _torch_name(order.device), side)
+            return Clip(Path(order.clip), telemetry.torch_name(order.device), side)
         case "reference":
             return reference.of_variant(variant, found)
         case _:
             many = Point(manifest.steps.max, manifest.guidance_scale)
             return agreement.Agreement(variant.name, variant.fingerprint, many, side)
-
-
-def _torch_name(device: str) -> str:
-    """Return what torch calls a device of ours ("cpu-0", "cuda-1")."""
-    kind, _, index = device.partition("-")
-    return kind if kind == "cpu" else f"{kind}:{index}"
 
 
 def _prompts(variant: Variant, kind: QualityKind, found: Repository) -> dict[str, str]:

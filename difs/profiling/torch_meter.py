@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from msgspec.structs import replace
 
-from difs import config, samplers
+from difs import config, samplers, telemetry
 from difs.actor_messages import Execute
 from difs.actors import loading, painters, warmup
 from difs.actors.loading import PartStore
@@ -38,9 +38,8 @@ class TorchMeter:
 
     def __init__(self, variant: Variant, device: str, threads: int) -> None:
         """Load it; `device` is "cpu-0" or "cuda-1". Raises DifsError."""
-        kind, _, index = device.partition("-")
-        self._device = torch.device("cpu" if kind == "cpu" else f"cuda:{index}")
-        if kind == "cuda":
+        self._device = torch.device(telemetry.torch_name(device))
+        if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
         elif threads:
             torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ from difs.messages import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 from difs.registration import digests, headers, keys, shelf
 from difs.registration.orders import UNKNOWN_LICENCE, Order, Outcome, name_for, registered
 from difs.registration.presets import Preset, preset
-from difs.repository import PICKLE_SUFFIXES
+from difs.repository import PART_NAME, PICKLE_SUFFIXES
 from difs.variants import MODEL_INDEX
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ def recognise(source: Path, order: Order) -> Facts:
     gone = {part: [None, None] for part in index if part in LEFT_BEHIND}
     parts = tuple(part for part, named in kept.items() if isinstance(named, list) and None not in named)
     for part in parts:
-        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", part) or not (source / part).is_dir():
+        if not PART_NAME.fullmatch(part) or not (source / part).is_dir():
             raise RepositoryError(f"{source.name}: {MODEL_INDEX} names {part!r}, which is not there")
     family, kind, why, numbers = _identity(source, pipeline, order)
     notes = () if kind == "base" else (f"{kind}: {why}; --kind says otherwise",)
