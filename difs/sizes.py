@@ -56,9 +56,11 @@ def _along(low: int, low_s: float, high: int, high_s: float, pixels: int) -> flo
     slope = (high_s - low_s) / (high - low)
     if low_s <= 0 or high_s <= 0:
         return max(0.0, low_s + slope * (pixels - low))
-    power = math.log(high_s / low_s) / math.log(high / low)
+    # the seconds' quotient may be beyond what a float holds; its logarithm is not
+    power = (math.log(high_s) - math.log(low_s)) / math.log(high / low)
     if low <= pixels <= high:
-        return float(min(low_s + slope * (pixels - low), low_s * (pixels / low) ** power))
+        curved = math.exp(math.log(low_s) + power * math.log(pixels / low))
+        return min(low_s + slope * (pixels - low), curved)
     edge, edge_s = (low, low_s) if pixels < low else (high, high_s)
     chord = edge_s + max(0.0, slope) * (pixels - edge)
     return float(max(chord, edge_s * (pixels / edge) ** min(MOST_GROWTH, max(0.0, power))))

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -89,6 +89,9 @@ SECONDS = st.floats(0.0, 10.0)
 
 
 @EXAMPLES
+@example([0.0, 2.0, 5e-324, 0.0, 0.0, 0.0], 256)
+@example([5e-324, 2.0, 5e-324, 0.0, 2.0, 2.0], 9000)
+@example([5e-324, 5e-324, 2.0, 2.0, 2.0, 2.0], 4000)
 @given(st.lists(SECONDS, min_size=6, max_size=6), st.integers(256, 262144))
 def test_whatever_was_measured_no_time_is_negative_and_more_rows_take_no_less(
     noise: list[float], pixels: int
