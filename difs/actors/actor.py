@@ -171,8 +171,8 @@ class Actor:
                 engine.submit(message)
             case Abort(attempt):
                 engine.abort(attempt)
-            case LoadVariant(variant):
-                engine.load(variant)
+            case LoadVariant(variant, mode):
+                engine.load(variant, mode)
             case CancelLoad(variant):
                 engine.cancel_load(variant)
             case EvictVariant(variant):

@@ -84,8 +84,11 @@ class Engine(ABC):
     # ---- what an actor asks -----------------------------------------------------------------------
 
     @abstractmethod
-    def load(self, variant: str) -> None:
-        """Begin to make a variant resident and warm; `Loaded` or `LoadFailed` is reported by a turn."""
+    def load(self, variant: str, mode: MemoryMode | None = None) -> None:
+        """Begin to make a variant resident and warm; `Loaded` or `LoadFailed` is reported by a turn.
+
+        In a memory mode; None: its own. One that is parked returns as it was.
+        """
 
     @abstractmethod
     def cancel_load(self, variant: str) -> None:

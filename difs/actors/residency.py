@@ -41,6 +41,8 @@ class Loadee:
     variant: str
     build: object
     """What it is made of, as `Variant.build` says."""
+    mode: MemoryMode | None
+    """Into which it is loaded; None: its own."""
     cancelled: Event = field(default_factory=Event)
     load_s: float = 0.0
 
@@ -126,7 +128,7 @@ class Residency(Engine):
         """See Engine.is_loading_variant."""
         return variant in self._loadees or variant in self._measuring
 
-    def load(self, variant: str) -> None:
+    def load(self, variant: str, mode: MemoryMode | None = None) -> None:
         """See Engine.load; a load that was cancelled and still goes on does not answer for this one."""
         loadee = self._loadees.get(variant)
         if variant in self._residents:
@@ -139,7 +141,7 @@ class Residency(Engine):
             except DifsError as error:
                 self._give_up_load(variant, error.message)
                 return
-            fresh = self._loadees[variant] = Loadee(variant, found.build)
+            fresh = self._loadees[variant] = Loadee(variant, found.build, mode)
             self._loader.submit(fresh, lambda: self._bring(found, fresh))
 
     def cancel_load(self, variant: str) -> None:
@@ -202,7 +204,13 @@ class Residency(Engine):
         started = self._clock.now()
         with torch.no_grad(), _typed_memory_errors():  # inference_mode would mark the weights for good
             painter = painters.make(
-                variant, self._device, self._settings, self._parts, self._prompts, check=loadee.check
+                variant,
+                self._device,
+                self._settings,
+                self._parts,
+                self._prompts,
+                memory_mode=loadee.mode,
+                check=loadee.check,
             )
         loadee.load_s = self._clock.now() - started
         return painter
