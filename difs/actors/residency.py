@@ -18,7 +18,7 @@ from difs import config, telemetry
 from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident
 from difs.actors import generic, loading, painters, pinning, warmup
 from difs.actors.delivery import Easel
-from difs.actors.engine import DeviceBroken, Engine
+from difs.actors.engine import DeviceBroken, Engine, Measuring
 from difs.actors.loader import Loader
 from difs.actors.loading import LoadCancelled, PartStore
 from difs.actors.parking import ParkingLot
@@ -185,7 +185,7 @@ class Residency(Engine):
         else:
             self._painters[variant], self._builds[variant] = value, loadee.build
             units = self._measure_units(variant, loadee.load_s)
-            self._measuring[variant] = (units, self._clock.now())
+            self._measuring[variant] = Measuring(units, self._clock.now())
 
     def catch_up(self) -> None:
         """See Engine.catch_up."""
@@ -216,15 +216,19 @@ class Residency(Engine):
         return painter
 
     def _measure_units(self, variant: str, load_s: float) -> Generator[None, None, Resident]:
-        """Measure a variant unit by unit; returns its Resident."""
+        """Measure a variant unit by unit; returns its Resident.
+
+        A profile knows what many rows cost: then few are measured, to see how the device is now.
+        """
         painter, found = self._painters[variant], self._library.variant(variant)
+        is_profiled = (variant, painter.keeper.mode) in self._profiled
         measure = generic.measure if painter.is_solo else warmup.measure
         measured = yield from measure(
             painter,
             found.manifest,
             self._timed_whole,
             steps=self._settings.warm_up_steps,
-            max_rows=self._settings.max_rows,
+            max_rows=0 if is_profiled else self._settings.max_rows,
             load_s=load_s,
         )
         return Resident(
