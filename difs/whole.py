@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and stay after a power cut. Where they belong: others' business."""
+"""Files that appear whole or not at all, and stay after a power cut. Not: where they belong."""
 
 import os
 import tempfile

@@ -8,11 +8,18 @@ from itertools import pairwise
 
 from msgspec import Struct
 
-from difs.errors import ActorLost, CapacityError, DifsError, RequestEnded, RequestError
+from difs.errors import (
+    ActorLost,
+    CapacityError,
+    DifsError,
+    RequestEnded,
+    RequestError,
+    TooManyOutstanding,
+)
 from difs.messages import StatusReport
 
 MAX_IN_FLIGHT = 48
-"""Open requests of the worker; fewer than `broker.max_outstanding` is by default."""
+"""Open requests of the worker, at most; fewer than `broker.max_outstanding` is by default."""
 MAX_TRIES = 3
 """How often a line may end with an error of the service."""
 REST_S, MAX_REST_S = 0.25, 8.0
@@ -22,7 +29,7 @@ PACE_OVER = 64
 """Lines that the time left is reckoned from."""
 
 
-def window(report: StatusReport) -> int:
+def window(report: StatusReport, ceiling: int = MAX_IN_FLIGHT) -> int:
     """Return how many requests are worth being open: what the ready devices take at a time, not more.
 
     More would wait in the broker's queue, where it serves nobody and fills the queue for others.
@@ -30,7 +37,12 @@ def window(report: StatusReport) -> int:
     if report.draining:
         return 0
     credit = sum(device.credits for device in report.devices if device.state == "ready")
-    return min(MAX_IN_FLIGHT, credit)
+    return min(ceiling, credit)
+
+
+def ceiling(error: DifsError, before: int, in_flight: int) -> int:
+    """Return how many requests may be open from now on: fewer if the service said that they are many."""
+    return min(before, max(1, in_flight // 2)) if isinstance(error, TooManyOutstanding) else before
 
 
 class Again(Struct, frozen=True):

@@ -25,7 +25,7 @@ log = logging.getLogger("difs.batches")
 TICK_S = 0.5
 """Between two looks at the service and at what was cancelled or submitted meanwhile."""
 LOOK_AGAIN_S = 2.0
-"""Before a folder or the database is looked at again that could take nothing."""
+"""Before the database is tried again that could take nothing."""
 WRITE_AGAIN_S = 60.0
 """Before a batch goes on whose picture was painted in vain, though there seemed to be room."""
 
@@ -59,12 +59,14 @@ class Runner:
         self._store, self._home, self._painter = store, home, painter
         self._clock, self._wall = clock, wall
         self._tasks: dict[Key, asyncio.Task[None]] = {}
-        self._window = 0
+        self._window, self._ceiling = 0, decisions.MAX_IN_FLIGHT
         self._looked_at = float("-inf")
         self._refusals = 0
         self._rest_until = 0.0
         self._resting: dict[str, float] = {}
-        """Until when each batch rests that has trouble with its folder."""
+        """Until when each batch rests whose picture was painted in vain."""
+        self._roomless: set[str] = set()
+        """The batches whose folder could take nothing when it was last looked at."""
         self._swept: set[str] = set()
 
     async def run(self) -> None:
@@ -106,15 +108,19 @@ class Runner:
         if self._clock.now() < self._looked_at + TICK_S:
             return
         try:
-            self._window = decisions.window(await self._painter.status())
+            self._window = decisions.window(await self._painter.status(), self._ceiling)
         except DifsError:
             self._window = 0  # it is away, and may come back
         self._looked_at = self._clock.now()
         for batch in found:
-            self._inspect(batch)
+            if words := self._lacks(batch):
+                self._roomless.add(batch.id)
+                self._trouble(batch, words)
+            else:
+                self._roomless.discard(batch.id)
 
-    def _inspect(self, batch: Batch) -> None:
-        """Let a batch rest whose folder cannot take more."""
+    def _lacks(self, batch: Batch) -> str:
+        """Return in words why a batch's folder cannot take more; empty: it can."""
         place = Path(batch.folder)
         if batch.id not in self._swept:
             self._swept.add(batch.id)
@@ -122,14 +128,13 @@ class Runner:
         try:
             free = folder.free_bytes(place)
         except OSError as error:
-            self._trouble(batch, _words(error))
-            return
-        if free < decisions.MIN_FREE_BYTES:
-            room = f"{free / 2**20:.0f} MiB are free, {decisions.MIN_FREE_BYTES / 2**20:.0f} are wanted"
-            self._trouble(batch, f"too little room in {place}: {room}")
+            return _words(error)
+        if free >= decisions.MIN_FREE_BYTES:
+            return ""
+        room = f"{free / 2**20:.0f} MiB are free, {decisions.MIN_FREE_BYTES / 2**20:.0f} are wanted"
+        return f"too little room in {place}: {room}"
 
-    def _trouble(self, batch: Batch, words: str, rest_s: float = LOOK_AGAIN_S) -> None:
-        self._resting[batch.id] = self._clock.now() + rest_s
+    def _trouble(self, batch: Batch, words: str) -> None:
         if words != batch.trouble:
             log.warning("batch %s rests: %s", batch.id, words)
             self._store.troubled(batch.id, words)
@@ -145,7 +150,7 @@ class Runner:
         room = self._window - len(self._tasks)
         if room <= 0 or now < self._rest_until:
             return
-        resting = [batch for batch, until in self._resting.items() if now < until]
+        resting = self._roomless | {batch for batch, until in self._resting.items() if now < until}
         entries = self._store.take(self._home, self._window, resting)
         for entry in [e for e in entries if e.key not in self._tasks][:room]:
             self._tasks[entry.key] = asyncio.create_task(self._see_to(entry))
@@ -164,7 +169,8 @@ class Runner:
         except DifsError as error:
             self._judge(entry, error)
         except OSError as error:
-            self._trouble(entry.batch, _words(error), WRITE_AGAIN_S)
+            self._resting[entry.batch.id] = self._clock.now() + WRITE_AGAIN_S
+            self._trouble(entry.batch, _words(error))
         except Exception as error:
             log.exception("line %d of batch %s", entry.number, entry.batch.id)
             self._judge(entry, InternalError(first_line(error)))
@@ -191,6 +197,7 @@ class Runner:
         if isinstance(verdict, Again):
             self._refusals += 1
             self._rest(verdict.rest_s)
+            self._ceiling = decisions.ceiling(error, self._ceiling, len(self._tasks))
             return
         self._store.tried(entry, error.code, error.message, is_final=isinstance(verdict, Fail))
 

@@ -113,13 +113,13 @@ def resume(
     """Go on with all that has no picture: after `cancel`, after failures, after files were deleted."""
     from difs.batches import folder
 
-    home = home_of(run_dir)
     with _opened() as store:
         found = store.standing(name).batch
+        home = str(home_of(run_dir).path) if run_dir else found.home
         place = Path(found.folder)
         place.mkdir(parents=True, exist_ok=True)
         lost = [entry.number for entry in store.done(found) if folder.missing(place, entry.files)]
-        store.resume(name, str(home.path), lost)
+        store.resume(name, home, lost)
         _go_on(store, name, watch=watch, as_json=as_json)
 
 
