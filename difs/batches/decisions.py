@@ -23,6 +23,8 @@ MAX_IN_FLIGHT = 48
 MAX_TRIES = 3
 """How often a line may end with an error of the service."""
 REST_S, MAX_REST_S = 0.25, 8.0
+MAX_TOLD_REST_S = 60.0
+"""However long the service says to wait: others may leave before."""
 MIN_FREE_BYTES = 32 * 2**20
 """With less room in its folder a batch rests: what was painted could not be kept."""
 PACE_OVER = 64
@@ -70,7 +72,7 @@ def verdict(error: DifsError, tries: int, refusals: int) -> Verdict:
     """
     if isinstance(error, CapacityError | RequestEnded):
         rest_s = min(MAX_REST_S, REST_S * 2 ** min(refusals, 10))
-        return Again(max(rest_s, error.retry_after_s or 0.0))
+        return Again(max(rest_s, min(MAX_TOLD_REST_S, error.retry_after_s or 0.0)))
     if isinstance(error, RequestError | ActorLost) or tries + 1 >= MAX_TRIES:
         return Fail()
     return Retry()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from difs.batches import decisions
@@ -43,8 +44,8 @@ def rows_of(standings: Sequence[Standing]) -> list[tuple[str, ...]]:
             str(s.done),
             str(s.waiting),
             str(s.failed),
-            s.batch.source,
-            s.batch.folder,
+            escape(s.batch.source),
+            escape(s.batch.folder),
         )
         for s in standings
     ]
@@ -84,7 +85,7 @@ def watch(store: Store, batch: str, console: Console, hint: Callable[[], str]) -
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[said]}", markup=False),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(f"batch {batch}", total=None, said="")

@@ -42,13 +42,18 @@ class Keeper:
             now, is_called=self._home.batch_call.exists(), is_draining=is_draining
         ):
             case "start":
-                self._start()
+                self._start(now)
             case "stop" if self._process is not None:
                 self._process.terminate()
 
-    def _start(self) -> None:
+    def _start(self, now: float) -> None:
         command = [sys.executable, "-m", "difs.batches", str(self._home.path), str(os.getpid())]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        except OSError as error:  # no process or memory to be had: the service goes on without batches
+            log.warning("batches cannot be started: %s", error)
+            self._keeping.ended(os.EX_OSERR, now)
+            return
         self._keeping.started()
         log.info("batches started as process %d", self._process.pid)
 

@@ -67,7 +67,8 @@ def test_waiting_is_no_failure(error: type[errors.DifsError]) -> None:
         found = decisions.verdict(error("not now"), MAX_TRIES + 9, refusals)
         assert isinstance(found, Again)
         assert 0 < found.rest_s <= decisions.MAX_REST_S
-    assert decisions.verdict(error("x", retry_after_s=60.0), 0, 0) == Again(60.0)
+    assert decisions.verdict(error("x", retry_after_s=30.0), 0, 0) == Again(30.0)
+    assert decisions.verdict(error("x", retry_after_s=5000.0), 0, 0) == Again(60.0)
 
 
 @pytest.mark.parametrize("error", [errors.UnknownName, errors.Infeasible, errors.ActorLost])
