@@ -195,7 +195,8 @@ class Runner:
         """Do what an error means for its line."""
         verdict = decisions.verdict(error, entry.tries, self._refusals)
         if isinstance(verdict, Again):
-            self._refusals += 1
+            if self._clock.now() >= self._rest_until:  # refused at once, many count as one
+                self._refusals += 1
             self._rest(verdict.rest_s)
             self._ceiling = decisions.ceiling(error, self._ceiling, len(self._tasks))
             return

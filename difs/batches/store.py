@@ -137,13 +137,17 @@ class Store:
             raise
 
     def _migrate(self) -> None:
-        with self._writing() as base:
-            (found,) = base.execute("PRAGMA user_version").fetchone()
-            if found == 0:
-                for statement in _TABLES:
-                    base.execute(statement)
-            elif found != SCHEMA:
-                raise ConfigError(f"{self._path} was written by another version of DIFS (schema {found})")
+        if self._schema() == 0:
+            with self._writing() as base:
+                if self._schema() == 0:  # still: another process may have been first
+                    for statement in _TABLES:
+                        base.execute(statement)
+        if (found := self._schema()) != SCHEMA:
+            raise ConfigError(f"{self._path} was written by another version of DIFS (schema {found})")
+
+    def _schema(self) -> int:
+        found: int = self._rows("PRAGMA user_version")[0][0]
+        return found
 
     def close(self) -> None:
         """Close the database."""
@@ -228,6 +232,7 @@ class Store:
         with self._writing() as base:
             base.execute("DELETE FROM lines WHERE batch = ?", (batch,))
             _one(base.execute("DELETE FROM batches WHERE id = ?", (batch,)), batch)
+        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has the prompts, too
 
     # ---- what happened --------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """From a file of prompts to a batch in the database: checked whole before anything of it is kept."""
 
 import hashlib
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,14 +40,16 @@ def submit(store: Store, wanted: Wanted, home: Path, now: float) -> tuple[Standi
     """
     found, digest = read(wanted.source)
     digest = hashlib.sha256(f"{digest} {wanted.form} {wanted.metadata}".encode()).hexdigest()
-    place = wanted.folder.resolve()
+    place = Path(os.path.realpath(wanted.folder))
+    if not _is_text(str(place)):
+        raise InvalidRequest("--out: the folder's path is not UTF-8", field="out")
     for known in store.standings():
         if (known.batch.digest, known.batch.folder) == (digest, str(place)):
             return known, False
     folder.prepare(place, [name for number, line in found for name in _files(line, number, wanted)])
     batch = Batch(
         id=secrets.token_hex(4),
-        source=wanted.source.name,
+        source=wanted.source.name if _is_text(wanted.source.name) else "a file",
         digest=digest,
         folder=str(place),
         form=wanted.form,
@@ -56,6 +59,11 @@ def submit(store: Store, wanted: Wanted, home: Path, now: float) -> tuple[Standi
     )
     store.add(batch, [(number, _with_seed(line)) for number, line in found])
     return store.standing(batch.id), True
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path is UTF-8: the system allows any bytes, the database does not."""
+    return path.encode(errors="replace") == os.fsencode(path)
 
 
 def _files(line: Line, number: int, wanted: Wanted) -> tuple[str, ...]:

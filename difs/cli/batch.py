@@ -84,10 +84,11 @@ def status(
 
     if watch and name is None:
         raise typer.BadParameter("--watch needs the ID of a batch", param_hint="--watch")
-    with _opened() as store:
-        if name is not None:
+    if name is not None:
+        with _opened() as store:
             _show(store, name, watch=watch, as_json=as_json)
-            return
+        return
+    with _opened(to_make=True) as store:
         standings = store.standings()
     if as_json:
         print(msgspec.json.encode({"batches": standings}).decode())

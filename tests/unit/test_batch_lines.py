@@ -1,6 +1,7 @@
 """A file of prompts is checked whole, in words for people, before anything of it is kept."""
 
 import json
+import os
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -232,6 +233,23 @@ def test_a_batch_overwrites_nothing(store: Store, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="there is such a file already"):
         submission.submit(store, Wanted(path, tmp_path), tmp_path, 1.0)
     assert store.standings() == []
+
+
+def test_a_path_that_no_database_takes_is_refused_in_words(store: Store, tmp_path: Path) -> None:
+    path = written(tmp_path / os.fsdecode(b"\xff.jsonl"), {"prompt": "x"})
+    with pytest.raises(InvalidRequest, match="--out: the folder's path is not UTF-8"):
+        submission.submit(store, Wanted(path, tmp_path / os.fsdecode(b"\xff")), tmp_path, 1.0)
+    standing, _ = submission.submit(store, Wanted(path, tmp_path / "out"), tmp_path, 1.0)
+    assert standing.batch.source == "a file"
+
+
+def test_a_folder_that_is_a_circle_of_links_is_an_error_of_the_system(
+    store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    path = written(tmp_path / "p.jsonl", {"prompt": "x"})
+    with pytest.raises(OSError, match="loop"):
+        submission.submit(store, Wanted(path, tmp_path / "loop" / "out"), tmp_path, 1.0)
 
 
 def test_seeds_are_drawn_when_it_is_submitted(store: Store, tmp_path: Path) -> None:
