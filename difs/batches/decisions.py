@@ -25,6 +25,8 @@ MAX_TRIES = 3
 REST_S, MAX_REST_S = 0.25, 8.0
 MAX_TOLD_REST_S = 60.0
 """However long the service says to wait: others may leave before."""
+PATIENCE = 3
+"""Refusals in a row after which people are told."""
 MIN_FREE_BYTES = 32 * 2**20
 """With less room in its folder a batch rests: what was painted could not be kept."""
 PACE_OVER = 64

@@ -69,8 +69,9 @@ def _words(problem: str) -> str:
     """Turn msgspec's sentence into one that begins with the field and says what was expected."""
     if unknown := _UNKNOWN.match(problem):
         known = [field.name for field in fields(Line)]
-        near = difflib.get_close_matches(unknown["name"], known, n=1, cutoff=0.0)[0]
-        return f"{unknown['name'][:40]!r} is no field of a line; the nearest is {near}"
+        name = unknown["name"][:MAX_ID_CHARS]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        return f"{name!r} is no field of a line; the nearest is {near}"
     if found := _AT.match(problem):
         if found["field"] == "id":
             return (

@@ -197,6 +197,8 @@ class Runner:
         if isinstance(verdict, Again):
             if self._clock.now() >= self._rest_until:  # refused at once, many count as one
                 self._refusals += 1
+                if self._refusals == decisions.PATIENCE:
+                    self._trouble(entry.batch, error.message)
             self._rest(verdict.rest_s)
             self._ceiling = decisions.ceiling(error, self._ceiling, len(self._tasks))
             return

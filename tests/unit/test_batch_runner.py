@@ -163,6 +163,22 @@ def test_a_service_that_is_away_or_full_is_waited_for(base: Path) -> None:
         assert store.failures("b") == []
 
 
+def test_who_is_refused_for_long_is_told_why(base: Path) -> None:
+    painter = Painter()
+
+    def breaks(prompt: str) -> None:
+        with Store(base) as store:
+            if not store.standing("b").batch.trouble:
+                raise errors.Overloaded("the night is long")
+            assert store.standing("b").batch.trouble == "the night is long"
+
+    painter.breaks = breaks
+    run(base, painter)
+    assert files(base) == expected()
+    with Store(base) as store:
+        assert store.standing("b").batch.trouble == ""
+
+
 def test_a_service_that_takes_few_is_not_pressed(base: Path) -> None:
     painter = Painter(places=16)
 
