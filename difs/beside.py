@@ -5,13 +5,12 @@ business; a name here is a constant or made of digits, never taken from a reques
 """
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from difs import config
+from difs import config, whole
 
 MAX_BYTES = 4 * 2**20
 """A larger file is not one of ours."""
@@ -49,16 +48,7 @@ def _replace(path: Path, data: bytes, *, within: Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     if not path.parent.resolve().is_relative_to(within.resolve()):
         raise NotADirectoryError(f"{path.parent} leads out of {within}")
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    whole.write(path, data)
     return path
 
 

@@ -47,6 +47,8 @@ class RunDir:
         self.config = path / "config.json"
         self.segments = path / "segments.json"
         self.log = path / "difs.log"
+        self.batch_call = path / "batches"
+        self.batch_lock = path / "batches.lock"
         self._clients = path / "clients.sock"
         self._actors = path / "actors.sock"
 
@@ -120,6 +122,10 @@ class RunDir:
         except (OSError, msgspec.DecodeError) as error:
             raise Unavailable(f"no service runs in {self.path}: {error}") from None
         return settings, {device: Path(path) for device, path in named.items()}
+
+    def call_batches(self) -> None:
+        """Have the supervisor start the worker of batches; that takes the call back when it looks."""
+        self.batch_call.touch(mode=0o600)
 
     def clear(self) -> None:
         """Remove what a stopped service leaves; the lock file and the log stay."""

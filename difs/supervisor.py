@@ -22,6 +22,7 @@ import zmq
 
 from difs import config, processes, repository, telemetry, wire
 from difs.actor_messages import ActorExited, DrainAll, Fleet, KillActor, Supervise
+from difs.batches.keeper import Keeper
 from difs.clock import MonotonicClock
 from difs.errors import DifsError
 from difs.policy import registry
@@ -50,6 +51,7 @@ class Supervisor:
         self._pidfds: dict[int, str] = {}
         self._heard_at = 0.0
         self._plan = Supervision(settings.supervisor, self._devices, self._clock.now())
+        self._batches = Keeper(home)
 
     def run(self) -> int:
         """Serve until stopped; returns the exit status."""
@@ -61,6 +63,7 @@ class Supervisor:
                         log.log(logging.ERROR if action.status else logging.INFO, "%s", action.reason)
                         return action.status
                     self._perform(action, poller)
+                self._batches.look(now, is_draining=self._plan.is_draining)
                 wait_s = max(0.0, self._plan.next_wake(now) - now)
                 for fd, _ in poller.poll(int(wait_s * 1000) + 1):
                     if fd is link:
@@ -89,6 +92,7 @@ class Supervisor:
             made = {device: str(segment.create(segments, plan)) for device in self._devices}
             self._home.write_facts(self._settings, made)
             stack.callback(self._end_all)
+            stack.callback(self._batches.close)
             context = zmq.Context()
             stack.callback(context.destroy, linger=200)
             link = context.socket(zmq.DEALER)
@@ -193,6 +197,8 @@ class Supervisor:
     def _hear(self, fleet: Fleet) -> None:
         self._heard_at = self._clock.now()
         self._plan.heard(fleet.ready, self._heard_at)
+        if fleet.ready:
+            self._batches.open()
         if self._on_ready is not None and set(fleet.ready) >= set(self._devices):
             self._on_ready(fleet.ready)
             self._on_ready = None
