@@ -9,7 +9,16 @@ from enum import Enum
 
 from msgspec import Struct
 
-from difs.errors import BY_CODE, BrokerLost, Cancelled, DifsError, Expired, IdConflict, InternalError
+from difs.errors import (
+    BY_CODE,
+    BrokerLost,
+    Cancelled,
+    Denied,
+    DifsError,
+    Expired,
+    IdConflict,
+    InternalError,
+)
 from difs.messages import (
     Accepted,
     Beat,
@@ -181,12 +190,23 @@ class ClientCore:
 
     def _error(self, message: Error, now: float, jitter: float) -> list[Effect]:
         error = to_exception(message)
+        if message.request_id is None and isinstance(error, Denied) and not self._questions:
+            return self.denied()
         if message.request_id is None and self._questions:
             ticket, _, _ = self._questions.popleft()
             return [Reply(ticket, error)]
         if message.request_id is None or message.request_id not in self._calls:
             return []
         return self._failed(message.request_id, error, now, jitter)
+
+    def denied(self) -> list[Effect]:
+        """End everything that is open: the service does not accept our key, or no longer."""
+        error = Denied("the service does not accept this key, or no longer; see `difs keys list` there")
+        effects: list[Effect] = [Reply(ticket, error) for ticket, _, _ in self._questions]
+        effects += [Deliver(name, error) for name in self._calls]
+        self._questions.clear()
+        self._calls.clear()
+        return effects
 
     def _failed(self, request_id: str, error: DifsError, now: float, jitter: float) -> list[Effect]:
         """Rest and try again, where that may help and there is time; else deliver the error."""
