@@ -9,7 +9,7 @@ import re
 from msgspec import Struct
 
 ANY = "*"
-_TCP = re.compile(r"tcp://(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/]+)):(?P<port>\d{1,5})")
+_TCP = re.compile(r"tcp://(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/]+)):(?P<port>[0-9]{1,5})")
 
 
 class Listen(Struct, frozen=True):
