@@ -134,14 +134,14 @@ class Books:
         """Return the record of the client at `route`, a new one at need."""
         found = self.clients.get(route)
         if found is None:
-            found = self.clients[route] = Client(route, account=self.peer.account)
+            found = self.clients[route] = Client(route, peer=self.peer)
         return found
 
     def outstanding(self, client: Client) -> int:
         """Return how many requests are open of a client, with all others of its key."""
-        if not client.account:
+        if not client.peer.account:
             return len(client.open)
-        return sum([len(c.open) for c in self.clients.values() if c.account == client.account])
+        return sum([len(c.open) for c in self.clients.values() if c.payer == client.payer])
 
     def forget_if_idle(self, client: Client) -> None:
         """Drop the record of a client that has nothing open and holds nothing."""

@@ -46,7 +46,7 @@ def serve(books: Books, route: bytes, message: ClientMessage, now: float, peer: 
     """Do what a client's message asks, if its sender may ask for it."""
     books.peer = peer
     client = books.clients.get(route)
-    if client is not None and client.account != peer.account:
+    if client is not None and client.peer != peer:
         _displaced(books, route, now)
     refused = admission.check_peer(peer, message)
     if refused is not None:
@@ -89,7 +89,7 @@ def lost(books: Books, route: bytes, now: float) -> None:
 
 def revoked(books: Books, names: frozenset[str], now: float) -> None:
     """Cancel everything of the clients that came with keys that are no longer allowed."""
-    for client in [c for c in books.clients.values() if c.account in names]:
+    for client in [c for c in books.clients.values() if c.peer.account in names]:
         lost(books, client.route, now)
 
 
@@ -120,7 +120,7 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
 
 def _join(books: Books, route: bytes, known: Request, message: Generate) -> None:
     """Let a repeated `generate` share the open request of its id, if it asks for the same."""
-    if known.message != message or known.client.account != books.peer.account:
+    if known.message != message or known.client.peer != books.peer:
         words = "this request_id belongs to an open request with other content"
         tell(
             books,
@@ -137,7 +137,7 @@ def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     turn, memory = books.decisions, books.memory
     decision = planning.decide(books, asked, now, books.variants)
     books.decisions, books.memory = turn, memory  # an explanation changes nothing
-    asker = books.clients.get(route) or Client(route, account=books.peer.account)
+    asker = books.clients.get(route) or Client(route, peer=books.peer)
     refused = admission.check_capacity(books, asker, asked) or planning.refusal_of(books, asked, decision)
     plan = decision.plan if refused is None and isinstance(decision, Admit) else None
     points = planning.survey(books, asked, now) if message.survey else ()

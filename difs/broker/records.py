@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from difs.actor_messages import Costs, Resident, Slot
+from difs.broker.events import LOCAL, Peer
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
 from difs.messages import Generate, MemoryMode, Plan, Reading
@@ -109,13 +110,12 @@ class Client:
     route: bytes
     open: "dict[str, Request]" = field(default_factory=dict)
     leases: "dict[int, Hold]" = field(default_factory=dict)
-    account: str = ""
-    """The name of the key that it came with; empty: it came without one."""
+    peer: Peer = LOCAL
 
     @property
     def payer(self) -> str | bytes:
         """Return who is charged: its key, however many connections use it, else the connection."""
-        return self.account or self.route
+        return self.peer.account or self.route
 
 
 @dataclass(slots=True, eq=False)

@@ -39,11 +39,20 @@ class Elsewhere(NamedTuple):
     key: Path | None = None
 
 
-_elsewhere = {"service": Elsewhere()}
+HERE = Elsewhere()
+FROM_AFAR = ("generate", "explain", "variants", "status", "plot", "load", "evict", "set-mode")
+"""The commands that need nothing but a connection; the others work on files beside the service."""
+_elsewhere = {"service": HERE}
+
+
+def is_elsewhere() -> bool:
+    """Whether the command is for the service of another machine."""
+    return _elsewhere["service"] != HERE
 
 
 @app.callback()
 def _main(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
     address: Annotated[
         str | None, typer.Option("--address", help="A service elsewhere, as tcp://10.0.0.5:5555.")
@@ -52,6 +61,10 @@ def _main(
 ) -> None:
     exits.show_origins(debug)
     _elsewhere["service"] = Elsewhere(address, key)
+    command = context.invoked_subcommand
+    if is_elsewhere() and command not in FROM_AFAR:
+        words = f"difs {command} is for the service's own machine"
+        raise typer.BadParameter(words, param_hint="--address and --key")
 
 
 @contextmanager
@@ -60,7 +73,7 @@ def _client_elsewhere() -> Iterator[Any]:
     from difs.client import Client
 
     where = _elsewhere["service"]
-    if where == Elsewhere():
+    if where == HERE:
         yield None
         return
     with Client(where.address, key=where.key) as client:

@@ -118,7 +118,7 @@ class AsyncClient:
         """End what is open when the service does not accept our key: libzmq itself says nothing."""
         while True:
             await self._monitor.recv_multipart()
-            await self._perform(self._core.denied())
+            await self._perform(self._core.shut_out())
 
     async def _tick(self) -> None:
         while True:

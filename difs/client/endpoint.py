@@ -6,7 +6,7 @@ from typing import Any, Literal
 import zmq
 from msgspec import Struct
 
-from difs import config, keys
+from difs import addresses, config, keys
 from difs.errors import ConfigError, Unavailable
 from difs.key_files import KeyFile
 from difs.rundir import RunDir
@@ -47,7 +47,7 @@ def find(address: str | None, key: str | Path | None) -> Endpoint:
     Raises ConfigError (a bad key file) or Unavailable (no service runs).
     """
     if key is None:
-        return Endpoint(running() if address is None else address)
+        return Endpoint(running() if address is None else _without_key(address))
     try:
         found = keys.read_key_file(Path(key).expanduser())
     except FileNotFoundError:
@@ -58,6 +58,22 @@ def find(address: str | None, key: str | Path | None) -> Endpoint:
     if not where.startswith("tcp://"):
         raise ConfigError(f"a key is for an address of tcp://, not for {where}")
     return Endpoint(where, found)
+
+
+def _without_key(address: str) -> str:
+    """Return an address that may be used without a key; raises ConfigError for other machines.
+
+    What is said there could be read, and answered, by anybody in between.
+    """
+    if not address.startswith("tcp:"):
+        return address
+    try:
+        is_near = addresses.parse(address).is_loopback
+    except ValueError as error:
+        raise ConfigError(f"{error}; other machines need a key") from None
+    if not is_near:
+        raise ConfigError(f"{address} is another machine: come with a key of its `difs keys new`")
+    return address
 
 
 def running() -> str:

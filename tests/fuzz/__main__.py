@@ -10,14 +10,14 @@ import sys
 import tempfile
 import time
 from hashlib import sha256
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
 HAS_ATHERIS = find_spec("atheris") is not None
 if HAS_ATHERIS:
-    import atheris  # type: ignore[import-not-found]
-
+    atheris = import_module("atheris")
     with atheris.instrument_imports(include=["difs"]):
         from tests.fuzz import targets
 else:

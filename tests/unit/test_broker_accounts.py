@@ -127,6 +127,12 @@ def test_a_request_is_not_joined_by_another_key_that_knows_its_id() -> None:
     assert only(house.tell(finished(running)), Result, A2)
 
 
+def test_a_program_on_tcp_without_a_key_joins_no_local_request() -> None:
+    house = served()
+    house.ask("r1", b"local")
+    assert refused(say(house, ANYONE, B1, "r1")).code == "id_conflict"
+
+
 def test_who_connects_under_anothers_routing_id_gets_nothing_of_his() -> None:
     house = served()
     running = only(say(house, ANNA, A1, "r1"), Execute)

@@ -152,6 +152,13 @@ def test_a_key_file_may_name_the_address_and_an_argument_overrules_it(
         endpoint.find(None, tmp_path / "nobody.key")
 
 
+@pytest.mark.parametrize("address", ["tcp://10.0.0.5:5555", "tcp://example.org:5555", "tcp://*:5555"])
+def test_nothing_is_said_to_other_machines_without_a_key(address: str) -> None:
+    with pytest.raises(ConfigError, match="key"):
+        endpoint.find(address, None)
+    assert endpoint.find("tcp://127.0.0.1:5555", None).delivery == "inline"
+
+
 def test_local_clients_get_shared_memory() -> None:
     assert endpoint.find("ipc:///run/x", None).delivery == "shm"
 
@@ -189,6 +196,13 @@ def test_a_key_whose_file_cannot_be_written_is_not_allowed(tmp_path: Path) -> No
     nowhere = str(tmp_path / "no" / "folder.key")
     assert keys(tmp_path, "new", "anna", "--out", nowhere).exit_code == os.EX_IOERR
     assert KeyRing(tmp_path / "keys").allowed() == {}
+
+
+@pytest.mark.parametrize("command", [["serve"], ["register", "x"], ["keys", "list"], ["profile"]])
+def test_what_is_done_on_files_is_not_done_from_afar(command: list[str], tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["--key", str(tmp_path / "anna.key"), *command])
+    assert found.exit_code == 2
+    assert "is for the service's own machine" in " ".join(found.output.replace("│", "").split())
 
 
 def test_a_key_can_be_printed_instead_of_written(tmp_path: Path) -> None:
