@@ -7,6 +7,7 @@ decoded: without an allowed key no message of his leaves libzmq.
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -54,7 +55,7 @@ class RemoteDoor:
     def open(self, context: "zmq.Context[zmq.Socket[bytes]]", router: "zmq.Socket[bytes]") -> None:
         """Guard `router`, bind it, and prove that strangers stay out.
 
-        Raises ConfigError when one came in, Unavailable when the address cannot be bound.
+        Raises ConfigError when one came in or there is no such address, Unavailable when it is taken.
         """
         self.questions = context.socket(zmq.REP)
         self.questions.linger = 0
@@ -70,7 +71,9 @@ class RemoteDoor:
         try:
             router.bind(self._listen.address)
         except zmq.ZMQError as error:
-            raise Unavailable(f"network.listen: {self._listen.address}: {error.strerror}") from None
+            words = f"network.listen: {self._listen.address}: {os.strerror(error.errno)}"
+            is_taken = error.errno == zmq.EADDRINUSE  # perhaps by what is just ending
+            raise (Unavailable if is_taken else ConfigError)(words) from None
         self._prove()
         security = "for allowed keys" if self._needs_key else "for every program of this machine"
         log.info("listening on %s %s", self._listen.address, security)

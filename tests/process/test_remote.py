@@ -17,7 +17,7 @@ from difs import Client
 from difs.broker import gate, selftest
 from difs.broker.remote import RemoteDoor
 from difs.config import Network
-from difs.errors import ConfigError, Denied, DifsError, Unsupported
+from difs.errors import ConfigError, Denied, DifsError, Unavailable, Unsupported
 from difs.keys import KeyRing, pair, write_key_file
 from tests.process.conftest import Start
 from tests.process.service import Calls, Service, big, difs, picture, script, settings, until
@@ -149,6 +149,15 @@ def test_a_list_that_cannot_be_read_lets_nobody_in(elsewhere: Elsewhere) -> None
         assert door.news() == []
         assert selftest.gets_in(context, elsewhere.address, known.server, known, door.answer)  # type: ignore[arg-type]
     context.destroy(linger=0)
+
+
+def test_an_address_that_is_not_there_and_one_that_is_taken_are_told_apart(elsewhere: Elsewhere) -> None:
+    nowhere = RemoteDoor(Network(listen="tcp://192.0.2.1:7311"), elsewhere.ring)  # RFC 5737: nobody's
+    with pytest.raises(ConfigError, match="Cannot assign"), open_door(elsewhere, nowhere):
+        pass
+    second = RemoteDoor(Network(listen=elsewhere.address), elsewhere.ring)
+    with open_door(elsewhere), pytest.raises(Unavailable, match="in use"), open_door(elsewhere, second):
+        pass
 
 
 # ---- a whole service -----------------------------------------------------------------------------
