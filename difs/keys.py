@@ -163,7 +163,7 @@ def _write_new(path: Path, value: Struct) -> None:
 def _read(path: Path, kind: type[T]) -> T:
     """Return what a key's file says; raises ConfigError, and FileNotFoundError where there is none."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import zmq
@@ -105,20 +106,16 @@ class BrokerLoop:
                     self._take_from_actors()
                 if self._frontend in ready:
                     self._take_from_clients()
-                if self._door is not None and self._door.questions in ready:
-                    self._door.answer()
-                if self._door is not None and self._door.socket in ready:
-                    self._take_from_afar(self._door)
+                self._take_from_afar()
                 now = self._clock.now()
                 if now >= self._later_due:
                     self._tell_later()
                 if now >= self._state.next_wake():
                     self._take_from_clients()  # what one said before it went away still counts
+                    self._take_from_afar()
                     self._flush()
-                    for event in self._watcher.news() if self._watcher is not None else ():
+                    for event in self._news():
                         self._happen(event)
-                    for revoked in self._door.news() if self._door is not None else ():
-                        self._happen(revoked)
                     self._happen(Ticked())
             self._tell_later()
         finally:
@@ -136,7 +133,12 @@ class BrokerLoop:
                 return
             self._hear(route, LOCAL, frames)
 
-    def _take_from_afar(self, door: RemoteDoor) -> None:
+    def _take_from_afar(self) -> None:
+        """Let in who may come in, and hear those who are in."""
+        door = self._door
+        if door is None:
+            return
+        door.answer()
         for _ in range(BURST):
             try:
                 route, peer, frames = door.receive()
@@ -147,6 +149,13 @@ class BrokerLoop:
                 self._happen(ClientMisspoke(route, denied, None))
             else:
                 self._hear(route, peer, frames)
+
+    def _news(self) -> Iterator[Event]:
+        """Yield what changed on the disk since the last time: the repository, the allowed keys."""
+        if self._watcher is not None:
+            yield from self._watcher.news()
+        if self._door is not None:
+            yield from self._door.news()
 
     def _hear(self, route: bytes, peer: Peer, frames: list[bytes]) -> None:
         try:

@@ -71,7 +71,7 @@ class RemoteDoor:
         try:
             router.bind(self._listen.address)
         except zmq.ZMQError as error:
-            words = f"network.listen: {self._listen.address}: {os.strerror(error.errno)}"
+            words = f"network.listen: {self._listen.address}: {os.strerror(error.errno or 0)}"
             is_taken = error.errno == zmq.EADDRINUSE  # perhaps by what is just ending
             raise (Unavailable if is_taken else ConfigError)(words) from None
         self._prove()
@@ -96,8 +96,9 @@ class RemoteDoor:
 
     def answer(self) -> None:
         """Answer libzmq's questions who may come in, by the list as it is now."""
-        self._reload()
-        self._answer_all()
+        if self.questions.poll(0):
+            self._reload()
+            self._answer_all()
 
     def _answer_all(self) -> None:
         while True:

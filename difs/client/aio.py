@@ -77,10 +77,12 @@ class AsyncClient:
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = LINGER_MS
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        doings = [self._listen(), self._tick()]
+        if self._endpoint.key is not None:
+            monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+            doings.append(self._watch_door(monitor))
         self._endpoint.connect(self._socket)
         self._wake = asyncio.Event()
-        doings = (self._listen(), self._tick(), self._watch_door())
         self._tasks = [asyncio.create_task(doing) for doing in doings]
 
     async def aclose(self) -> None:
@@ -91,7 +93,8 @@ class AsyncClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._socket.disable_monitor()
+        if self._endpoint.key is not None:
+            self._socket.disable_monitor()
         self._context.destroy(linger=LINGER_MS)
         self._loop = None
 
@@ -114,10 +117,10 @@ class AsyncClient:
             effects = self._core.received(message, self._clock.now(), random.random())
             await self._perform(effects, frames[2:])
 
-    async def _watch_door(self) -> None:
+    async def _watch_door(self, monitor: zmq.asyncio.Socket) -> None:
         """End what is open when the service does not accept our key: libzmq itself says nothing."""
         while True:
-            await self._monitor.recv_multipart()
+            await monitor.recv_multipart()
             await self._perform(self._core.shut_out())
 
     async def _tick(self) -> None:

@@ -23,7 +23,7 @@ from tests.fuzz.mutation import mutated
 from tests.fuzz.seeds import CORPUS, seeds
 from tests.fuzz.targets import DECODERS, TARGETS
 
-EXAMPLES = 150
+EXAMPLES = 100
 UNIONS = (ClientMessage, BrokerMessage, FromActor, ToActor, ToSupervisor)
 TYPES = [
     (kind, decode) for union, decode in zip(UNIONS, DECODERS, strict=True) for kind in get_args(union)
@@ -82,7 +82,7 @@ def test_msgpack_and_msgspec_agree_on_every_message(kind: Any, decode: Any, data
 
 
 @pytest.mark.parametrize("kind", [Manifest, AdapterManifest, MeasuredQuality, Profile])
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_every_manifest_that_its_type_allows_comes_back(kind: Any, data: st.DataObject) -> None:
     found = msgspec.convert(data.draw(strategies.of(kind)), kind)

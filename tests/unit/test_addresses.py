@@ -59,9 +59,11 @@ def test_without_keys_only_loopback_is_listened_on(text: str, is_loopback: bool,
 @pytest.mark.parametrize(
     "network", [{"listen": "tcp://*:5555", "security": "none"}, {"listen": "nowhere"}]
 )
-def test_the_configuration_refuses_an_unsafe_door(network: dict[str, str]) -> None:
+def test_it_refuses_to_listen_beyond_loopback_without_keys(network: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"^network\."):
         config.parse({"network": network})
+    config.parse({"network": {"listen": "tcp://127.0.0.1:5555", "security": "none"}})
+    config.parse({"network": {"listen": "tcp://0.0.0.0:5555"}})
 
 
 def test_the_door_is_closed_and_asks_for_keys_by_default() -> None:
