@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import fields
 
+from difs import addresses
 from difs.errors import ConfigError
 
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -38,6 +39,14 @@ class Service(Struct, frozen=True):
     model_repo: str = "model_repo"
     user_repo: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Network(Struct, frozen=True):
+    """The door for other machines; closed unless `listen` says where it is."""
+
+    listen: str = ""
+    security: Literal["keys", "none"] = "keys"
+    keys: str = ""
 
 
 class Broker(Struct, frozen=True):
@@ -106,6 +115,7 @@ class Config(Struct, frozen=True):
     """The whole configuration."""
 
     service: Service = Service()
+    network: Network = Network()
     broker: Broker = Broker()
     policy: PolicyChoice = PolicyChoice()
     actors: Actors = Actors()
@@ -149,6 +159,9 @@ def parse(tree: Mapping[str, Any]) -> Config:
             sections[name] = _section(name, known[name], values, problems)
     if "shm" in sections:
         problems += _check_slots(sections["shm"].slots)
+    if "network" in sections:
+        network = sections["network"]
+        problems += filter(None, [addresses.problem(network.listen, network.security)])
     if problems:
         raise ConfigError("; ".join(problems))
     return Config(**sections)
@@ -228,6 +241,13 @@ def user_repo(config: Config) -> Path:
     if config.service.user_repo:
         return Path(config.service.user_repo).expanduser().absolute()
     return data_home() / "models"
+
+
+def keys_dir(config: Config) -> Path:
+    """Return the folder of the service's keys; it need not be there yet."""
+    if config.network.keys:
+        return Path(config.network.keys).expanduser().absolute()
+    return data_home() / "keys"
 
 
 def data_home() -> Path:

@@ -6,6 +6,7 @@
     │   ├── Unsupported         a message type or feature that this service does not have
     │   ├── UnknownName         no such variant, family, sampler or adapter
     │   ├── NotFound            no such request
+    │   ├── Denied              this key, or a client without one, may not do that
     │   ├── IdConflict          this id is taken by a request with other content
     │   └── Infeasible          the stated requirement cannot be kept
     ├── CapacityError           not now; the same request may succeed later
@@ -30,6 +31,7 @@
 No messages and no sockets here. Where an error goes on the wire, its `code` names it.
 """
 
+import re
 from typing import ClassVar
 
 
@@ -83,6 +85,12 @@ class NotFound(RequestError):
     """No such request."""
 
     code, http_status = "not_found", 404
+
+
+class Denied(RequestError):
+    """This key, or a client without one, may not do that."""
+
+    code, http_status = "denied", 403
 
 
 class IdConflict(RequestError):
@@ -211,11 +219,22 @@ def first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
+_QUOTED_PATH = re.compile(r"""(?P<quote>['"])/[^'"\n]*/(?P<name>[^'"/\n]*)(?P=quote)""")
+_PATH = re.compile(r"""(?<![^\s'"(\[{<=,:;])/(?:[^\s'"/:,;()]+/)+(?P<name>[^\s'"/:,;()]*)""")
+
+
+def without_paths(text: str) -> str:
+    """Return a text with every absolute path cut to its last name: clients need no more."""
+    text = _QUOTED_PATH.sub(r"\g<quote>\g<name>\g<quote>", text)
+    return _PATH.sub(r"\g<name>", text)
+
+
 _WIRE_CLASSES: tuple[type[DifsError], ...] = (
     InvalidRequest,
     Unsupported,
     UnknownName,
     NotFound,
+    Denied,
     IdConflict,
     Infeasible,
     Overloaded,

@@ -174,7 +174,7 @@ def parse_captions(text: bytes, name: str) -> tuple[tuple[str, ...], ...]:
     """Return each caption with other words for the same thing; raises RepositoryError."""
     try:
         entries = msgspec.json.decode(text, type=dict[str, Caption])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RepositoryError(f"{name}: {error}") from None
     return tuple((entry.caption, *entry.also) for entry in entries.values())
 
@@ -183,7 +183,7 @@ def parse_quality(data: bytes, fingerprint: str) -> MeasuredQuality | None:
     """Return what a `quality.json` says of a variant; None: nothing, or of other weights."""
     try:
         found = msgspec.json.decode(data, type=MeasuredQuality)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return found if found.fingerprint == fingerprint else None
 

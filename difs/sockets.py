@@ -36,3 +36,16 @@ def receive(socket: "zmq.Socket[Any]", flags: int = 0) -> list[bytes]:
         frame = socket.recv(flags, copy=False)
         frames.append(frame.bytes)
     return frames
+
+
+def receive_with_user(socket: "zmq.Socket[Any]", flags: int = 0) -> tuple[object, list[bytes]]:
+    """Return a message's `User-Id`, as the ZAP handler called its sender (None: none), and its frames."""
+    frame = socket.recv(flags, copy=False)
+    frames = [frame.bytes]
+    while frame.more:
+        frame = socket.recv(flags, copy=False)
+        frames.append(frame.bytes)
+    try:
+        return frame.get("User-Id"), frames
+    except zmq.ZMQError:
+        return None, frames

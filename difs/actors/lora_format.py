@@ -239,7 +239,10 @@ def from_sgm(flat: str, per_block: int) -> str:
 
 def _settings(metadata: Mapping[str, str], part: str) -> Settings:
     """Return what the file's metadata says of a part; raises ValueError."""
-    said = msgspec.json.decode(metadata.get(METADATA, "{}"), type=dict[str, Any])
+    try:
+        said = msgspec.json.decode(metadata.get(METADATA, "{}"), type=dict[str, Any])
+    except RecursionError:
+        raise ValueError("its metadata is nested too deeply") from None
     own = {key.removeprefix(f"{part}."): v for key, v in said.items() if key.startswith(f"{part}.")}
     settings = msgspec.convert(said | own if part == "unet" else own, Settings)
     for pattern in settings.alpha_pattern:

@@ -11,9 +11,12 @@ from pathlib import Path
 from difs import catalogue, config, processes
 from difs.broker.books import Segment
 from difs.broker.loop import BrokerLoop
+from difs.broker.remote import RemoteDoor
 from difs.broker.state import BrokerState
 from difs.broker.watcher import Watcher
 from difs.clock import MonotonicClock
+from difs.errors import ConfigError, Unavailable
+from difs.keys import KeyRing
 from difs.policy import registry
 from difs.policy.base import Options
 from difs.rundir import RunDir
@@ -49,15 +52,24 @@ def main(run_dir: str, parent_pid: str) -> None:
         epoch=secrets.randbits(31),
         now=clock.now(),
     )
-    loop = BrokerLoop(
-        state,
-        clock,
-        clients=home.clients,
-        actors=home.actors,
-        segments=segments,
-        patience_s=settings.broker.send_patience,
-        watcher=Watcher(shelves),
-    )
+    network = settings.network
+    try:
+        loop = BrokerLoop(
+            state,
+            clock,
+            clients=home.clients,
+            actors=home.actors,
+            segments=segments,
+            patience_s=settings.broker.send_patience,
+            watcher=Watcher(shelves),
+            door=RemoteDoor(network, KeyRing(config.keys_dir(settings))) if network.listen else None,
+        )
+    except ConfigError as error:
+        log.error("%s", error)
+        sys.exit(processes.EXIT_CONFIG)  # no restart mends that
+    except Unavailable as error:
+        log.error("%s", error)
+        sys.exit(os.EX_UNAVAILABLE)
     # Records die by reference count; the collector's full passes only cost latency here.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

@@ -33,7 +33,7 @@ from difs.broker import admission, client_desk, dispatch, loads, planning
 from difs.broker.books import Books
 from difs.broker.effects import Payload, TellActor, TellClient, TellSupervisor
 from difs.broker.records import Actor, ActorState, Attempt, AttemptState, Cause, Request
-from difs.errors import BY_CODE
+from difs.errors import BY_CODE, without_paths
 from difs.messages import MAX_SEED, Error, Image, Progress, Result, Timings
 from difs.policy.base import Admit, Deliver, Judged
 from difs.samplers import evaluations
@@ -295,6 +295,7 @@ def _result(
     """Return what a finished request's client gets: the result, and the bytes that travel inline."""
     request, plan = attempt.request, attempt.plan
     images, payloads = _hand_over(books, attempt, message, now)
+    told = [without_paths(note) for note in message.notes]
     timings = Timings(
         queue_s=attempt.started_at - request.arrived_at,
         encode_s=message.encode_s,
@@ -313,7 +314,7 @@ def _result(
         timings=timings,
         seed_contract=message.seed_contract,
         lease_s=books.rules.lease,
-        notes=(*plan.notes, *message.notes, *([verdict.note] if verdict.note else [])),
+        notes=(*plan.notes, *told, *([verdict.note] if verdict.note else [])),
         seed_bound=message.seed_bound,
     )
     return result, payloads

@@ -1,13 +1,26 @@
 """The door: what is refused before it costs anything. Pure checks; each returns a refusal or None."""
 
 from difs.broker.books import Books
+from difs.broker.events import Peer
 from difs.broker.records import Client
-from difs.errors import BY_CODE
-from difs.messages import MAX_PIXEL_STEPS, Error, Generate, Plan
+from difs.errors import BY_CODE, without_paths
+from difs.messages import (
+    MAX_PIXEL_STEPS,
+    ClientMessage,
+    Drain,
+    Error,
+    Evict,
+    Explain,
+    Generate,
+    Load,
+    Plan,
+    SetMode,
+)
 from difs.policy.base import Reject
 from difs.shm import layout
 
 CHANNELS = 3
+ADMIN = (Load, Evict, SetMode, Drain)
 
 
 def refusal(
@@ -19,10 +32,10 @@ def refusal(
     limit: str | None = None,
     retry_after_s: float | None = None,
 ) -> Error:
-    """Return an `error` message whose retryability is that of its code."""
+    """Return an `error` message whose retryability is that of its code; it tells no paths."""
     return Error(
         code=code,
-        message=message,
+        message=without_paths(message),
         retryable=BY_CODE[code].retryable,
         request_id=request_id,
         field=field,
@@ -44,15 +57,27 @@ def from_reject(reject: Reject, request_id: str) -> Error:
     )
 
 
+def check_peer(peer: Peer, message: ClientMessage) -> Error | None:
+    """Refuse what this peer may not ask for, whatever it says."""
+    if isinstance(message, ADMIN) and not peer.is_admin:
+        return refusal("denied", "only this user's own programs and keys made with --admin may do that")
+    asked = message.request if isinstance(message, Explain) else message
+    if isinstance(asked, Generate) and asked.delivery.mode == "shm" and not peer.is_local:
+        words = "delivery.mode: shared memory is for local clients; ask for inline"
+        return refusal("unsupported", words, request_id=asked.request_id, field="delivery.mode")
+    return None
+
+
 def check_capacity(books: Books, client: Client, message: Generate) -> Error | None:
     """Refuse what this client, or the whole queue, has no room for."""
     name = message.request_id
     if books.draining_until is not None:
         return refusal("draining", "the service is shutting down", request_id=name, retry_after_s=5.0)
-    if len(client.open) >= books.rules.max_outstanding:
+    outstanding = books.outstanding(client)
+    if outstanding >= books.rules.max_outstanding:
         return refusal(
             "too_many_outstanding",
-            f"{len(client.open)} requests of this client are open",
+            f"{outstanding} requests of this client are open",
             request_id=name,
             limit=f"<= {books.rules.max_outstanding}",
             retry_after_s=_soonest(books),

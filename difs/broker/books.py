@@ -16,6 +16,7 @@ from msgspec import Struct
 from difs import config
 from difs.actor_messages import Slot
 from difs.broker.effects import Effect
+from difs.broker.events import LOCAL, Peer
 from difs.broker.records import (
     ACTOR_TABLE,
     ATTEMPT_TABLE,
@@ -89,6 +90,8 @@ class Books:
         self.counts: Counter[str] = Counter()
         self.ended = Ended(STORIES_KEPT)
         self.effects: list[Effect] = []
+        self.peer: Peer = LOCAL
+        """Who sent the client's message that is being served."""
         self._numbers = 0
         self._deadlines: list[tuple[float, int, Request]] = []
 
@@ -131,8 +134,14 @@ class Books:
         """Return the record of the client at `route`, a new one at need."""
         found = self.clients.get(route)
         if found is None:
-            found = self.clients[route] = Client(route)
+            found = self.clients[route] = Client(route, peer=self.peer)
         return found
+
+    def outstanding(self, client: Client) -> int:
+        """Return how many requests are open of a client, with all others of its key."""
+        if not client.peer.account:
+            return len(client.open)
+        return sum([len(c.open) for c in self.clients.values() if c.payer == client.payer])
 
     def forget_if_idle(self, client: Client) -> None:
         """Drop the record of a client that has nothing open and holds nothing."""

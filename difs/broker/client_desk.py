@@ -10,6 +10,7 @@ from difs.actor_messages import EvictVariant, Stop, SwitchMode
 from difs.broker import admission, dispatch, loads, planning
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient
+from difs.broker.events import LOCAL, Peer
 from difs.broker.records import Actor, Cause, Client, Request, RequestState
 from difs.errors import DifsError
 from difs.messages import (
@@ -41,14 +42,28 @@ from difs.version import __version__
 ADMIN_DRAIN_S = 30.0
 
 
-def serve(books: Books, route: bytes, message: ClientMessage, now: float) -> None:
-    """Do what a client's message asks."""
+def serve(books: Books, route: bytes, message: ClientMessage, now: float, peer: Peer = LOCAL) -> None:
+    """Do what a client's message asks, if its sender may ask for it."""
+    books.peer = peer
+    client = books.clients.get(route)
+    if client is not None and client.peer != peer:
+        _displaced(books, route, now)
+    refused = admission.check_peer(peer, message)
+    if refused is not None:
+        tell(books, route, refused)
+        return
     _HANDLERS[type(message)](books, route, message, now)
 
 
 def tell(books: Books, route: bytes, message: BrokerMessage) -> None:
     """Send a message to a client."""
     books.effects.append(TellClient(route, message))
+
+
+def _displaced(books: Books, route: bytes, now: float) -> None:
+    """Give up a client under whose routing id another connected; that one hears nothing of it."""
+    lost(books, route, now)
+    books.effects = [e for e in books.effects if not (isinstance(e, TellClient) and e.route == route)]
 
 
 def misspoke(books: Books, route: bytes, error: DifsError, request_id: str | None) -> None:
@@ -70,6 +85,12 @@ def lost(books: Books, route: bytes, now: float) -> None:
         books.drop(hold)
     for request in list(client.open.values()):
         dispatch.cancel(books, request, "the client is gone", now)
+
+
+def revoked(books: Books, names: frozenset[str], now: float) -> None:
+    """Cancel everything of the clients that came with keys that are no longer allowed."""
+    for client in [c for c in books.clients.values() if c.peer.account in names]:
+        lost(books, client.route, now)
 
 
 # ---- generate -----------------------------------------------------------------------------------
@@ -99,7 +120,7 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
 
 def _join(books: Books, route: bytes, known: Request, message: Generate) -> None:
     """Let a repeated `generate` share the open request of its id, if it asks for the same."""
-    if known.message != message:
+    if known.message != message or known.client.peer != books.peer:
         words = "this request_id belongs to an open request with other content"
         tell(
             books,
@@ -116,7 +137,7 @@ def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     turn, memory = books.decisions, books.memory
     decision = planning.decide(books, asked, now, books.variants)
     books.decisions, books.memory = turn, memory  # an explanation changes nothing
-    asker = books.clients.get(route) or Client(route)
+    asker = books.clients.get(route) or Client(route, peer=books.peer)
     refused = admission.check_capacity(books, asker, asked) or planning.refusal_of(books, asked, decision)
     plan = decision.plan if refused is None and isinstance(decision, Admit) else None
     points = planning.survey(books, asked, now) if message.survey else ()

@@ -9,11 +9,25 @@ from difs.errors import DifsError
 from difs.messages import AdapterInfo, ClientMessage, VariantInfo
 
 
+class Peer(Struct, frozen=True):
+    """Who is at the other end of a client's connection; by default a program of this user."""
+
+    account: str = ""
+    """The name of its key. Without one, each connection is for itself."""
+    is_local: bool = True
+    """It came through the socket in the run directory, so that it can map shared memory."""
+    is_admin: bool = True
+
+
+LOCAL = Peer()
+
+
 class ClientSaid(Struct, frozen=True):
     """A valid message came from a client; `route` is its routing id."""
 
     route: bytes
     message: ClientMessage
+    peer: Peer = LOCAL
 
 
 class ClientMisspoke(Struct, frozen=True):
@@ -28,6 +42,12 @@ class ClientLost(Struct, frozen=True):
     """A client is gone, or has not taken its messages for too long."""
 
     route: bytes
+
+
+class KeysRevoked(Struct, frozen=True):
+    """Keys are no longer allowed; what came with them is."""
+
+    names: frozenset[str]
 
 
 class ActorSaid(Struct, frozen=True):
@@ -57,5 +77,12 @@ class Ticked(Struct, frozen=True):
 
 
 Event = (
-    ClientSaid | ClientMisspoke | ClientLost | ActorSaid | ActorUnreachable | RepositoryChanged | Ticked
+    ClientSaid
+    | ClientMisspoke
+    | ClientLost
+    | KeysRevoked
+    | ActorSaid
+    | ActorUnreachable
+    | RepositoryChanged
+    | Ticked
 )

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import zmq
@@ -11,19 +12,22 @@ from difs import sockets, wire
 from difs.actor_messages import KillActor, Leaving, Ready
 from difs.broker.effects import Complain, Effect, Exit, TellActor, TellClient, TellSupervisor
 from difs.broker.events import (
+    LOCAL,
     ActorSaid,
     ActorUnreachable,
     ClientLost,
     ClientMisspoke,
     ClientSaid,
     Event,
+    Peer,
     Ticked,
 )
 from difs.broker.outbox import Outbox
+from difs.broker.remote import RemoteDoor
 from difs.broker.state import BrokerState
 from difs.broker.watcher import Watcher
 from difs.clock import Clock
-from difs.errors import DifsError
+from difs.errors import Denied, DifsError
 from difs.messages import MAX_HEADER_BYTES, Accepted, Beat, Progress
 from difs.shm.reader import SegmentReader
 from difs.sockets import DONTWAIT
@@ -53,8 +57,9 @@ class BrokerLoop:
         segments: dict[str, Path],
         patience_s: float,
         watcher: Watcher | None = None,
+        door: RemoteDoor | None = None,
     ) -> None:
-        """Bind both sockets; the addresses are ZeroMQ's."""
+        """Bind all sockets; the addresses are ZeroMQ's. `door`: for clients of other machines."""
         self._watcher = watcher
         self._state = state
         self._clock = clock
@@ -62,6 +67,9 @@ class BrokerLoop:
         self._readers = {device: SegmentReader(path) for device, path in segments.items()}
         self._frontend = self._bind(clients, MAX_FRAME_BYTES)
         self._backend = self._bind(actors, -1)
+        self._door = door
+        if door is not None:
+            door.open(self._context, self._router(MAX_FRAME_BYTES))
         self._outbox = Outbox(patience_s)
         self._pending: deque[Event] = deque()
         self._later: list[TellClient] = []
@@ -69,12 +77,16 @@ class BrokerLoop:
         self._running = True
 
     def _bind(self, address: str, max_frame_bytes: int) -> "zmq.Socket[bytes]":
+        socket = self._router(max_frame_bytes)
+        socket.bind(address)
+        return socket
+
+    def _router(self, max_frame_bytes: int) -> "zmq.Socket[bytes]":
         socket = self._context.socket(zmq.ROUTER)
         socket.router_mandatory = True
         socket.linger = LINGER_MS
         socket.sndhwm = SEND_HIGH_WATER
         socket.maxmsgsize = max_frame_bytes
-        socket.bind(address)
         return socket
 
     def run(self) -> None:
@@ -82,6 +94,9 @@ class BrokerLoop:
         poller = zmq.Poller()
         poller.register(self._frontend, zmq.POLLIN)
         poller.register(self._backend, zmq.POLLIN)
+        if self._door is not None:
+            poller.register(self._door.questions, zmq.POLLIN)
+            poller.register(self._door.socket, zmq.POLLIN)
         try:
             while self._running:
                 due = min(self._state.next_wake(), self._later_due)
@@ -91,13 +106,15 @@ class BrokerLoop:
                     self._take_from_actors()
                 if self._frontend in ready:
                     self._take_from_clients()
+                self._take_from_afar()
                 now = self._clock.now()
                 if now >= self._later_due:
                     self._tell_later()
                 if now >= self._state.next_wake():
                     self._take_from_clients()  # what one said before it went away still counts
+                    self._take_from_afar()
                     self._flush()
-                    for event in self._watcher.news() if self._watcher is not None else ():
+                    for event in self._news():
                         self._happen(event)
                     self._happen(Ticked())
             self._tell_later()
@@ -114,11 +131,38 @@ class BrokerLoop:
                 route, *frames = sockets.receive(self._frontend, DONTWAIT)
             except zmq.Again:
                 return
+            self._hear(route, LOCAL, frames)
+
+    def _take_from_afar(self) -> None:
+        """Let in who may come in, and hear those who are in."""
+        door = self._door
+        if door is None:
+            return
+        door.answer()
+        for _ in range(BURST):
             try:
-                event: Event = ClientSaid(route, wire.decode_from_client(frames))
-            except DifsError as error:
-                event = ClientMisspoke(route, error, wire.request_id_of(frames))
-            self._happen(event)
+                route, peer, frames = door.receive()
+            except zmq.Again:
+                return
+            if peer is None:
+                denied = Denied("this key is not allowed by the service, or no longer")
+                self._happen(ClientMisspoke(route, denied, None))
+            else:
+                self._hear(route, peer, frames)
+
+    def _news(self) -> Iterator[Event]:
+        """Yield what changed on the disk since the last time: the repository, the allowed keys."""
+        if self._watcher is not None:
+            yield from self._watcher.news()
+        if self._door is not None:
+            yield from self._door.news()
+
+    def _hear(self, route: bytes, peer: Peer, frames: list[bytes]) -> None:
+        try:
+            event: Event = ClientSaid(route, wire.decode_from_client(frames), peer)
+        except DifsError as error:
+            event = ClientMisspoke(route, error, wire.request_id_of(frames))
+        self._happen(event)
 
     def _take_from_actors(self) -> None:
         for _ in range(BURST):
@@ -179,19 +223,25 @@ class BrokerLoop:
         payloads: list[wire.Frame] = [
             bytes(self._readers[p.device].bytes_at(p.offset, p.nbytes)) for p in effect.payloads
         ]
-        frames = [effect.route, *wire.encode(effect.message, payloads)]
+        frames = wire.encode(effect.message, payloads)
         if self._outbox.owes(effect.route):
             if not isinstance(effect.message, (Progress, Beat)):
                 self._owe(effect.route, frames)
             return
         try:
-            sockets.send(self._frontend, frames, DONTWAIT)
+            self._post(effect.route, frames)
         except zmq.Again:
             self._owe(effect.route, frames)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             self._pending.append(ClientLost(effect.route))
+
+    def _post(self, route: bytes, frames: list[wire.Frame]) -> None:
+        if self._door is not None and self._door.owns(route):
+            self._door.send(route, frames)
+        else:
+            sockets.send(self._frontend, [route, *frames], DONTWAIT)
 
     def _owe(self, route: bytes, frames: list[wire.Frame]) -> None:
         if not self._outbox.put(route, frames, self._clock.now()):
@@ -202,7 +252,7 @@ class BrokerLoop:
         for route in self._outbox.routes():
             try:
                 for frames in self._outbox.waiting(route):
-                    sockets.send(self._frontend, frames, DONTWAIT)
+                    self._post(route, frames)
             except zmq.Again:
                 continue
             except zmq.ZMQError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from difs.actor_messages import Costs, Resident, Slot
+from difs.broker.events import LOCAL, Peer
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
 from difs.messages import Generate, MemoryMode, Plan, Reading
@@ -109,6 +110,12 @@ class Client:
     route: bytes
     open: "dict[str, Request]" = field(default_factory=dict)
     leases: "dict[int, Hold]" = field(default_factory=dict)
+    peer: Peer = LOCAL
+
+    @property
+    def payer(self) -> str | bytes:
+        """Return who is charged: its key, however many connections use it, else the connection."""
+        return self.peer.account or self.route
 
 
 @dataclass(slots=True, eq=False)
@@ -159,9 +166,9 @@ class Request:
         return (BEST_EFFORT if needs.best_effort else -needs.priority, self.seq)
 
     @property
-    def flow(self) -> bytes | None:
+    def flow(self) -> str | bytes | None:
         """Return with whom it shares a place in the queue: its client, or all that the policy orders."""
-        return self.client.route if self.order is None else None
+        return self.client.payer if self.order is None else None
 
     @property
     def is_suspect(self) -> bool:
@@ -190,7 +197,7 @@ class Attempt:
     slots: tuple[Slot, ...]
     started_at: float
     step_s: float
-    flow: bytes | None
+    flow: str | bytes | None
     """Who was charged for it."""
     charged_s: float
     is_suspect: bool = False

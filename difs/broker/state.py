@@ -20,6 +20,7 @@ from difs.broker.events import (
     ClientMisspoke,
     ClientSaid,
     Event,
+    KeysRevoked,
     RepositoryChanged,
 )
 from difs.messages import AdapterInfo, VariantInfo
@@ -60,13 +61,15 @@ class BrokerState:
         books = self.books
         books.effects = []
         if isinstance(event, ClientSaid):
-            client_desk.serve(books, event.route, event.message, now)
+            client_desk.serve(books, event.route, event.message, now, event.peer)
         elif isinstance(event, ActorSaid):
             actor_desk.serve(books, event.route, event.message, now)
         elif isinstance(event, ClientLost):
             client_desk.lost(books, event.route, now)
         elif isinstance(event, ClientMisspoke):
             client_desk.misspoke(books, event.route, event.error, event.request_id)
+        elif isinstance(event, KeysRevoked):
+            client_desk.revoked(books, event.names, now)
         elif isinstance(event, ActorUnreachable):
             actor_desk.unreachable(books, event.route, now)
         elif isinstance(event, RepositoryChanged):

@@ -32,11 +32,52 @@ ConfigOption = Annotated[
 ]
 
 
+class Elsewhere(NamedTuple):
+    """The service of another machine that the command is for, as the options before its name say."""
+
+    address: str | None = None
+    key: Path | None = None
+
+
+HERE = Elsewhere()
+FROM_AFAR = ("generate", "explain", "variants", "status", "plot", "load", "evict", "set-mode")
+"""The commands that need nothing but a connection; the others work on files beside the service."""
+_elsewhere = {"service": HERE}
+
+
+def is_elsewhere() -> bool:
+    """Whether the command is for the service of another machine."""
+    return _elsewhere["service"] != HERE
+
+
 @app.callback()
 def _main(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+    address: Annotated[
+        str | None, typer.Option("--address", help="A service elsewhere, as tcp://10.0.0.5:5555.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="The file that `difs keys new` made.")] = None,
 ) -> None:
     exits.show_origins(debug)
+    _elsewhere["service"] = Elsewhere(address, key)
+    command = context.invoked_subcommand
+    if is_elsewhere() and command not in FROM_AFAR:
+        words = f"difs {command} is for the service's own machine"
+        raise typer.BadParameter(words, param_hint="--address and --key")
+
+
+@contextmanager
+def _client_elsewhere() -> Iterator[Any]:
+    """Yield a client of the service that --address and --key name; None without them."""
+    from difs.client import Client
+
+    where = _elsewhere["service"]
+    if where == HERE:
+        yield None
+        return
+    with Client(where.address, key=where.key) as client:
+        yield client
 
 
 # ---- services ------------------------------------------------------------------------------------
@@ -44,11 +85,15 @@ def _main(
 
 @contextmanager
 def any_client(run_dir: Path | None, notes: Any) -> Iterator[Any]:
-    """Yield a client of the running service, or of a private one that ends with it."""
+    """Yield a client of the service that is meant, or of a private one that ends with it."""
     from difs.client import Client
     from difs.private import PrivateService
 
     home = home_of(run_dir)
+    with _client_elsewhere() as client:
+        if client is not None:
+            yield client
+            return
     if home.is_running():
         with Client(home.clients) as client:
             yield client
@@ -60,10 +105,14 @@ def any_client(run_dir: Path | None, notes: Any) -> Iterator[Any]:
 
 @contextmanager
 def running_client(run_dir: Path | None) -> Iterator[Any]:
-    """Yield a client of the running service; raises Unavailable when there is none."""
+    """Yield a client of the service that is meant; raises Unavailable when it does not run."""
     from difs.client import Client
 
     home = home_of(run_dir)
+    with _client_elsewhere() as client:
+        if client is not None:
+            yield client
+            return
     if not home.is_running():
         raise Unavailable(f"no DIFS runs in {home.path}; start one with `difs serve`")
     with Client(home.clients) as client:

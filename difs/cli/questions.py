@@ -12,6 +12,7 @@ from difs.cli.app import (
     any_client,
     app,
     home_of,
+    is_elsewhere,
     roots,
     running_client,
 )
@@ -99,7 +100,7 @@ def variants(
     from difs.registration import report
 
     home, here = home_of(run_dir), roots(config_file, run_dir)
-    if home.is_running():
+    if is_elsewhere() or home.is_running():
         with any_client(run_dir, terminal.Notes(quiet=True)) as client:
             infos, adapters = client.variants(), client.adapters()
             problems = tuple[str, ...]()
@@ -111,7 +112,8 @@ def variants(
     if name is not None:
         infos, adapters, problems = _only(name, infos, adapters)
         entry = here.known.variants.get(name) or here.known.adapters.get(name)
-        files = report.files_of(entry, verify=verify) if entry is not None else []
+        if entry is not None and not is_elsewhere():
+            files = report.files_of(entry, verify=verify)
     elif captions or verify:
         option = "--captions" if captions else "--verify"
         raise typer.BadParameter(f"say of which variant: difs variants NAME {option}", param_hint=option)

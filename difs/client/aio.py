@@ -11,13 +11,13 @@ from typing import Any, Self, TypeVar, Unpack
 import zmq
 import zmq.asyncio
 
-from difs import config, wire
-from difs.client import requests
+from difs import wire
+from difs.client import endpoint, requests
 from difs.client.core import ClientCore, Deliver, Effect, Reply, Send
 from difs.client.requests import Wishes
 from difs.client.result import Result
 from difs.clock import MonotonicClock
-from difs.errors import DifsError, Unavailable
+from difs.errors import DifsError
 from difs.messages import (
     Accepted,
     AdapterInfo,
@@ -40,7 +40,6 @@ from difs.messages import (
     Variants,
 )
 from difs.messages import Result as ResultMessage
-from difs.rundir import RunDir
 from difs.shm.reader import SegmentReader
 
 DEFAULT_RETRIES = 3
@@ -50,22 +49,15 @@ A = TypeVar("A", bound=BrokerMessage)
 Event = Accepted | Progress | Result
 
 
-def address_of(address: str | None) -> str:
-    """Return the broker's address: as given, else this user's running service; raises Unavailable."""
-    if address is not None:
-        return address
-    home = RunDir(config.run_dir(config.Config()))
-    if not home.is_running():
-        raise Unavailable(f"no DIFS runs in {home.path}; start one with `difs serve`")
-    return home.clients
-
-
 class AsyncClient:
     """A connection to a running service; use it as `async with AsyncClient() as client`."""
 
-    def __init__(self, address: str | None = None) -> None:
-        """`address`: "ipc://..." or "tcp://..."; by default this user's running service."""
-        self._address = address_of(address)
+    def __init__(self, address: str | None = None, *, key: str | Path | None = None) -> None:
+        """`address`: "ipc://..." or "tcp://..."; by default this user's running service.
+
+        `key`: the file that `difs keys new` wrote, for an address of tcp://; it may name the address.
+        """
+        self._endpoint = endpoint.find(address, key)
         self._clock = MonotonicClock()
         self._core = ClientCore(self._clock.now())
         self._readers: dict[str, SegmentReader] = {}
@@ -85,9 +77,13 @@ class AsyncClient:
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = LINGER_MS
-        self._socket.connect(self._address)
+        doings = [self._listen(), self._tick()]
+        if self._endpoint.key is not None:
+            monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+            doings.append(self._watch_door(monitor))
+        self._endpoint.connect(self._socket)
         self._wake = asyncio.Event()
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._tick())]
+        self._tasks = [asyncio.create_task(doing) for doing in doings]
 
     async def aclose(self) -> None:
         """Disconnect; open calls end as Cancelled, leases are given back."""
@@ -97,6 +93,8 @@ class AsyncClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._endpoint.key is not None:
+            self._socket.disable_monitor()
         self._context.destroy(linger=LINGER_MS)
         self._loop = None
 
@@ -118,6 +116,12 @@ class AsyncClient:
                 continue  # not for us to judge: the call it belonged to will time out
             effects = self._core.received(message, self._clock.now(), random.random())
             await self._perform(effects, frames[2:])
+
+    async def _watch_door(self, monitor: zmq.asyncio.Socket) -> None:
+        """End what is open when the service does not accept our key: libzmq itself says nothing."""
+        while True:
+            await monitor.recv_multipart()
+            await self._perform(self._core.shut_out())
 
     async def _tick(self) -> None:
         while True:
@@ -185,6 +189,7 @@ class AsyncClient:
         The images of a request advance side by side: each counts up on its own.
         Leaving the loop early, or cancelling the task, cancels the request. Raises DifsError.
         """
+        wishes.setdefault("delivery", self._endpoint.delivery)
         request = requests.build(prompt, wishes, progress=progress)
         self._open()
         retries = wishes.get("retries", DEFAULT_RETRIES)
@@ -244,6 +249,7 @@ class AsyncClient:
 
         `survey`: with all other operating points, the best first.
         """
+        wishes.setdefault("delivery", self._endpoint.delivery)
         request = requests.build(prompt, wishes, progress=False)
         return await self._ask(Explain(request, survey), Explanation)
 

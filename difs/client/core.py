@@ -9,7 +9,16 @@ from enum import Enum
 
 from msgspec import Struct
 
-from difs.errors import BY_CODE, BrokerLost, Cancelled, DifsError, Expired, IdConflict, InternalError
+from difs.errors import (
+    BY_CODE,
+    BrokerLost,
+    Cancelled,
+    Denied,
+    DifsError,
+    Expired,
+    IdConflict,
+    InternalError,
+)
 from difs.messages import (
     Accepted,
     Beat,
@@ -102,6 +111,7 @@ class ClientCore:
         self._ping_at = 0.0
         self._heard_at = now
         self._tickets = 0
+        self._is_shut_out = False
 
     # ---- the caller -----------------------------------------------------------------------------
 
@@ -112,6 +122,8 @@ class ClientCore:
         """
         if message.request_id in self._calls:
             raise IdConflict("a call with this request_id is open", field="request_id")
+        if self._is_shut_out:
+            return [Deliver(message.request_id, _shut_out())]
         give_up_at = now + message.timeout_s + GRACE_S
         self._calls[message.request_id] = _Call(message, give_up_at, retries, now)
         return [Send(message)]
@@ -123,6 +135,8 @@ class ClientCore:
     def ask(self, message: ClientMessage, now: float) -> tuple[int, list[Effect]]:
         """Ask a question; returns the ticket that its Reply will name."""
         self._tickets += 1
+        if self._is_shut_out:
+            return self._tickets, [Reply(self._tickets, _shut_out())]
         self._questions.append((self._tickets, ANSWERS.get(type(message), Done), now))
         return self._tickets, [Send(message)]
 
@@ -181,12 +195,26 @@ class ClientCore:
 
     def _error(self, message: Error, now: float, jitter: float) -> list[Effect]:
         error = to_exception(message)
+        if message.request_id is None and isinstance(error, Denied) and not self._questions:
+            return self._end_all(error)
         if message.request_id is None and self._questions:
             ticket, _, _ = self._questions.popleft()
             return [Reply(ticket, error)]
         if message.request_id is None or message.request_id not in self._calls:
             return []
         return self._failed(message.request_id, error, now, jitter)
+
+    def shut_out(self) -> list[Effect]:
+        """Note that the service does not accept our key, and will not: end everything, now and later."""
+        self._is_shut_out = True
+        return self._end_all(_shut_out())
+
+    def _end_all(self, error: DifsError) -> list[Effect]:
+        effects: list[Effect] = [Reply(ticket, error) for ticket, _, _ in self._questions]
+        effects += [Deliver(name, error) for name in self._calls]
+        self._questions.clear()
+        self._calls.clear()
+        return effects
 
     def _failed(self, request_id: str, error: DifsError, now: float, jitter: float) -> list[Effect]:
         """Rest and try again, where that may help and there is time; else deliver the error."""
@@ -259,6 +287,10 @@ class ClientCore:
         if self._leases:
             times.append(self._ping_at)
         return max(now, min(times)) if times else None
+
+
+def _shut_out() -> Denied:
+    return Denied("the service does not accept this key, or no longer; see `difs keys list` there")
 
 
 def _silent() -> BrokerLost:

@@ -6,6 +6,7 @@ Safe to use from several threads.
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -23,9 +24,9 @@ CLOSE_S = 2.0
 class Client:
     """A connection to a running service; use it as `with Client() as client`, or close it."""
 
-    def __init__(self, address: str | None = None) -> None:
-        """`address`: "ipc://..." or "tcp://..."; by default this user's running service."""
-        self._client = AsyncClient(address)
+    def __init__(self, address: str | None = None, *, key: str | Path | None = None) -> None:
+        """See `AsyncClient`."""
+        self._client = AsyncClient(address, key=key)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="difs", daemon=True)
         self._thread.start()

@@ -150,4 +150,7 @@ def encode(profile: Profile) -> bytes:
 
 def decode(data: bytes) -> Profile:
     """Return what `encode` wrote; raises ValueError."""
-    return msgspec.json.decode(data, type=Profile)
+    try:
+        return msgspec.json.decode(data, type=Profile)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

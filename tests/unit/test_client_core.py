@@ -22,6 +22,7 @@ from difs.errors import (
     BY_CODE,
     BrokerLost,
     Cancelled,
+    Denied,
     DifsError,
     Expired,
     IdConflict,
@@ -457,3 +458,32 @@ def test_an_answer_is_a_value_and_can_be_told_twice(answer: Result | Error | Acc
         if isinstance(event, (Result, DifsError))
     ]
     assert len(heard) == (not isinstance(answer, Accepted))
+
+
+# ---- keys ----------------------------------------------------------------------------------------
+
+
+def test_a_key_that_is_not_accepted_ends_everything_now_and_later() -> None:
+    core = ClientCore(0.0)
+    core.generate(ASKED, 0.0, retries=3)
+    ticket, _ = core.ask(Ping(), 0.0)
+    question, call = core.shut_out()
+    assert isinstance(question, Reply)
+    assert isinstance(question.answer, Denied)
+    assert question.ticket == ticket
+    assert isinstance(call, Deliver)
+    assert isinstance(call.event, Denied)
+    assert core.next_wake(0.0) is None, "nothing is tried again"
+    (late,) = core.generate(ASKED, 1.0, retries=3)
+    assert isinstance(late, Deliver)
+    assert isinstance(late.event, Denied)
+    assert isinstance(core.ask(Ping(), 1.0)[1][0], Reply)
+
+
+def test_a_key_that_is_revoked_ends_what_is_open_when_the_broker_says_so() -> None:
+    core = ClientCore(0.0)
+    core.generate(ASKED, 0.0, retries=3)
+    (effect,) = core.received(Error("denied", "no longer", retryable=False), 1.0, 0.0)
+    assert isinstance(effect, Deliver)
+    assert isinstance(effect.event, Denied)
+    assert core.next_wake(1.0) is None

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from difs import errors
-from difs.errors import BY_CODE, CapacityError, DifsError
+from difs.errors import BY_CODE, CapacityError, DifsError, without_paths
 
 
 def tree(cls: type[DifsError] = DifsError) -> list[type[DifsError]]:
@@ -77,3 +77,32 @@ def test_an_error_keeps_everything_that_it_was_told() -> None:
 
 def test_every_error_says_in_its_docstring_what_it_means() -> None:
     assert [cls.__name__ for cls in TREE if not cls.__dict__.get("__doc__")] == []
+
+
+# ---- paths ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cannot read /home/jo/models/x.toml: denied", "cannot read x.toml: denied"),
+        ("[Errno 2] No such file: '/home/jo smith/a b/x.toml'", "[Errno 2] No such file: 'x.toml'"),
+        ("(/a/b/c.py:12)", "(c.py:12)"),
+        ("path=/a/b/", "path="),
+        ("/a/b", "b"),
+        ("1/2 of width/height, 3 / 4, a/b/c stay", "1/2 of width/height, 3 / 4, a/b/c stay"),
+        (
+            "tcp://10.0.0.5:5555 and https://x.org/a/b stay",
+            "tcp://10.0.0.5:5555 and https://x.org/a/b stay",
+        ),
+        ("", ""),
+    ],
+)
+def test_paths_are_cut_to_their_last_name(text: str, told: str) -> None:
+    assert without_paths(text) == told
+    assert without_paths(told) == told
+
+
+def test_cutting_paths_takes_no_time_whatever_the_text() -> None:
+    for text in ("/a" * 50_000, "'/" * 50_000, " /" * 50_000, '"/' + "a/" * 50_000):
+        without_paths(text)

@@ -15,8 +15,14 @@ import difs
 ROOT = Path(difs.__file__).parent
 HEAVY = ("accelerate", "diffusers", "numpy", "peft", "torch", "transformers")
 FAST_S = 0.2
-FORBIDDEN_MODULES = {"cloudpickle", "dill", "marshal", "multiprocessing", "pickle", "shelve"}
-FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__", "torch.load", "os.system", "os.popen"}
+PICKLES = {"cloudpickle", "dill", "jsonpickle", "joblib", "marshal", "pickle", "shelve"}
+FORBIDDEN_MODULES = {*PICKLES, "multiprocessing", "yaml"}
+FORBIDDEN_NAMES = {
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen"),
+    *("torch.load", "torch.hub", "torch.package", "torch.jit.load", "yaml.load", "np.load", "numpy.load"),
+}
+FORBIDDEN_WORDS = {"trust_remote_code", "allow_pickle", "weights_only", "shell"}
+"""Arguments with which a library runs what it reads."""
 
 PROBE = """
 import json, sys, time
@@ -84,6 +90,17 @@ def names_of(tree: ast.Module) -> Iterator[str]:
             yield ast.unparse(node)
 
 
+def words_of(tree: ast.Module) -> Iterator[str]:
+    """Yield the names of arguments that calls give, and of keys that may become such."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg is not None:
+            yield node.arg
+        elif isinstance(node, ast.Dict):
+            yield from (
+                k.value for k in node.keys if isinstance(k, ast.Constant) and isinstance(k.value, str)
+            )
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -92,6 +109,17 @@ def name_of(path: Path) -> str:
 def test_no_file_can_run_what_it_reads(path: Path) -> None:
     assert FORBIDDEN_MODULES.isdisjoint(modules_of(tree_of(path)))
     assert FORBIDDEN_NAMES.isdisjoint(names_of(tree_of(path)))
+    assert FORBIDDEN_WORDS.isdisjoint(words_of(tree_of(path)))
+
+
+BESIDE = [p for d in ("bench", "examples", "model_repo") for p in sorted((ROOT.parent / d).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", BESIDE, ids=lambda path: path.relative_to(ROOT.parent).as_posix())
+def test_nothing_beside_the_package_pickles(path: Path) -> None:
+    assert PICKLES.isdisjoint(modules_of(tree_of(path)))
+    assert {"torch.load", "eval", "exec"}.isdisjoint(names_of(tree_of(path)))
+    assert {"trust_remote_code", "allow_pickle"}.isdisjoint(words_of(tree_of(path)))
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -105,4 +133,7 @@ def test_these_rules_find_what_they_look_for() -> None:
     )
     assert set(modules_of(bad)) >= {"pickle", "multiprocessing"}
     assert set(names_of(bad)) >= {"torch.load", "eval"}
+    worse = ast.parse("f(trust_remote_code=True)\ng(**{'allow_pickle': True})")
+    assert set(words_of(worse)) >= {"trust_remote_code", "allow_pickle"}
     assert len(FILES) > 30
+    assert len(BESIDE) > 20
