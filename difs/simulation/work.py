@@ -6,7 +6,7 @@ unit, when something comes.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -87,6 +87,8 @@ class Work:
         self._limits: dict[str, tuple[int, float]] = {}
         self._aside_s = 0.0
         self._reports: list[Finished | Ended] = []
+        self._is_ripe = False
+        """Some job may be over."""
         self.run: Run | None = None
         self.slowness = 1.0
         """How many times its table's seconds everything takes."""
@@ -103,7 +105,7 @@ class Work:
     @property
     def has_endings(self) -> bool:
         """Whether `settle` has something to tell."""
-        return any(job.is_over for job in self._jobs)
+        return self._is_ripe
 
     def submit(self, execute: Execute) -> None:
         """Take an attempt."""
@@ -113,7 +115,7 @@ class Work:
         """Give an attempt up; told at the end of the unit under way."""
         for job in self._jobs:
             if job.execute.attempt == attempt:
-                _end(job, "cancelled", "aborted between two steps")
+                self._end(job, "cancelled", "aborted between two steps")
 
     def block(self, seconds: float, now: float) -> None:
         """Let the device do nothing else for so long: a memory mode is changed."""
@@ -151,20 +153,23 @@ class Work:
     def settle(self, now: float) -> list[Finished | Ended]:
         """Return what ended by now: done, given up, expired, or without its variant."""
         for job in self._jobs:
-            if job.ending is None and now >= job.execute.deadline:
-                _end(job, "expired", "the deadline passed")
-            elif job.ending is None and not self._is_expected(job):
-                _end(job, "engine_failed", f"{job.execute.variant} is not loaded")
-        if self.has_endings:
-            over = [job for job in self._jobs if job.is_over]
+            if now >= job.execute.deadline:
+                self._end(job, "expired", "the deadline passed")
+            elif not self._is_expected(job):
+                self._end(job, "engine_failed", f"{job.execute.variant} is not loaded")
+        if self._is_ripe:
+            self._is_ripe = False
+            self._report(job for job in self._jobs if job.is_over)
             self._jobs = [job for job in self._jobs if not job.is_over]
-            here = self._residents.here
-            for job in over:
-                if job.ending is None:
-                    self._painted(job.execute, min(_steps_of(p) for p in job.paintings))
-                self._reports.append(job.ending or job.finished(here.get(job.execute.variant)))
         reports, self._reports = self._reports, []
         return reports
+
+    def _report(self, over: Iterable[Job]) -> None:
+        for job in over:
+            if job.ending is None:
+                self._painted(job.execute, min(_steps_of(p) for p in job.paintings))
+            resident = self._residents.here.get(job.execute.variant)
+            self._reports.append(job.ending or job.finished(resident))
 
     def begin(self, now: float) -> None:
         """Choose the next run, if there is anything to do."""
@@ -200,7 +205,8 @@ class Work:
         """Leave out steps of what fell behind: see Engine."""
         for job in self._jobs:
             execute = job.execute
-            if not (execute.floor_steps and execute.latest and self._can_work(job)):
+            has_begun = job.steps_s > 0  # before that nothing is to be cut
+            if not (has_begun and execute.floor_steps and execute.latest and self._can_work(job)):
                 continue
             costs = self._believed(job)
             for painting, left in list(lagging(job, costs, rows_of(execute.guidance_scale), now)):
@@ -213,10 +219,15 @@ class Work:
         keys: dict[int, Painting] = {}
         found: list[Candidate] = []
         paces: dict[Hashable, Pace] = {}
+        here = self._residents.here
         for i, job in enumerate(self._jobs):
-            if not self._can_work(job):
+            execute, key = job.execute, i * MAX_IMAGES
+            resident = here.get(execute.variant)
+            if job.ending is not None or resident is None:
                 continue
-            execute, costs, key = job.execute, self._believed(job), i * MAX_IMAGES
+            costs = resident.costs
+            if costs.encode_s <= 0:  # a table that does not tell the parts apart
+                job.conditioning = True
             for painting in job.paintings:
                 keys[key + painting.index] = painting
             calls = samplers.evaluations(execute.sampler, execute.steps)
@@ -310,6 +321,10 @@ class Work:
             painting.is_shared = painting.is_shared or sharers > 1
         for job in {id(p.job): p.job for p in run.paintings}.values():
             job.steps_s += seconds
+        for painting in run.paintings:
+            costs = self._known(painting.job)
+            if painting.done >= painting.total and costs is not None and costs.decode_s <= 0:
+                self._seal(painting)
         first = run.paintings[0].job
         pixels, rows = first.execute.width * first.execute.height, self._rows(run.paintings)
         for _ in range(run.units):
@@ -333,12 +348,18 @@ class Work:
         pixels = execute.width * execute.height
         self._aside_s += run.unit_s
         job.decode_s += run.unit_s
-        if execute.is_judged:
-            job.scores.append(self._score(execute))
-        job.sealed[painting.index] = Sealed(execute.slots[painting.index].index, pixels * CHANNELS, 0)
+        self._seal(painting)
         costs = self._known(job)
         if costs is not None and _is_news(decode_seconds(costs, pixels), run.unit_s):
             self._learn(job, profiles.learn_decode(costs, pixels, run.unit_s))
+
+    def _seal(self, painting: Painting) -> None:
+        job, execute = painting.job, painting.job.execute
+        if execute.is_judged:
+            job.scores.append(self._score(execute))
+        nbytes = execute.width * execute.height * CHANNELS
+        job.sealed[painting.index] = Sealed(execute.slots[painting.index].index, nbytes, 0)
+        self._is_ripe = True
 
     def _known(self, job: Job) -> Costs | None:
         """Return the believed costs of a job's variant, which may have left meanwhile."""
@@ -365,10 +386,15 @@ class Work:
             kind=self._kind,
         )
         if rung is None or not self._take(rung, paintings, now):
-            _end(job, "out_of_memory", f"out of memory at {phase}")
+            self._end(job, "out_of_memory", f"out of memory at {phase}")
             return
         for painting in paintings:
             painting.job.note(ladder.describe(rung, kind))
+
+    def _end(self, job: Job, code: str, message: str) -> None:
+        if job.ending is None:
+            job.ending = Ended(job.execute.attempt, code, message)
+            self._is_ripe = True
 
     def _take(self, rung: ladder.Rung, paintings: list[Painting], now: float) -> bool:
         variant = paintings[0].job.execute.variant
@@ -387,11 +413,6 @@ class Work:
 
 def _is_news(predicted_s: float, seen_s: float) -> bool:
     return abs(seen_s - predicted_s) > LEARNED * max(predicted_s, 1e-9)
-
-
-def _end(job: Job, code: str, message: str) -> None:
-    if job.ending is None:
-        job.ending = Ended(job.execute.attempt, code, message)
 
 
 def _steps_of(painting: Painting) -> int:
