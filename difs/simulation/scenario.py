@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from difs import config
 from difs.errors import ConfigError
@@ -109,8 +110,8 @@ class Fleet(Struct, frozen=True, forbid_unknown_fields=True):
     """The devices: all alike."""
 
     devices: Annotated[int, Meta(ge=1, le=100_000)] = 1
-    kind: Literal["cuda", "cpu", "simulated"] = "cuda"
-    """Which memory modes there are."""
+    kind: Literal["cuda", "cpu", "simulated"] | None = None
+    """Which memory modes there are; None: as in the tables."""
     memory_bytes: Nbytes = 0
     """Of a device; 0: without bound."""
     parking_bytes: Nbytes = 2 * 2**30
@@ -118,11 +119,6 @@ class Fleet(Struct, frozen=True, forbid_unknown_fields=True):
     max_rows: Annotated[int, Meta(ge=1, le=256)] = 32
     preload: tuple[str, ...] = ("*",)
     """Loaded at the start, as far as memory goes."""
-
-    @property
-    def names(self) -> list[str]:
-        """Return the devices' names."""
-        return [f"{self.kind}-{i}" for i in range(self.devices)]
 
 
 class Neighbour(Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,7 +151,8 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 1
     arrivals: Arrivals = Arrivals()
     mix: Annotated[tuple[Wish, ...], Meta(min_length=1)] = (Wish(),)
-    prompts: Annotated[tuple[str, ...], Meta(min_length=1)] = ("red apple",)
+    prompts: tuple[str, ...] = ()
+    """Empty: what the variants say that they can paint."""
     fleet: Fleet = Fleet()
     policy: config.PolicyChoice = config.PolicyChoice()
     rules: config.Broker = config.Broker()
@@ -205,6 +202,20 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
         place[last] = _meant(last, value)
     try:
         return msgspec.convert(tree, Scenario, strict=False)
+    except ValueError as error:
+        raise ConfigError(f"scenario: {error}") from None
+
+
+def wishing(scenario: Scenario, latency_s: float | None, quality: str | None) -> Scenario:
+    """Return a scenario whose every request asks for these as well. Raises ConfigError."""
+    asked: dict[str, Any] = {}
+    if latency_s is not None:
+        asked["latency_s"] = latency_s
+    if quality is not None:
+        asked["quality"] = quality
+    try:
+        mix = [msgspec.to_builtins(wish) | asked for wish in scenario.mix]
+        return replace(scenario, mix=msgspec.convert(mix, tuple[Wish, ...], strict=False))
     except ValueError as error:
         raise ConfigError(f"scenario: {error}") from None
 

@@ -6,7 +6,7 @@ and is marked `declared`.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +15,9 @@ from msgspec import Struct
 from difs.actor_messages import Costs, Resident, RowCost
 from difs.errors import ConfigError
 from difs.messages import MemoryMode, QualityPoint, VariantInfo
-from difs.profiling import cells, curves
-from difs.profiling.cells import Profile
+from difs.profiling import cells, curves, store
+from difs.profiling.cells import DeviceFacts, Profile
+from difs.variants import Variant
 
 
 class Mode(Struct, frozen=True):
@@ -40,6 +41,8 @@ class Model(Struct, frozen=True):
     info: VariantInfo
     modes: Mapping[MemoryMode, Mode]
     """The one that it is loaded into stands first."""
+    kind: str = "cuda"
+    """Of the device that was measured."""
     spread: float = 0.0
     """By how much its quality differs from the easiest prompt to the hardest."""
 
@@ -50,7 +53,7 @@ def of_profile(profile: Profile, info: VariantInfo) -> Model:
     if not found:
         raise ConfigError(f"the profile of {info.name} has no timings; measure it with `difs profile`")
     modes = {r.memory_mode: Mode(r, profile.modes[r.memory_mode].load_parked_s) for r in found}
-    return Model(info, modes)
+    return Model(info, modes, profile.key.device.kind)
 
 
 def read(path: Path, infos: Mapping[str, VariantInfo]) -> dict[str, Model]:
@@ -80,6 +83,18 @@ def _profiled(data: bytes, infos: Mapping[str, VariantInfo]) -> dict[str, Model]
         known = ", ".join(sorted(infos)) or "none"
         raise ConfigError(f"the profile is of {name}, which is not registered; registered: {known}")
     return {name: of_profile(profile, infos[name])}
+
+
+def here(variants: Iterable[Variant], facts: DeviceFacts) -> dict[str, Model]:
+    """Return the variants that `difs profile` measured on this machine's device. Raises ConfigError."""
+    found = {}
+    for variant in variants:
+        profile = store.find(variant, store.key_of(variant, facts))
+        if profile is not None and curves.residents(profile):
+            found[variant.name] = of_profile(profile, variant.info())
+    if not found:
+        raise ConfigError("nothing was profiled here: run `difs profile`, or name tables with --tables")
+    return found
 
 
 # ---- DiffServe ------------------------------------------------------------------------------------
@@ -177,7 +192,8 @@ def _model(said: Declared, by_batch: Mapping[int, float], source: str, has_dial:
         quality_judge="diffserve",
     )
     resident = Resident(said.name, "full", "fp16", 0, costs)
-    return Model(info, {"full": Mode(resident)}, LIGHT_SPREAD if said.quality < 1 else 0.0)
+    spread = LIGHT_SPREAD if said.quality < 1 else 0.0
+    return Model(info, {"full": Mode(resident)}, spread=spread)
 
 
 # ---- the scorer -----------------------------------------------------------------------------------

@@ -62,7 +62,9 @@ class World:
         self._weights = [wish.share for wish in scenario.mix]
         self.ledger = Ledger(keeps_lines)
         self._preload = self._names_to_preload()
-        names = scenario.fleet.names
+        kind = scenario.fleet.kind or next(iter(models.values())).kind
+        names = [f"{kind}-{i}" for i in range(scenario.fleet.devices)]
+        self._prompts = scenario.prompts or _captions(models) or ("a picture",)
         plan = layout.plan(config.slot_classes(config.Shm()))
         self.state = make_state(
             rules=scenario.rules,
@@ -94,7 +96,7 @@ class World:
         """Let everything happen until the last request has ended; returns the record."""
         scenario = self._scenario
         self._happen(ActorSaid(SUPERVISOR, Supervise(1)))
-        for name in scenario.fleet.names:
+        for name in self._by_name:
             self._give_life(name, 0, is_warm=True)
         for mishap in mishaps.draw(scenario, max(self._times, default=0.0)):
             self._at(mishap.at, lambda m=mishap: self._befall(m))  # type: ignore[misc]
@@ -143,7 +145,7 @@ class World:
     def _arrive(self, number: int) -> None:
         dice, scenario = self._asks, self._scenario
         wish = dice.choices(scenario.mix, self._weights)[0] if len(scenario.mix) > 1 else scenario.mix[0]
-        prompt = dice.choice(scenario.prompts)
+        prompt = dice.choice(self._prompts)
         message = wish.message(f"r{number}", prompt, seed=number)
         self.ledger.fates[message.request_id] = Fate(message, self.now, dice.random())
         client = f"client-{number % scenario.clients}".encode()
@@ -375,3 +377,8 @@ class World:
 def _policy(chosen: config.PolicyChoice) -> Policy:
     return registry.load(chosen.name, Options(chosen.variant, chosen.light, chosen.heavy))
 
+
+def _captions(models: Mapping[str, Model]) -> tuple[str, ...]:
+    """Return what all variants that name their captions can paint, each by its first name."""
+    told = [{words[0] for words in m.info.captions} for m in models.values() if m.info.captions]
+    return tuple(sorted(set.intersection(*told))) if told else ()
