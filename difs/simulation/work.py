@@ -188,9 +188,10 @@ class Work:
                 continue
             self.run = Run(turn.phase, paintings, now, unit_s)
             if turn.phase == "step":
-                self.run.units = self._units(turn.keys, candidates)
                 for painting in paintings:
                     self._start(painting, now)
+                if not any(self._may_fall_behind(p, unit_s, now) for p in paintings):
+                    self.run.units = self._units(turn.keys, candidates)
 
     # ---- choosing ---------------------------------------------------------------------------------
 
@@ -257,6 +258,16 @@ class Work:
         if alone_s <= 0 or first <= last:
             return 1
         return max(1, min(most, int((first - last) / alone_s)))
+
+    def _may_fall_behind(self, painting: Painting, unit_s: float, now: float) -> bool:
+        """Whether steps may have to be left out, which is decided between two of them."""
+        job, execute = painting.job, painting.job.execute
+        left = painting.total - painting.done
+        if not (execute.floor_steps and execute.latest) or left <= max(1, execute.floor_steps - painting.done):
+            return False
+        decode_s = decode_seconds(self._believed(job), execute.width * execute.height)
+        rest_s = len(job.paintings) * decode_s
+        return left * unit_s + rest_s - (execute.latest - now) > unit_s
 
     def _rows_allowed(self, variant: str, now: float) -> int:
         if variant not in self._limits:
