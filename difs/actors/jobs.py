@@ -158,34 +158,34 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
 
     `rows` and `evaluations`: UNet rows and UNet calls of one image of it.
     """
-    pixels = job.execute.width * job.execute.height
+    execute, group, due = job.execute, job.group, job.due
+    pixels = execute.width * execute.height
     step_s = step_seconds(costs, pixels, rows)
     decode_s = decode_seconds(costs, pixels)
-    common = Candidate(
-        key=key,
-        phase="encode",
-        group=job.group,
-        rows=rows,
-        due=job.due,
-        remaining_s=costs.encode_s + len(job.paintings) * (evaluations * step_s + decode_s),
-        unit_s=costs.encode_s,
-        latest=job.execute.latest or math.inf,
-        is_best_effort=job.execute.is_best_effort,
-    )
+    latest, gives_way = execute.latest or math.inf, execute.is_best_effort
     if job.conditioning is None:
-        return [common]
+        all_s = costs.encode_s + len(job.paintings) * (evaluations * step_s + decode_s)
+        first = Candidate(
+            key, "encode", group, rows, due, all_s, costs.encode_s, 0, latest, is_best_effort=gives_way
+        )
+        return [first]
     found = []
     for painting in job.paintings:
         if painting.is_decoded:
             continue
         left = (painting.total or evaluations) - painting.done
-        own = common._replace(
+        own = Candidate(
             key=key + painting.index,
             phase="step" if left else "decode",
+            group=(*group, key + painting.index) if painting.is_alone else group,
+            rows=rows,
+            due=due,
             remaining_s=left * step_s + decode_s,
             unit_s=step_s if left else decode_s,
             evaluations=left,
+            latest=latest,
             is_running=painting.is_running,
+            is_best_effort=gives_way,
         )
-        found.append(own._replace(group=(*job.group, own.key)) if painting.is_alone else own)
+        found.append(own)
     return found

@@ -100,7 +100,7 @@ def dispatch(books: Books, now: float) -> None:
                 if outcome is _Outcome.STUCK:
                     break
     for actor in books.ready:
-        if actor.queue.urgent:
+        if actor.queue and actor.queue.urgent:
             _recall(books, actor, now)
 
 

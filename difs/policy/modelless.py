@@ -19,6 +19,9 @@ from difs.policy.frontier import Point, enumerate_points, survey_points
 
 SHOWN = 4
 """Alternatives that a plan names."""
+ROOM = 0.5
+"""So much of the wait is kept free as well where quality is chosen. What comes later shares the calls as
+long as promises are kept: where none has room, batches stay small and all are late (see `bench.policy`)."""
 
 
 class Modelless:
@@ -139,8 +142,18 @@ def choose(known: Sequence[Point], floor: float, latency_s: float | None) -> tup
             return min(within, key=_preference), why
     if within:
         how = "comes soon" if latency_s is None else f"keeps {latency_s:g} s"
-        return min(within, key=_preference), f"the best quality that {how}"
+        return min(_with_room(within, budget), key=_preference), f"the best quality that {how}"
     return min(known, key=_swiftness), f"nothing is done in {budget:g} s: the soonest"
+
+
+def _with_room(within: Sequence[Point], budget: float) -> list[Point]:
+    """Return the points that leave room, and the soonest.
+
+    The room is the same for all, so that none is passed over that is sooner than one that is not.
+    """
+    room_s = ROOM * min(p.device.backlog_s for p in within)
+    soonest = min(within, key=_swiftness)
+    return [p for p in within if p.total_s <= budget - room_s] or [soonest]
 
 
 def _preference(point: Point) -> tuple[float, float, str, str]:

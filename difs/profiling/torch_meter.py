@@ -48,7 +48,7 @@ class TorchMeter:
         self._painter, self._load_cold_s = self._timed(self._load)
         self._rest_bytes = self._resting()
         manifest = variant.manifest
-        steps = min(STEPS, samplers.SAMPLERS[manifest.sampler].most_steps)
+        steps = min(STEPS, samplers.SAMPLERS[manifest.sampler].most_steps, manifest.steps.max)
         self._guided, self._bare = warmup.orders(manifest, steps)
 
     @property
