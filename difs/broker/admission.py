@@ -5,6 +5,7 @@ from difs.broker.events import Peer
 from difs.broker.records import Client
 from difs.errors import BY_CODE, without_paths
 from difs.messages import (
+    DEFAULT_PRIORITY,
     MAX_PIXEL_STEPS,
     ClientMessage,
     Drain,
@@ -62,9 +63,22 @@ def check_peer(peer: Peer, message: ClientMessage) -> Error | None:
     if isinstance(message, ADMIN) and not peer.is_admin:
         return refusal("denied", "only this user's own programs and keys made with --admin may do that")
     asked = message.request if isinstance(message, Explain) else message
-    if isinstance(asked, Generate) and asked.delivery.mode == "shm" and not peer.is_local:
+    return _check_wishes(peer, asked) if isinstance(asked, Generate) else None
+
+
+def _check_wishes(peer: Peer, asked: Generate) -> Error | None:
+    name = asked.request_id
+    if asked.delivery.mode == "shm" and not peer.is_local:
         words = "delivery.mode: shared memory is for local clients; ask for inline"
-        return refusal("unsupported", words, request_id=asked.request_id, field="delivery.mode")
+        return refusal("unsupported", words, request_id=name, field="delivery.mode")
+    if asked.requirements.priority > DEFAULT_PRIORITY and not peer.is_admin:
+        return refusal(  # priorities are strict: whoever may raise his own needs no share
+            "denied",
+            f"requirements.priority: above {DEFAULT_PRIORITY} is for local programs and admins' keys",
+            request_id=name,
+            field="requirements.priority",
+            limit=f"<= {DEFAULT_PRIORITY}",
+        )
     return None
 
 

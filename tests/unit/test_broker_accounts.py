@@ -9,6 +9,7 @@ from difs.actor_messages import Abort, Execute
 from difs.broker.effects import Effect
 from difs.broker.events import ClientSaid, KeysRevoked, Peer
 from difs.messages import (
+    DEFAULT_PRIORITY,
     Accepted,
     Cancel,
     ClientMessage,
@@ -111,6 +112,16 @@ def test_no_segment_of_shared_memory_is_named_to_who_cannot_map_it(peer: Peer) -
     running = only(say(house, peer, A1, "r2"), Execute)
     result = only(house.tell(finished(running)), Result)
     assert not isinstance(result.images[0].segment, str)
+
+
+@pytest.mark.parametrize("peer", [ANNA, ANYONE])
+def test_nobody_from_afar_puts_himself_before_all_others(peer: Peer) -> None:
+    house = served(credits=4)
+    error = refused(say(house, peer, A1, "r1", priority=DEFAULT_PRIORITY + 1))
+    assert (error.code, error.field) == ("denied", "requirements.priority")
+    assert told(say(house, peer, A1, "r1", priority=DEFAULT_PRIORITY), Accepted)
+    assert told(say(house, BOSS, A2, "r2", priority=9), Accepted)
+    assert told(house.ask("r3", priority=9), Accepted)
 
 
 # ---- who sees what -------------------------------------------------------------------------------
