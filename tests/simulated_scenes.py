@@ -17,7 +17,9 @@ STEPS = ((1, 0.010), (2, 0.016), (4, 0.024), (8, 0.040), (16, 0.078))
 
 def model(name: str = "good", *, factor: float = 1.0, worth: float = 0.9, mib: int = 100) -> Model:
     """Return a variant of 4 to 20 steps; `factor` times STEPS; each lighter mode is a quarter slower."""
-    curve = tuple(QualityPoint(64, n, 2.5, worth * share) for n, share in ((4, 0.6), (10, 0.9), (20, 1.0)))
+    curve = tuple(
+        QualityPoint(64, n, 2.5, worth * share) for n, share in ((4, 0.6), (10, 0.9), (20, 1.0))
+    )
     info = variant(
         name,
         steps_max=20,
@@ -26,8 +28,11 @@ def model(name: str = "good", *, factor: float = 1.0, worth: float = 0.9, mib: i
         quality_kind="declared",
         quality_judge="test",
     )
-    modes = (("full", 1.0, mib), ("sliced", 1.25, mib), ("model_offload", 2.0, mib // 4))
-    found: dict[MemoryMode, Mode] = {m: _mode(name, m, factor * slow, mib, rest) for m, slow, rest in modes}  # type: ignore[misc]
+    found: dict[MemoryMode, Mode] = {
+        "full": _mode(name, "full", factor, mib, mib),
+        "sliced": _mode(name, "sliced", 1.25 * factor, mib, mib),
+        "model_offload": _mode(name, "model_offload", 2.0 * factor, mib, mib // 4),
+    }
     return Model(info, found)
 
 

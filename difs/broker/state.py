@@ -9,7 +9,7 @@ Everything that the broker knows stands in its `books`; the desks and `dispatch`
 from collections.abc import Mapping
 
 from difs import config
-from difs.actor_messages import Stepped
+from difs.actor_messages import Pulse, Stepped
 from difs.broker import actor_desk, client_desk, dispatch, loads, repository_desk
 from difs.broker.audit import check
 from difs.broker.books import Books, Segment
@@ -65,7 +65,7 @@ class BrokerState:
             client_desk.serve(books, event.route, event.message, now, event.peer)
         elif isinstance(event, ActorSaid):
             actor_desk.serve(books, event.route, event.message, now)
-            if isinstance(event.message, Stepped):  # most events: it frees nothing, and nothing waits for it
+            if isinstance(event.message, (Stepped, Pulse)):  # most events: nothing waits for them
                 return books.effects
         elif isinstance(event, ClientLost):
             client_desk.lost(books, event.route, now)

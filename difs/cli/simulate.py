@@ -41,7 +41,9 @@ def simulate(
     pattern: Annotated[str | None, typer.Option(help="poisson, burst or diurnal.")] = None,
     trace: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Arrivals: milliseconds,prompt or seconds a line."),
+        typer.Option(
+            exists=True, dir_okay=False, help="Arrivals: milliseconds,prompt or seconds a line."
+        ),
     ] = None,
     latency: Annotated[float | None, typer.Option(help="Seconds that each request asks for.")] = None,
     quality: Annotated[str | None, typer.Option(help="0..1 or a name, that each asks for.")] = None,
@@ -53,7 +55,9 @@ def simulate(
         list[str] | None, typer.Option("--what-if", help="The same once more with this key changed.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="A picture: a .png or .svg file.")] = None,
-    log: Annotated[Path | None, typer.Option("--log", help="Write all that happened, a line each.")] = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Write all that happened, a line each.")
+    ] = None,
     config_file: ConfigOption = None,
     run_dir: RunDirOption = None,
     as_json: JsonOption = False,
@@ -165,7 +169,9 @@ def _tell(runs: Mapping[str, Any], as_json: bool) -> None:
         shares = ", ".join(f"{variant} {share:.0%}" for variant, share in facts["variants"].items())
         lost = ", ".join(f"{code} {n}" for code, n in {**facts["refused"], **facts["failed"]}.items())
         words = f"{name}: {facts['delivered']} of {facts['requests']} delivered; {shares or 'none'}"
-        terminal.say(words + (f"; not delivered: {lost}" if lost else "") + f"; log {facts['log_hash'][:12]}")
+        terminal.say(
+            words + (f"; not delivered: {lost}" if lost else "") + f"; log {facts['log_hash'][:12]}"
+        )
 
 
 def _short(value: float | None) -> str:

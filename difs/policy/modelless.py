@@ -21,7 +21,7 @@ SHOWN = 4
 """Alternatives that a plan names."""
 ROOM = 0.5
 """So much of the wait is kept free as well where quality is chosen. What comes later shares the calls as
-long as promises are kept: where none has room, batches stay small and all are late (see `bench.policy`)."""
+long as promises are kept: where none has room, batches stay small and all are late."""
 
 
 class Modelless:

@@ -1,4 +1,4 @@
-"""A simulated actor: the broker's messages in, an actor's reports out, at stated times. As `difs.actors.actor`.
+"""A simulated actor: the broker's messages in, an actor's reports out. As `difs.actors.actor`.
 
 It does nothing by itself: the world calls `attend` when something came or is due, and hands the reports
 on. Between two calls only time passes.
@@ -52,7 +52,7 @@ class Device:
         number: int,
         memory_bytes: int,
         parking_bytes: int,
-        credits: int,
+        max_credits: int,
         max_rows: int,
         score: Callable[[Execute], float | None],
         painted: Callable[[Execute, int], None],
@@ -64,14 +64,16 @@ class Device:
         self.incarnation = f"{name}.{life}"
         self.memory = Memory(memory_bytes)
         self.residents = Residents(kind, models, self.memory, parking_bytes)
-        self.work = Work(self.residents, self.memory, kind=kind, max_rows=max_rows, score=score, painted=painted)
+        self.work = Work(
+            self.residents, self.memory, kind=kind, max_rows=max_rows, score=score, painted=painted
+        )
         self.is_ready = False
         self.is_hung = False
         self.hits = self.misses = 0
         """Attempts whose variant was loaded when they came, and others."""
         self._kind = kind
         self._models = models
-        self._credits = credits
+        self._credits = max_credits
         self._wanted: deque[str] = deque()
         self._worked_at = 0.0
         self._is_draining = self._has_retired = False
@@ -115,7 +117,7 @@ class Device:
             return math.inf
         run = self.work.run
         due = min(run.ends if run is not None else math.inf, self.residents.next_due)
-        if self._wanted and run is None:
+        if self._wanted and run is None and self.is_ready and not self._is_draining:
             due = min(due, self._worked_at + CALM_S)
         return due
 
@@ -192,7 +194,7 @@ class Device:
         """Load one more of the variants for the start, once nobody has wanted anything for a while."""
         if self.work.run is not None or self.residents.next_due < math.inf:
             self._worked_at = now
-        elif self._wanted and not self._is_draining and now - self._worked_at >= CALM_S:
+        elif self._wanted and not self._is_draining and now >= self._worked_at + CALM_S:
             self.residents.load(self._wanted.popleft(), None, now)
 
     def _take_leave(self) -> list[FromActor]:

@@ -37,10 +37,14 @@ def draw(path: Path, title: str, runs: Mapping[str, Ledger]) -> None:
         if any(row[2] for row in rows):
             others = [(row[1] + row[2]) / GIB for row in rows]
             memory.plot(times, others, ls=":", color=line.get_color(), label=f"{name} and other programs")
-    latencies = {f.asked.requirements.latency_s for ledger in runs.values() for f in ledger.fates.values()}
+    latencies = {
+        f.asked.requirements.latency_s for ledger in runs.values() for f in ledger.fates.values()
+    }
     for latency_s in sorted(x for x in latencies if x is not None)[:5]:
         soon.axvline(latency_s, color="grey", ls=":", lw=1)
-    soon.set(xlabel="seconds (dotted: latencies asked for)", ylabel="part of all requests", ylim=(0, 1.02))
+    soon.set(
+        xlabel="seconds (dotted: latencies asked for)", ylabel="part of all requests", ylim=(0, 1.02)
+    )
     kept.set(xlabel="latencies kept", ylabel="quality delivered in time, mean of all")
     memory.set(xlabel="simulated seconds", ylabel="GiB of all devices", ylim=(0, None))
     for axes in (soon, memory):

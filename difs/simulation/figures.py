@@ -50,7 +50,9 @@ def of_run(ledger: Ledger) -> dict[str, Any]:
         "switches": counts["switches"],
         "hit_rate": _share(counts["hits"], attempts),
         "busy": _share(ledger.busy_s, ledger.devices * ledger.seconds),
-        "lives_ended": {n.partition(": ")[2]: c for n, c in counts.items() if n.startswith("lives ended")},
+        "lives_ended": {
+            n.partition(": ")[2]: c for n, c in counts.items() if n.startswith("lives ended")
+        },
         "memory_most": round(max((s.most for s in ledger.samples), default=0.0), 4),
         "seconds": round(ledger.seconds, 3),
         "log_hash": ledger.digest,

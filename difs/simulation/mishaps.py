@@ -16,7 +16,7 @@ class Mishap(NamedTuple):
     device: int
     kind: Kind
     amount: float = 0.0
-    """Slow: how many times as long everything takes. Neighbour: the bytes that others want from now on."""
+    """Slow: how many times as long all takes. Neighbour: the bytes that others want from now on."""
 
 
 def draw(scenario: Scenario, seconds: float) -> list[Mishap]:

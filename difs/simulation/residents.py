@@ -1,4 +1,4 @@
-"""What is loaded on a simulated device, parked beside it, and on its way: as `difs.actors.residency` does.
+"""What is loaded on a simulated device, parked beside it, and on its way: see `difs.actors.residency`.
 
 Moves (loads and parks) go one after the other, beside the steps. Bytes are taken from `Memory` before a
 move begins and given back when a park ends. No batches and no messages to the broker here but reports.
@@ -71,7 +71,7 @@ class Residents:
         return any(move.variant == variant and not move.is_park for move in self._moves)
 
     def truth(self, variant: str, mode: MemoryMode) -> Mode:
-        """Return what a variant in a mode really costs; a mode that nobody measured costs as the first."""
+        """Return what a variant in a mode really costs; a mode not measured costs as the first."""
         modes = self._models[variant].modes
         return modes.get(mode) or next(iter(modes.values()))
 

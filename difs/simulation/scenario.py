@@ -1,4 +1,4 @@
-"""Everything that a run is given besides its tables: frozen, checked, readable from TOML. No chance here."""
+"""Everything that a run is given besides its tables: frozen, checked, readable from TOML."""
 
 import tomllib
 from collections.abc import Mapping
@@ -55,9 +55,7 @@ class Arrivals(Struct, frozen=True, forbid_unknown_fields=True):
                 found = arrivals.read(Path(self.file), self.speed)
                 return [at for at in found if at < self.seconds]
             case "burst":
-                return arrivals.bounded(
-                    lambda: arrivals.burst(self.rate_hz, self.seconds, self.cv, dice)
-                )
+                return arrivals.bounded(lambda: arrivals.burst(self.rate_hz, self.seconds, self.cv, dice))
             case "diurnal":
                 rates = self.low * self.rate_hz, max(self.low, self.high) * self.rate_hz
                 return arrivals.bounded(

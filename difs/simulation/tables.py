@@ -68,7 +68,9 @@ def read(path: Path, infos: Mapping[str, VariantInfo]) -> dict[str, Model]:
     for file in files:
         try:
             data = file.read_bytes()
-            fresh = diffserve(file.name, data.decode()) if file.suffix == ".csv" else _profiled(data, infos)
+            fresh = (
+                diffserve(file.name, data.decode()) if file.suffix == ".csv" else _profiled(data, infos)
+            )
         except (OSError, ValueError) as error:
             words = "a profile of `difs profile` (.json), or Model,Accel,batchsize,avg_runtime (.csv)"
             raise ConfigError(f"{file} is neither: {words}: {error}") from None
@@ -155,7 +157,9 @@ def diffserve(name: str, text: str, *, has_dial: bool = True) -> dict[str, Model
         if row["Model"] in pair and millis < BROKEN_MS:
             rows.setdefault(row["Model"], {}).setdefault(int(row["batchsize"]), millis / 1000)
     if rows.keys() != pair.keys():
-        raise ConfigError(f"{name}: expected the models {', '.join(pair)}, found {', '.join(rows) or 'none'}")
+        raise ConfigError(
+            f"{name}: expected the models {', '.join(pair)}, found {', '.join(rows) or 'none'}"
+        )
     source = f"declared; run times from {name}"
     return {pair[m].name: _model(pair[m], by_batch, source, has_dial) for m, by_batch in rows.items()}
 

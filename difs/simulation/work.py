@@ -73,9 +73,10 @@ class Work:
         score: Callable[[Execute], float | None],
         painted: Callable[[Execute, int], None],
     ) -> None:
-        """`score`: what the scorer says of an attempt's picture. `painted` is told of each that is done,
+        """Start with nothing to do.
 
-        and of how many steps its pictures are, the least of them.
+        `score`: what the scorer says of an attempt's picture. `painted` is told of each attempt that is
+        done, and of how many steps its pictures are, the least of them.
         """
         self._residents = residents
         self._memory = memory
@@ -214,9 +215,7 @@ class Work:
                 if samplers.SAMPLERS[execute.sampler].is_elastic:
                     painting.total, painting.is_shortened = painting.done + left, True
 
-    def _survey(
-        self, now: float
-    ) -> tuple[dict[int, Painting], list[Candidate], dict[Hashable, Pace]]:
+    def _survey(self, now: float) -> tuple[dict[int, Painting], list[Candidate], dict[Hashable, Pace]]:
         keys: dict[int, Painting] = {}
         found: list[Candidate] = []
         paces: dict[Hashable, Pace] = {}
@@ -263,7 +262,9 @@ class Work:
         """Whether steps may have to be left out, which is decided between two of them."""
         job, execute = painting.job, painting.job.execute
         left = painting.total - painting.done
-        if not (execute.floor_steps and execute.latest) or left <= max(1, execute.floor_steps - painting.done):
+        if not (execute.floor_steps and execute.latest) or left <= max(
+            1, execute.floor_steps - painting.done
+        ):
             return False
         decode_s = decode_seconds(self._believed(job), execute.width * execute.height)
         rest_s = len(job.paintings) * decode_s

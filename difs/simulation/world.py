@@ -24,7 +24,7 @@ from difs.shm import layout
 from difs.simulation import mishaps, tables
 from difs.simulation.device import Device
 from difs.simulation.ledger import Fate, Ledger, Sample, in_words
-from difs.simulation.scenario import Scenario
+from difs.simulation.scenario import Scenario, Wish
 from difs.simulation.tables import Model
 
 SUPERVISOR = b"supervisor"
@@ -144,13 +144,18 @@ class World:
 
     def _arrive(self, number: int) -> None:
         dice, scenario = self._asks, self._scenario
-        wish = dice.choices(scenario.mix, self._weights)[0] if len(scenario.mix) > 1 else scenario.mix[0]
+        wish = self._wish(number)
         prompt = dice.choice(self._prompts)
         message = wish.message(f"r{number}", prompt, seed=number)
         self.ledger.fates[message.request_id] = Fate(message, self.now, dice.random())
         client = f"client-{number % scenario.clients}".encode()
         self._tell_steps()
         self._happen(ClientSaid(client, message))
+
+    def _wish(self, number: int) -> Wish:
+        """Return what the request of this number wants."""
+        mix = self._scenario.mix
+        return self._asks.choices(mix, self._weights)[0] if len(mix) > 1 else mix[0]
 
     def _answer(self, message: Accepted | Result | Error) -> None:
         fate = self.ledger.fates.get(message.request_id or "")
@@ -204,9 +209,8 @@ class World:
                 self._answer(effect.message)
         elif isinstance(effect, TellSupervisor):
             if isinstance(effect.message, KillActor):
-                index = self._by_name[effect.message.device]
-                if self.devices[index].pid == effect.message.pid:
-                    self._at(self.now, lambda: self._die(index, effect.message.pid, "killed"))
+                index, pid = self._by_name[effect.message.device], effect.message.pid
+                self._at(self.now, lambda: self._die(index, pid, "killed"))
         elif isinstance(effect, Complain):
             self.ledger.complaints.append(effect.words)
 
@@ -274,7 +278,7 @@ class World:
             number=self._number,
             memory_bytes=fleet.memory_bytes,
             parking_bytes=fleet.parking_bytes,
-            credits=fleet.credits,
+            max_credits=fleet.credits,
             max_rows=fleet.max_rows,
             score=self._score,
             painted=self._painted,
@@ -369,7 +373,9 @@ class World:
         names = tuple(sorted(self._models)) if "*" in wanted else wanted
         for name in names:
             if name not in self._models:
-                words = f"fleet.preload: no table of {name!r}; there is: {', '.join(sorted(self._models))}"
+                words = (
+                    f"fleet.preload: no table of {name!r}; there is: {', '.join(sorted(self._models))}"
+                )
                 raise ConfigError(words)
         return names
 

@@ -44,7 +44,7 @@ class Bench:
             number=1,
             memory_bytes=memory_mib * MIB,
             parking_bytes=facts.pop("parking_mib", 200) * MIB,
-            credits=8,
+            max_credits=8,
             max_rows=32,
             score=lambda order: 0.5,
             painted=lambda order, steps: self.painted.update({order.attempt: steps}),

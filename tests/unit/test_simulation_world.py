@@ -1,4 +1,4 @@
-"""Whole runs: the same seed, the same run; every request ends once; nothing is left over; memory suffices."""
+"""Whole runs: the same seed, the same run; every request ends once; nothing is left over."""
 
 import os
 import subprocess
@@ -64,7 +64,7 @@ def strict(scenario: Scenario, policy: str) -> Scenario:
 
 
 @given(st.integers(0, 10_000), POLICIES, st.sampled_from([0, 180, 260]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_every_request_ends_once_and_nothing_is_left_over(seed: int, policy: str, mib: int) -> None:
     fleet = Fleet(devices=3, credits=4, memory_bytes=mib * MIB, parking_bytes=150 * MIB)
     mix = (Wish(latency_s=0.5), Wish(n=3, timeout_s=2.0), Wish(best_effort=True, variant="swift"))
@@ -82,9 +82,10 @@ def test_every_request_ends_once_and_nothing_is_left_over(seed: int, policy: str
 
 
 def test_faults_really_happen_and_devices_come_back() -> None:
-    ledger = lived(scene(seed=2, arrivals=Arrivals(rate_hz=4.0, seconds=40.0), mishaps=TROUBLE))
+    wanted = scenarios.Mishaps(deaths_per_h=60, hangs_per_h=200, restart_s=0.5)
+    ledger = lived(scene(seed=2, arrivals=Arrivals(rate_hz=4.0, seconds=60.0), mishaps=wanted))
     assert {"died", "killed"} <= figures.of_run(ledger)["lives_ended"].keys()
-    late = [fate for fate in ledger.fates.values() if fate.arrived_at > 30]
+    late = [fate for fate in ledger.fates.values() if fate.arrived_at > 45]
     assert any(fate.is_delivered for fate in late)
 
 
@@ -153,7 +154,9 @@ def test_what_the_policy_does_not_know_of_is_not_known_to_it() -> None:
 
 def test_the_cascade_hears_scores_and_paints_the_hard_ones_again() -> None:
     scores = ((0.0, 0.0), (0.3, 0.5), (1.0, 1.0))
-    scenario = scene(scores=scores, mix=(Wish(latency_s=3.0),), arrivals=Arrivals(rate_hz=4.0, seconds=30.0))
+    scenario = scene(
+        scores=scores, mix=(Wish(latency_s=3.0),), arrivals=Arrivals(rate_hz=25.0, seconds=8.0)
+    )
     ledger = lived(scenarios.changed(scenario, {"policy.name": "cascade"}))
     heavy = [f.ease for f in ledger.fates.values() if f.plan is not None and f.plan.variant == "good"]
     light = [f.ease for f in ledger.fates.values() if f.plan is not None and f.plan.variant == "swift"]
@@ -162,7 +165,9 @@ def test_the_cascade_hears_scores_and_paints_the_hard_ones_again() -> None:
     assert sum(heavy) / len(heavy) < sum(light) / len(light)
 
 
-@pytest.mark.parametrize(("ease", "score"), [(0.0, 0.0), (0.25, 0.15), (0.5, 0.3), (0.75, 0.65), (1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("ease", "score"), [(0.0, 0.0), (0.25, 0.15), (0.5, 0.3), (0.75, 0.65), (1.0, 1.0)]
+)
 def test_scores_follow_the_shares_that_a_table_tells(ease: float, score: float) -> None:
     assert tables.score_at(((0.0, 0.0), (0.3, 0.5), (1.0, 1.0)), ease) == pytest.approx(score)
 
@@ -184,7 +189,7 @@ def test_mishaps_are_drawn_in_order_and_within_the_run() -> None:
 
 
 def test_a_scenario_is_read_from_toml_and_changed_by_key() -> None:
-    found = scenarios.parse('seed = 4\n[[mix]]\nlatency_s = 2.0\n[fleet]\ndevices = 3\n')
+    found = scenarios.parse("seed = 4\n[[mix]]\nlatency_s = 2.0\n[fleet]\ndevices = 3\n")
     assert (found.seed, found.mix[0].latency_s, found.fleet.devices) == (4, 2.0, 3)
     again = scenarios.changed(found, {"devices": "5", "memory": "8GiB", "mishaps.deaths_per_h": "2"})
     assert again.fleet == Fleet(devices=5, memory_bytes=8 * 2**30)
@@ -194,7 +199,12 @@ def test_a_scenario_is_read_from_toml_and_changed_by_key() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("devices = 1", "devices"), ("[fleet]\ndevices = 0", "devices"), ("seed = -1", "seed"), ("[", "TOML|scenario")],
+    [
+        ("devices = 1", "devices"),
+        ("[fleet]\ndevices = 0", "devices"),
+        ("seed = -1", "seed"),
+        ("[", "TOML|scenario"),
+    ],
 )
 def test_a_bad_scenario_is_refused_in_words(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -217,7 +227,7 @@ def test_a_policy_of_ones_own_is_simulated_like_any_other() -> None:
     policy.name = "mine"
     world = World(scene(), MODELS, policy=policy)
     plans = [fate.plan for fate in world.run().fates.values()]
-    assert {plan.policy for plan in plans if plan is not None} == {"static"}
+    assert {plan.policy for plan in plans if plan is not None} == {"mine"}
     assert world.state.books.policy is policy
 
 
@@ -226,7 +236,8 @@ def test_a_policy_of_ones_own_is_simulated_like_any_other() -> None:
 
 def test_the_figures_count_what_is_late_or_refused_as_worth_nothing() -> None:
     overload = scene(
-        mix=(Wish(latency_s=0.6, on_infeasible="reject"),), arrivals=Arrivals(rate_hz=60.0, seconds=10.0)
+        mix=(Wish(latency_s=0.3, on_infeasible="reject", variant="good"),),
+        arrivals=Arrivals(rate_hz=60.0, seconds=4.0),
     )
     told = figures.of_run(lived(overload))
     assert told["refused"]
@@ -284,14 +295,21 @@ def test_run_times_of_whole_pictures_become_steps() -> None:
     found = tables.diffserve("x_sdturbo.csv", RUN_TIMES)
     heavy, light = found["sd15"], found["sd-turbo"]
     steps = heavy.modes["full"].resident.costs.steps
-    assert [(cost.rows, cost.seconds) for cost in steps] == [(2, 0.04), (4, 0.05)]  # one that broke is out
+    assert [(cost.rows, cost.seconds) for cost in steps] == [
+        (2, 0.04),
+        (4, 0.05),
+    ]  # one that broke is out
     assert light.modes["full"].resident.costs.steps[0].seconds == 0.1
     assert heavy.info.quality_kind == light.info.quality_kind == "declared"
     assert [p.steps for p in heavy.info.quality] == [10, 20, 50]
-    assert [p.steps for p in tables.diffserve("x_sdturbo.csv", RUN_TIMES, has_dial=False)["sd15"].info.quality] == [50]
+    assert [
+        p.steps for p in tables.diffserve("x_sdturbo.csv", RUN_TIMES, has_dial=False)["sd15"].info.quality
+    ] == [50]
 
 
-@pytest.mark.parametrize(("name", "text"), [("other.csv", RUN_TIMES), ("x_sdxs.csv", ",Model,batchsize\n")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("other.csv", RUN_TIMES), ("x_sdxs.csv", ",Model,batchsize\n")]
+)
 def test_what_is_no_table_is_refused(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.write_text(text)
