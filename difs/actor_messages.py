@@ -296,6 +296,8 @@ class ActorExited(Struct, frozen=True, tag="actor_exited"):
     device: str
     pid: int
     reason: str
+    how: str = "unknown"
+    """One of few words, to count by: the name of a signal, `status_70`, `left`."""
 
 
 class DrainAll(Struct, frozen=True, tag="drain_all"):

@@ -14,6 +14,8 @@ from msgspec import Struct
 from difs import config
 
 BROKER = "broker"
+METRICS = "metrics"
+"""Stands beside the service: without it everything else goes on."""
 BROKER_SILENCE_S = 5.0
 """A broker that was heard of and then is silent for so long is killed."""
 DRAIN_SLACK_S = 5.0
@@ -73,15 +75,20 @@ class Child:
     unready_since: float | None = None
     """When it was started, or was last ready; None while it is ready."""
     restarts: deque[float] = field(default_factory=deque)
+    given_up: str = ""
+    """Why it has failed."""
 
 
 class Supervision:
     """Decides for the broker and all actors."""
 
-    def __init__(self, rules: config.Supervisor, devices: list[str], now: float) -> None:
-        """Everything is due at once."""
+    def __init__(
+        self, rules: config.Supervisor, devices: list[str], now: float, *, beside: tuple[str, ...] = ()
+    ) -> None:
+        """Everything is due at once; the children `beside` may fail without harm."""
         self._rules = rules
-        self.children = {name: Child(name, due_at=now) for name in (BROKER, *devices)}
+        self._devices = tuple(devices)
+        self.children = {name: Child(name, due_at=now) for name in (BROKER, *devices, *beside)}
         self._drain_until: float | None = None
         self._forced = False
         self._failed_with = 1
@@ -112,7 +119,9 @@ class Supervision:
             child.state = ChildState.GONE
             return
         if status == os.EX_CONFIG:
-            child.state, self._failed_with = ChildState.FAILED, status  # no restart mends that
+            child.state, child.given_up = ChildState.FAILED, "no restart mends a wrong configuration"
+            if name in (BROKER, *self._devices):
+                self._failed_with = status
             return
         if now - child.started_at >= rules.stable_after:
             child.restarts.clear()
@@ -120,6 +129,7 @@ class Supervision:
             child.restarts.popleft()
         if len(child.restarts) >= rules.max_restarts:
             child.state = ChildState.FAILED
+            child.given_up = f"restarted {rules.max_restarts} times within {rules.restart_window:g} s"
             return
         longest = min(rules.backoff_cap, rules.backoff * 2 ** min(len(child.restarts), 30))
         child.restarts.append(now)
@@ -143,7 +153,7 @@ class Supervision:
         """Return what is to be done now."""
         if self._drain_until is not None:
             return self._decide_ending(now)
-        broker, *actors = self.children.values()
+        broker, actors = self.children[BROKER], [self.children[name] for name in self._devices]
         if broker.state is ChildState.FAILED:
             return [Finish(self._failed_with, "the broker cannot be kept running")]
         if all(child.state is ChildState.FAILED for child in actors):
@@ -160,6 +170,8 @@ class Supervision:
         if child.name == BROKER:
             silent = child.heard_at is not None and now - child.heard_at > BROKER_SILENCE_S
             return f"silent for {BROKER_SILENCE_S:g} s" if silent else None
+        if child.name not in self._devices:
+            return None
         since, limit = child.unready_since, self._rules.start_timeout
         return f"not ready for {limit:g} s" if since is not None and now - since > limit else None
 

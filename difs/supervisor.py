@@ -5,6 +5,7 @@ with the thread that made them.
 """
 
 import contextlib
+import importlib.util
 import logging
 import os
 import random
@@ -23,11 +24,11 @@ import zmq
 from difs import config, processes, repository, telemetry, wire
 from difs.actor_messages import ActorExited, DrainAll, Fleet, KillActor, Supervise
 from difs.clock import MonotonicClock
-from difs.errors import DifsError
+from difs.errors import ConfigError, DifsError
 from difs.policy import registry
 from difs.rundir import RunDir
 from difs.shm import layout, reaper, segment
-from difs.supervision import BROKER, Action, Finish, Kill, Spawn, Supervision, Terminate
+from difs.supervision import METRICS, Action, Finish, Kill, Spawn, Supervision, Terminate
 
 log = logging.getLogger("difs.supervisor")
 
@@ -49,7 +50,8 @@ class Supervisor:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pidfds: dict[int, str] = {}
         self._heard_at = 0.0
-        self._plan = Supervision(settings.supervisor, self._devices, self._clock.now())
+        beside = (METRICS,) if settings.metrics.port else ()
+        self._plan = Supervision(settings.supervisor, self._devices, self._clock.now(), beside=beside)
 
     def run(self) -> int:
         """Serve until stopped; returns the exit status."""
@@ -123,8 +125,8 @@ class Supervisor:
 
     def _spawn(self, name: str, poller: zmq.Poller) -> None:
         arguments = [str(self._home.path), str(os.getpid())]
-        module = "difs.broker"
-        if name != BROKER:
+        module = "difs.metrics" if name == METRICS else "difs.broker"
+        if name in self._devices:
             module = "difs.actors"
             arguments = [str(self._home.path), name, str(self._threads(name)), str(os.getpid())]
         process = subprocess.Popen(
@@ -149,8 +151,8 @@ class Supervisor:
         )
 
     def _environment(self, name: str) -> dict[str, str]:
-        is_broker = name == BROKER
-        return dict(os.environ) if is_broker else processes.computing_environment(self._threads(name))
+        computes = name in self._devices
+        return processes.computing_environment(self._threads(name)) if computes else dict(os.environ)
 
     def _bury(self, name: str, poller: zmq.Poller, link: "zmq.Socket[bytes]") -> None:
         """Take note of a child that is gone, and tell the broker."""
@@ -163,8 +165,10 @@ class Supervisor:
         reason = f"{name} {_how_it_ended(status)}"
         log.log(logging.INFO if self._plan.is_draining else logging.WARNING, "%s", reason)
         self._plan.exited(name, self._clock.now(), random.random(), status=status)
-        if name != BROKER:
-            self._send(link, ActorExited(name, process.pid, reason))
+        if name in self._devices:
+            self._send(link, ActorExited(name, process.pid, reason, _in_a_word(status)))
+        if why := self._plan.children[name].given_up:
+            log.error("%s is given up: %s", name, why)
 
     # ---- messages -------------------------------------------------------------------------------
 
@@ -250,6 +254,12 @@ def _how_it_ended(status: int) -> str:
     return "left" if status == 0 else f"exited with status {status}"
 
 
+def _in_a_word(status: int) -> str:
+    if status < 0:
+        return signal.Signals(-status).name
+    return "left" if status == 0 else f"status_{status}"
+
+
 def serve(settings: config.Config, on_ready: Callable[[tuple[str, ...]], None]) -> int:
     """Run a service until it is stopped; returns the exit status.
 
@@ -264,6 +274,8 @@ def serve(settings: config.Config, on_ready: Callable[[tuple[str, ...]], None]) 
         ),
     )
     registry.load(settings.policy.name)
+    if settings.metrics.port and importlib.util.find_spec("prometheus_client") is None:
+        raise ConfigError("metrics.port needs prometheus-client; install it, or difs[metrics]")
     home = RunDir(config.run_dir(settings))
     home.make()
     lock = home.take()

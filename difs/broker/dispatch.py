@@ -296,6 +296,7 @@ def lose_actor(
     """
     books.change_actor(actor, Cause.LOST)
     books.counts["actors_lost"] += 1
+    books.chronicle.note(now, "actor lost", device=actor.device, detail=reason)
     if kill and books.supervisor is not None:
         killing = KillActor(actor.device, actor.pid, reason)
         books.effects.append(TellSupervisor(books.supervisor, killing))
@@ -310,6 +311,7 @@ def lose_actor(
         request.deaths += died
         if request.deaths >= books.rules.max_attempts:
             fail(books, request, _exhausted(request, reason), now)
+            _quarantine(books, request, reason, now)
         elif was_wanted:
             books.move(request, Cause.REQUEUED, now, reason)
             request.actor = None
@@ -317,6 +319,20 @@ def lose_actor(
     for request in sorted(orphans, key=lambda r: r.rank):
         if request.is_open:  # what was recalled stood in the queue, and may have died too often
             replan(books, request, now)
+
+
+def _quarantine(books: Books, request: Request, reason: str, now: float) -> None:
+    """Have the content of a request not tried again for a while, by those that wait with it either."""
+    case = books.quarantine.put(request.message, request.deaths, reason, now)
+    if case is None:
+        return
+    books.counts["quarantined"] += 1
+    books.chronicle.note(
+        now, "quarantined", request_id=case.request_id, device="", detail=f"{case.digest}: {reason}"
+    )
+    for other in [r for r in books.requests.values() if r.state is RequestState.QUEUED]:
+        if (refused := admission.check_quarantine(books, other.message, now)) is not None:
+            fail(books, other, refused, now)
 
 
 def _exhausted(request: Request, reason: str) -> Error:

@@ -24,7 +24,7 @@ from difs.broker.state import BrokerState
 from difs.broker.watcher import Watcher
 from difs.clock import Clock
 from difs.errors import DifsError
-from difs.messages import MAX_HEADER_BYTES, Accepted, Beat, Progress
+from difs.messages import MAX_HEADER_BYTES, Accepted, Beat, Happening, Progress
 from difs.shm.reader import SegmentReader
 from difs.sockets import DONTWAIT
 
@@ -38,6 +38,9 @@ SEND_HIGH_WATER = 256
 ACCEPTED_DELAY_S = 0.001
 """How long an `accepted` may wait for company; a woken client would compete with the actor."""
 LINGER_MS = 500
+ENDS = frozenset({"finished", "failed", "expired", "cancelled"})
+ROUTINE = frozenset({"accepted", "dispatched", "finished", "cancelled"})
+"""What is logged at level debug only."""
 
 
 class BrokerLoop:
@@ -141,6 +144,22 @@ class BrokerLoop:
         while self._pending:
             for effect in self._state.handle(self._pending.popleft(), self._clock.now()):
                 self._perform(effect)
+            for happening in self._state.news():
+                self._log(happening)
+
+    def _log(self, happening: Happening) -> None:
+        """Log what happened with its ids; why a request ended may repeat its words, and stays out."""
+        level = logging.DEBUG if happening.what in ROUTINE else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        ids = {
+            "request_id": happening.request_id,
+            "attempt": happening.attempt,
+            "actor": happening.device,
+        }
+        words = " ".join(filter(None, (happening.request_id, happening.device, happening.what)))
+        detail = "" if happening.what in ENDS else happening.detail
+        log.log(level, "%s%s%s", words, ": " if detail else "", detail, extra=ids)
 
     # ---- out ----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from difs.actor_messages import Costs, Resident, Slot
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
-from difs.messages import Generate, MemoryMode, Plan, Reading
+from difs.messages import Generate, Happening, MemoryMode, Plan, Reading
 from difs.policy.activity import Activity
 from difs.policy.base import measured
 
@@ -145,7 +145,7 @@ class Request:
     """The variant that paints it again, its first pictures not being good enough: no other may."""
     notes: tuple[str, ...] = ()
     """What happened to it on its way, for its client."""
-    story: list[tuple[float, str, str]] = field(default_factory=list)
+    story: list[Happening] = field(default_factory=list)
 
     @property
     def is_best_effort(self) -> bool:
@@ -332,7 +332,7 @@ class Ended:
     """The last requests that ended, for `story`."""
 
     limit: int
-    stories: dict[str, list[tuple[float, str, str]]] = field(default_factory=dict)
+    stories: dict[str, list[Happening]] = field(default_factory=dict)
     order: deque[str] = field(default_factory=deque)
 
     def keep(self, request: Request) -> None:
