@@ -311,6 +311,8 @@ class Fleet(Struct, frozen=True, tag="fleet"):
 
     epoch: int
     ready: tuple[str, ...]
+    proven: tuple[str, ...] = ()
+    """Those whose process has painted for somebody: what ends it now is no fault of its start."""
 
 
 class KillActor(Struct, frozen=True, tag="kill_actor"):
@@ -319,6 +321,12 @@ class KillActor(Struct, frozen=True, tag="kill_actor"):
     device: str
     pid: int
     reason: str
+
+
+class Excuse(Struct, frozen=True, tag="excuse"):
+    """Broker to supervisor: a request, now in quarantine, was at fault for the ends on these devices."""
+
+    devices: tuple[str, ...]
 
 
 FromActor = (
@@ -339,4 +347,4 @@ FromActor = (
     | DrainAll
 )
 
-ToSupervisor = Fleet | KillActor
+ToSupervisor = Fleet | KillActor | Excuse

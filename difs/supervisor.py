@@ -22,7 +22,7 @@ import msgspec
 import zmq
 
 from difs import config, processes, repository, telemetry, wire
-from difs.actor_messages import ActorExited, DrainAll, Fleet, KillActor, Supervise
+from difs.actor_messages import ActorExited, DrainAll, Excuse, Fleet, KillActor, Supervise
 from difs.clock import MonotonicClock
 from difs.errors import ConfigError, DifsError
 from difs.policy import registry
@@ -41,7 +41,7 @@ class Supervisor:
     def __init__(
         self, settings: config.Config, home: RunDir, on_ready: Callable[[tuple[str, ...]], None]
     ) -> None:
-        """`on_ready` is called once, when all devices are ready for the first time."""
+        """`on_ready` is called once, when all devices are ready that were not given up."""
         self._settings = settings
         self._home = home
         self._on_ready: Callable[[tuple[str, ...]], None] | None = on_ready
@@ -193,13 +193,19 @@ class Supervisor:
                 self._hear(message)
             elif isinstance(message, KillActor):
                 self._kill(message)
+            else:
+                self._excuse(message)
 
     def _hear(self, fleet: Fleet) -> None:
         self._heard_at = self._clock.now()
-        self._plan.heard(fleet.ready, self._heard_at)
-        if self._on_ready is not None and set(fleet.ready) >= set(self._devices):
+        self._plan.heard(fleet.ready, self._heard_at, fleet.proven)
+        if self._on_ready is not None and self._plan.is_complete(fleet.ready):
             self._on_ready(fleet.ready)
             self._on_ready = None
+
+    def _excuse(self, message: Excuse) -> None:
+        for name in message.devices:
+            self._plan.excused(name, self._clock.now())
 
     def _kill(self, message: KillActor) -> None:
         process = self._processes.get(message.device)

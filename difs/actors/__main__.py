@@ -38,7 +38,8 @@ def make_engine(
         from difs.actors.simulated import SimulatedEngine, parse_script
 
         script = parse_script(settings.actors.script)
-        return SimulatedEngine(script, library, easel, clock, max_rows=settings.actors.max_rows)
+        rows = settings.actors.max_rows
+        return SimulatedEngine(script, library, easel, clock, max_rows=rows, device=device)
     from difs.actors.torch_engine import TorchEngine
 
     return TorchEngine(

@@ -277,6 +277,9 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
         return
     books.end(attempt, Cause.ENDED, _used_s(message))
     _note_activity(attempt, now)
+    if not attempt.actor.is_proven:
+        attempt.actor.is_proven = True
+        tell_fleet(books)
     step_s = message.steps_s / evaluations(attempt.plan.sampler, attempt.plan.steps)
     books.tally.painted(books.model_of(request), step_s, message.shared_by)
     if request.deadline < now:
@@ -418,7 +421,8 @@ def tell_fleet(books: Books) -> None:
     """Tell the supervisor which devices are ready."""
     if books.supervisor is not None:
         ready = tuple(a.device for a in books.ready)
-        books.effects.append(TellSupervisor(books.supervisor, Fleet(books.epoch, ready)))
+        proven = tuple(a.device for a in books.ready if a.is_proven)
+        books.effects.append(TellSupervisor(books.supervisor, Fleet(books.epoch, ready, proven)))
 
 
 def _supervise(books: Books, route: bytes, message: Supervise, now: float) -> None:

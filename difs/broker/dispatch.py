@@ -4,7 +4,7 @@ from enum import Enum
 
 from msgspec.structs import replace
 
-from difs.actor_messages import Abort, Execute, KillActor
+from difs.actor_messages import Abort, Excuse, Execute, KillActor
 from difs.broker import admission, loads, planning
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient, TellSupervisor
@@ -308,7 +308,8 @@ def lose_actor(
         request = attempt.request
         if not request.is_open or request.attempt is not None:
             continue  # nobody waits for it any more, or it is at work elsewhere
-        request.deaths += died
+        if died:
+            request.died_on.append(actor.device)
         if request.deaths >= books.rules.max_attempts:
             fail(books, request, _exhausted(request, reason), now)
             _quarantine(books, request, reason, now)
@@ -327,6 +328,9 @@ def _quarantine(books: Books, request: Request, reason: str, now: float) -> None
     if case is None:
         return
     books.counts["quarantined"] += 1
+    if books.supervisor is not None:
+        excuse = Excuse(tuple(sorted(set(request.died_on))))
+        books.effects.append(TellSupervisor(books.supervisor, excuse))
     books.chronicle.note(
         now, "quarantined", request_id=case.request_id, device="", detail=f"{case.digest}: {reason}"
     )

@@ -92,7 +92,7 @@ def _states(books: Books) -> Iterator[Sample]:
         actor = books.by_device.get(device)
         now_in = ActorState.LOST if actor is None else actor.state
         for state in ActorState:
-            yield Sample(state is now_in, {"actor": device, "state": state.value})
+            yield Sample(float(state is now_in), {"actor": device, "state": state.value})
 
 
 def _slots(books: Books) -> Iterator[Sample]:

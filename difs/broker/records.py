@@ -137,8 +137,8 @@ class Request:
     attempts: int = 0
     stays_until: float = 0.0
     """Until then it waits for slots of its own device only."""
-    deaths: int = 0
-    """Attempts that ended with the death of their actor."""
+    died_on: list[str] = field(default_factory=list)
+    """The devices of the attempts that ended with the death of their actor."""
     below_bytes: int | None = None
     """A variant of so many bytes ran out of memory: only lighter ones may serve it."""
     repainted_with: str | None = None
@@ -162,6 +162,11 @@ class Request:
     def flow(self) -> bytes | None:
         """Return with whom it shares a place in the queue: its client, or all that the policy orders."""
         return self.client.route if self.order is None else None
+
+    @property
+    def deaths(self) -> int:
+        """Return how many attempts ended with the death of their actor."""
+        return len(self.died_on)
 
     @property
     def is_suspect(self) -> bool:
@@ -259,6 +264,8 @@ class Actor:
     """The account of its best effort."""
     progress: int = 0
     reading: Reading | None = None
+    is_proven: bool = False
+    """It has finished something."""
     state: ActorState = ActorState.READY
 
     @property

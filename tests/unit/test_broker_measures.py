@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from difs import wire
 from difs.actor_messages import ActorExited, Execute, Leaving, Pulse
 from difs.broker import chronicle
 from difs.broker.chronicle import Chronicle
@@ -38,6 +39,7 @@ from tests.builders import (
 def families(house: House) -> dict[str, Family]:
     """Return all numbers by name."""
     report = only(house.ask(Metrics(), b"watcher"), MetricsReport)
+    assert wire.decode_from_broker(wire.encode(report)) == report
     assert report.epoch == house.state.books.epoch
     return {family.name: family for family in report.families}
 

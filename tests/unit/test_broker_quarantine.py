@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difs.actor_messages import ActorExited, Execute
+from difs.actor_messages import ActorExited, Excuse, Execute
 from difs.broker.quarantine import MAX_KEPT, Quarantine, digest_of
 from difs.messages import (
     Accepted,
@@ -29,6 +29,7 @@ from tests.builders import (
     only,
     refused,
     served,
+    told,
 )
 
 
@@ -77,6 +78,15 @@ def test_what_waits_with_the_same_content_ends_with_it() -> None:
     assert only(effects, Error, OTHER_CLIENT).request_id == "copy"
     assert only(effects, Error, OTHER_CLIENT).code == "quarantined"
     assert executes(effects) == ["innocent"]
+
+
+def test_the_devices_are_excused_for_the_deaths_of_a_poison_and_for_no_others() -> None:
+    house = served(devices=("cpu-0", "cpu-1"))
+    house.supervise()
+    house.ask("poison", prompt="boom")
+    for device in ("cpu-0", "cpu-1"):
+        assert not told(die(house, device), Excuse)
+    assert only(die(house, "cpu-0"), Excuse) == Excuse(("cpu-0", "cpu-1"))
 
 
 def test_after_a_death_each_runs_alone_so_that_the_innocent_are_cleared() -> None:

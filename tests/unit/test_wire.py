@@ -19,6 +19,7 @@ from difs.actor_messages import (
     Ended,
     Evicted,
     EvictVariant,
+    Excuse,
     Execute,
     Finished,
     Fleet,
@@ -668,7 +669,11 @@ TO_ACTOR: list[ToActor] = [
     Stop(),
     Welcome(7),
 ]
-TO_SUPERVISOR: list[ToSupervisor] = [Fleet(7, ("cpu-0",)), KillActor("cpu-0", 100, "hangs")]
+TO_SUPERVISOR: list[ToSupervisor] = [
+    Fleet(7, ("cpu-0",)),
+    KillActor("cpu-0", 100, "hangs"),
+    Excuse(("cpu-0",)),
+]
 KINDS: list[tuple[Any, Sequence[msgspec.Struct], Decode]] = [
     (ClientMessage, FROM_CLIENT, wire.decode_from_client),
     (BrokerMessage, FROM_BROKER, wire.decode_from_broker),
