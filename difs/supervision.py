@@ -81,8 +81,8 @@ class Child:
     """It said so itself: no restart mends that."""
     is_proven: bool = False
     """It has done what it is for since it was started."""
-    excuses: int | None = None
-    """How often it was excused since it last worked; None: it never has."""
+    excuses: int = 0
+    """How often it was excused since it last worked."""
     given_up: str = ""
     """Why it has failed."""
 
@@ -123,7 +123,7 @@ class Supervision:
     def excused(self, name: str, now: float) -> None:
         """Note that a request, not the device, is to blame for its ends: it has a clean record again."""
         child = self.children[name]
-        if child.excuses is None or child.excuses >= MAX_EXCUSES or child.is_misconfigured:
+        if child.excuses >= MAX_EXCUSES or child.is_misconfigured:
             return
         child.excuses += 1
         child.restarts.clear()

@@ -140,9 +140,8 @@ def test_a_child_that_has_worked_since_its_start_is_not_given_up_for_what_ends_i
     assert plan.children["cpu-0"].given_up == "restarted 3 times within 300 s"
 
 
-def test_a_device_that_has_worked_is_excused_for_what_requests_did_to_it_but_not_for_ever() -> None:
+def test_a_device_is_excused_for_what_requests_did_to_it_but_not_for_ever() -> None:
     plan = running()
-    plan.heard(tuple(DEVICES), 0.0, ("cpu-0",))
     give_up(plan, "cpu-0")
     for number in range(MAX_EXCUSES):
         assert plan.children["cpu-0"].state is ChildState.FAILED
@@ -152,13 +151,9 @@ def test_a_device_that_has_worked_is_excused_for_what_requests_did_to_it_but_not
         give_up(plan, "cpu-0")
     plan.excused("cpu-0", 50.0)
     assert plan.children["cpu-0"].state is ChildState.FAILED, "everything ends it: it is the device"
-
-
-def test_a_device_that_never_worked_is_not_excused() -> None:
-    plan = running()
-    give_up(plan, "cpu-0")
-    plan.excused("cpu-0", 10.0)
-    assert plan.children["cpu-0"].state is ChildState.FAILED
+    plan.heard(tuple(DEVICES), 50.0, ("cpu-0",))
+    plan.excused("cpu-0", 51.0)
+    assert plan.children["cpu-0"].state is ChildState.DUE, "it worked: it is excused anew"
 
 
 def test_a_wrong_configuration_is_not_excused() -> None:
