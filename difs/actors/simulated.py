@@ -40,12 +40,28 @@ from difs.shm.layout import HEADER_BYTES, PAGE_BYTES
 Positive = Annotated[float, Meta(ge=0)]
 
 
+Kind = Literal[
+    "error",
+    "oom",
+    "hog",
+    "sticky",
+    "exit",
+    "kill",
+    "segfault",
+    "abort",
+    "hang",
+    "spin",
+    "stop",
+    "scribble",
+]
+HOG_BYTES = 256 * 2**20
+"""What a hog takes of the host's memory, where nobody ends it before."""
+
+
 class Fault(Struct, frozen=True, forbid_unknown_fields=True):
     """What goes wrong, where: in requests whose prompt holds `prompt`, at `phase` and `step`."""
 
-    kind: Literal[
-        "error", "oom", "sticky", "exit", "kill", "segfault", "abort", "hang", "spin", "stop", "scribble"
-    ]
+    kind: Kind
     prompt: str = ""
     phase: Literal["load", "encode", "step", "decode"] = "step"
     step: int = 1
@@ -264,6 +280,9 @@ def _commit(kind: str) -> None:
             raise EngineFailed("a scripted failure")
         case "oom":
             raise OutOfMemory("a scripted lack of memory")
+        case "hog":
+            np.ones(HOG_BYTES, np.uint8)
+            raise OutOfMemory("a scripted lack of memory: too much was taken")
         case "sticky":
             raise DeviceBroken("a scripted device error")
         case "exit":
