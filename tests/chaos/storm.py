@@ -282,7 +282,8 @@ def run(
     problems: list[str] = []
     try:
         wait_until_whole(service, devices)
-        service.client.generate("warm", n=2).release()
+        # a large inline picture: with the first, pyzmq starts a thread that stays (zmq.utils.garbage)
+        service.client.generate("warm", width=SIDE, height=SIDE, delivery="inline").release()
         before = holdings(service)
         asyncio.run(storm.run(seconds))
         if wait_until_whole(service, devices):
