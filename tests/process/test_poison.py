@@ -14,6 +14,7 @@ import pytest
 
 from difs import Client
 from difs.errors import ActorLost, NotFound, Quarantined, RemoteProtocolError
+from tests.chaos import means
 from tests.process.conftest import Start
 from tests.process.service import (
     Calls,
@@ -91,8 +92,7 @@ def test_the_quarantine_is_listed_and_cleared_from_the_command_line(
     with pytest.raises(ActorLost):
         client.generate("a canary that will exit", **big(seed=8, steps=4))
     run = ("--run-dir", str(service.home.path))
-    cases = json.loads(difs("quarantine", "list", "--json", *run).stdout)["cases"]
-    digest = cases[-1]["digest"]
+    digest = client.quarantine()[-1].digest
     shown = difs("quarantine", "list", *run).stdout
     assert digest in shown
     assert "canary" not in shown
@@ -146,11 +146,30 @@ def test_every_line_of_the_log_is_an_object_with_ids_and_without_prompts(
 
 def test_a_story_is_told_on_the_command_line(service: Service, client: Client) -> None:
     client.generate("canary", request_id="told-1").release()
-    told = difs("story", "told-1", "--run-dir", str(service.home.path))
-    assert [word for word in ("accepted", "dispatched", "finished") if word in told.stdout]
-    assert "canary" not in told.stdout
-    facts = json.loads(difs("story", "told-1", "--json", "--run-dir", str(service.home.path)).stdout)
-    assert [one["what"] for one in facts["happenings"]] == ["accepted", "dispatched", "finished"]
+    told = difs("story", "told-1", "--run-dir", str(service.home.path)).stdout
+    assert [line.split()[1] for line in told.splitlines()[1:]] == ["accepted", "dispatched", "finished"]
+    assert "canary" not in told
+
+
+# ---- memory ---------------------------------------------------------------------------------------
+
+
+def test_an_actor_that_the_kernel_ends_for_its_memory_is_replaced(start: Start, calls: Calls) -> None:
+    hog = "{kind='hog', prompt='hog', times=1}"
+    with means.memory_group() as group:
+        if group is None:
+            pytest.skip("no memory cgroup is to be had here")
+        service = start(*TWO, *settings(script([hog]), "supervisor.backoff='10ms'"))
+        for name, pid in service.children().items():
+            if name != "broker":
+                group.squeeze(pid)
+        mates = [calls.submit(service.client.generate, "mate", **big(seed=i, steps=4)) for i in range(2)]
+        result = service.client.generate("hog", **big(seed=1, steps=4))
+        assert result.attempts == 3, "two had no memory for it; those that come after have"
+        assert is_right(result, "hog", 1)
+        assert all(is_right(mate.result(20), "mate", i) for i, mate in enumerate(mates))
+        assert exits(service) == {"SIGKILL": 2}
+        until(service.is_idle, 10, "a whole fleet, on which the group has no claim")
 
 
 # ---- devices --------------------------------------------------------------------------------------
