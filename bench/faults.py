@@ -7,6 +7,7 @@ Real processes, simulated devices. Goals are for a quiet machine of two cores.
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import statistics
@@ -48,11 +49,18 @@ def _say(what: str, values: list[float], goal: str, unit: str = "s") -> None:
     )
 
 
+class _Quiet(Service):
+    """A service that keeps its log to itself."""
+
+    def stop(self) -> int:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return super().stop()
+
+
 @contextlib.contextmanager
 def _service(devices: int = 2, *options: str) -> Iterator[Service]:
-    with Service(
-        ["--device", f"simulated:{devices}", *settings(script(step_s=0.02)), *QUICK, *options]
-    ) as made:
+    keys = settings(script(step_s=0.02))
+    with _Quiet(["--device", f"simulated:{devices}", *keys, *QUICK, *options]) as made:
         made.client.generate("warm", width=512, height=512, delivery="inline").release()
         yield made
 
@@ -112,7 +120,7 @@ def supervisor(trials: int) -> None:
             service.end(5)
             until(lambda: not processes_of(service.home.path), 10, "the end of all")
             seconds.append(time.monotonic() - died_at)
-            with Service(["--device", "simulated:1"], home=service.home.path):
+            with _Quiet(["--device", "simulated:1"], home=service.home.path):
                 left += len(segments_of(service.pid))
     _say("SIGKILL of the supervisor, until no process is left", seconds, "<= 2 s")
     print(f"segments left after the next start: {left}; goal 0")
