@@ -279,7 +279,7 @@ def _end(books: Books, request: Request, cause: Cause, error: Error, now: float)
         books.abort(attempt)
         request.attempt = None
         books.effects.append(TellActor(attempt.actor.route, Abort(attempt.number)))
-    books.move(request, cause, now, error.message)
+    books.move(request, cause, now, error.code)  # not its words: they may repeat a prompt
     books.effects.append(TellClient(route, error))
 
 
@@ -312,7 +312,8 @@ def lose_actor(
             request.died_on.append(actor.device)
         if request.deaths >= books.rules.max_attempts:
             fail(books, request, _exhausted(request, reason), now)
-            _quarantine(books, request, reason, now)
+            if attempt.is_suspect:  # it was alone with it: nobody else can be to blame
+                _quarantine(books, request, reason, now)
         elif was_wanted:
             books.move(request, Cause.REQUEUED, now, reason)
             request.actor = None
@@ -332,7 +333,7 @@ def _quarantine(books: Books, request: Request, reason: str, now: float) -> None
         excuse = Excuse(tuple(sorted(set(request.died_on))))
         books.effects.append(TellSupervisor(books.supervisor, excuse))
     books.chronicle.note(
-        now, "quarantined", request_id=case.request_id, device="", detail=f"{case.digest}: {reason}"
+        now, "quarantined", request_id=case.request_id, detail=f"{case.digest}: {reason}"
     )
     for other in [r for r in books.requests.values() if r.state is RequestState.QUEUED]:
         if (refused := admission.check_quarantine(books, other.message, now)) is not None:

@@ -38,7 +38,6 @@ SEND_HIGH_WATER = 256
 ACCEPTED_DELAY_S = 0.001
 """How long an `accepted` may wait for company; a woken client would compete with the actor."""
 LINGER_MS = 500
-ENDS = frozenset({"finished", "failed", "expired", "cancelled"})
 ROUTINE = frozenset({"accepted", "dispatched", "finished", "cancelled"})
 """What is logged at level debug only."""
 
@@ -120,7 +119,9 @@ class BrokerLoop:
             try:
                 event: Event = ClientSaid(route, wire.decode_from_client(frames))
             except DifsError as error:
-                event = ClientMisspoke(route, error, wire.request_id_of(frames))
+                # its traceback leads here and back to it: such a ring would keep the frames for long
+                plain = error.with_traceback(None)
+                event = ClientMisspoke(route, plain, wire.request_id_of(frames))
             self._happen(event)
 
     def _take_from_actors(self) -> None:
@@ -148,7 +149,7 @@ class BrokerLoop:
                 self._log(happening)
 
     def _log(self, happening: Happening) -> None:
-        """Log what happened with its ids; why a request ended may repeat its words, and stays out."""
+        """Log what happened, with its ids."""
         level = logging.DEBUG if happening.what in ROUTINE else logging.INFO
         if not log.isEnabledFor(level):
             return
@@ -158,8 +159,7 @@ class BrokerLoop:
             "actor": happening.device,
         }
         words = " ".join(filter(None, (happening.request_id, happening.device, happening.what)))
-        detail = "" if happening.what in ENDS else happening.detail
-        log.log(level, "%s%s%s", words, ": " if detail else "", detail, extra=ids)
+        log.log(level, "%s", ": ".join(filter(None, (words, happening.detail))), extra=ids)
 
     # ---- out ----------------------------------------------------------------------------------
 

@@ -61,6 +61,14 @@ def test_a_content_that_ended_three_actors_is_refused_whoever_asks_and_under_whi
     assert is_over(house), "nothing is remembered of who was refused"
 
 
+def test_without_a_try_alone_nothing_is_quarantined() -> None:
+    house = served(max_attempts=1)
+    house.ask("poison", prompt="boom")
+    house.ask("mate", prompt="fine")
+    assert [error.code for error in told(die(house), Error)] == ["actor_lost"] * 2
+    assert not only(house.ask(List()), QuarantineList).cases
+
+
 def test_another_content_is_taken() -> None:
     house = poisoned()
     assert only(house.ask("a", prompt="boom", seed=7), Accepted)

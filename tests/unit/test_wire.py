@@ -398,6 +398,14 @@ def test_bytes_that_are_no_map_are_refused_as_such(data: bytes) -> None:
     assert caught.value.field == "frame 1"
 
 
+@pytest.mark.parametrize("header", [b"\xc1", b"\x91" * 60_000, msgspec.msgpack.encode({"type": "x"})])
+def test_a_refusal_keeps_nothing_of_what_it_refuses(header: bytes) -> None:
+    with pytest.raises(DifsError) as caught:
+        wire.decode_from_client([PROTOCOL, header])
+    assert caught.value.__context__ is None
+    assert caught.value.__cause__ is None
+
+
 @pytest.mark.parametrize(
     "tree",
     [
