@@ -14,7 +14,7 @@ TEST_FLAGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-engine bench-gpu clean
+.PHONY: demo test lint chaos soak bench bench-engine bench-gpu bench-faults clean
 
 demo: $(STAMP)
 	$(BIN)/difs generate "$(PROMPT)" $(DEMO_FLAGS)
@@ -28,6 +28,15 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Real processes hurt at random; say SEED=7 to see the same again
+SEED ?= $(shell date +%j)
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos --seconds 600 --seed $(SEED)
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.chaos --seconds 28800 --seed $(SEED)
+
 bench: $(STAMP)
 	$(BIN)/python -m bench.transport
 	$(BIN)/python -m bench.overhead
@@ -37,6 +46,9 @@ bench: $(STAMP)
 bench-engine: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[bench]"
 	$(BIN)/python -m bench.engine
+
+bench-faults: $(STAMP)
+	$(BIN)/python -m bench.faults
 
 bench-gpu: $(STAMP)
 	$(BIN)/python -m bench.gpu_engine

@@ -151,7 +151,7 @@ def tell(name: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def standing(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Return, for each setting, ours beside the best of the others, also by misses at no worse quality."""
+    """Return, for each setting, ours beside the best of the others; by misses at no worse quality too."""
     rows = []
     for name, by_policy in found.items():
         ours = by_policy[OURS]

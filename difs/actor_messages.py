@@ -298,6 +298,8 @@ class ActorExited(Struct, frozen=True, tag="actor_exited"):
     device: str
     pid: int
     reason: str
+    how: str = "unknown"
+    """One of few words, to count by: the name of a signal, `status_70`, `left`."""
 
 
 class DrainAll(Struct, frozen=True, tag="drain_all"):
@@ -311,6 +313,8 @@ class Fleet(Struct, frozen=True, tag="fleet"):
 
     epoch: int
     ready: tuple[str, ...]
+    proven: tuple[str, ...] = ()
+    """Those whose process has painted for somebody: what ends it now is no fault of its start."""
 
 
 class KillActor(Struct, frozen=True, tag="kill_actor"):
@@ -319,6 +323,12 @@ class KillActor(Struct, frozen=True, tag="kill_actor"):
     device: str
     pid: int
     reason: str
+
+
+class Excuse(Struct, frozen=True, tag="excuse"):
+    """Broker to supervisor: a request, now in quarantine, was at fault for the ends on these devices."""
+
+    devices: tuple[str, ...]
 
 
 FromActor = (
@@ -339,4 +349,4 @@ FromActor = (
     | DrainAll
 )
 
-ToSupervisor = Fleet | KillActor
+ToSupervisor = Fleet | KillActor | Excuse

@@ -39,6 +39,7 @@ class Service(Struct, frozen=True):
     model_repo: str = "model_repo"
     user_repo: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["human", "json"] = "human"
 
 
 class Network(Struct, frozen=True):
@@ -56,6 +57,7 @@ class Broker(Struct, frozen=True):
     max_outstanding: Annotated[int, Meta(ge=1)] = 64
     max_clients: Annotated[int, Meta(ge=1)] = 1024
     max_attempts: Annotated[int, Meta(ge=1, le=10)] = 3
+    quarantine: Seconds = 600.0
     lease: Seconds = 30.0
     admin: bool = True
     actor_silence: Seconds = 3.0
@@ -111,6 +113,12 @@ class Supervisor(Struct, frozen=True):
     start_timeout: Seconds = 600.0
 
 
+class Metrics(Struct, frozen=True):
+    """Numbers for Prometheus, on this machine only."""
+
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+
+
 class Config(Struct, frozen=True):
     """The whole configuration."""
 
@@ -121,6 +129,7 @@ class Config(Struct, frozen=True):
     actors: Actors = Actors()
     shm: Shm = Shm()
     supervisor: Supervisor = Supervisor()
+    metrics: Metrics = Metrics()
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

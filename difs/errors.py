@@ -8,7 +8,8 @@
     │   ├── NotFound            no such request
     │   ├── Denied              this key, or a client without one, may not do that
     │   ├── IdConflict          this id is taken by a request with other content
-    │   └── Infeasible          the stated requirement cannot be kept
+    │   ├── Infeasible          the stated requirement cannot be kept
+    │   └── Quarantined         this content ended too many actors and is not tried for a while
     ├── CapacityError           not now; the same request may succeed later
     │   ├── Overloaded          queue or shared memory is full
     │   ├── TooManyOutstanding  this client has too many open requests
@@ -103,6 +104,12 @@ class Infeasible(RequestError):
     """The stated requirement cannot be kept."""
 
     code, http_status = "infeasible", 422
+
+
+class Quarantined(RequestError):
+    """This content ended too many actors and is not tried for a while."""
+
+    code, http_status = "quarantined", 422
 
 
 class CapacityError(DifsError):
@@ -237,6 +244,7 @@ _WIRE_CLASSES: tuple[type[DifsError], ...] = (
     Denied,
     IdConflict,
     Infeasible,
+    Quarantined,
     Overloaded,
     TooManyOutstanding,
     Draining,

@@ -40,6 +40,8 @@ MAX_PREVIEW_SIDE = 128
 """Pixels of the longer side of a preview: it travels within a message."""
 MAX_POINTS = 1024
 """Operating points that a survey tells."""
+MAX_HAPPENINGS = 256
+"""Happenings that a story tells; of more, the last."""
 MAX_PIXEL_STEPS = 1_200_000_000
 """`width` x `height` x `steps` x `n` of one request: a single request cannot hold a device for hours."""
 
@@ -47,6 +49,7 @@ RequestId = Annotated[
     str, Meta(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\-]*\Z")
 ]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, pattern=r"^[a-z0-9][a-z0-9._\-]*\Z")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 SamplerName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Side = Annotated[int, Meta(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_MULTIPLE)]
 Unsigned = Annotated[int, Meta(ge=0)]
@@ -234,8 +237,42 @@ class Drain(Struct, frozen=True, omit_defaults=True, tag="drain"):
     """Admin: accept nothing new, finish what was accepted, stop."""
 
 
+class Metrics(Struct, frozen=True, omit_defaults=True, tag="metrics"):
+    """Ask for the service's numbers, as a monitoring system wants them."""
+
+
+class Story(Struct, frozen=True, omit_defaults=True, tag="story"):
+    """Admin: ask what happened to a request, or what happened last at all."""
+
+    request_id: RequestId | None = None
+
+
+class Quarantine(Struct, frozen=True, omit_defaults=True, tag="quarantine"):
+    """Admin: ask for the contents that are not tried again for a while."""
+
+
+class ClearQuarantine(Struct, frozen=True, omit_defaults=True, tag="clear_quarantine"):
+    """Admin: let one content be tried again, or all."""
+
+    digest: Digest | None = None
+
+
 ClientMessage = (
-    Generate | Explain | Cancel | Release | Variants | Status | Ping | Load | Evict | SetMode | Drain
+    Generate
+    | Explain
+    | Cancel
+    | Release
+    | Variants
+    | Status
+    | Ping
+    | Load
+    | Evict
+    | SetMode
+    | Drain
+    | Metrics
+    | Story
+    | Quarantine
+    | ClearQuarantine
 )
 
 # ---- broker -> client ---------------------------------------------------------------------------
@@ -534,6 +571,83 @@ class Done(Struct, frozen=True, omit_defaults=True, tag="done"):
     what: str
 
 
+class Sample(Struct, frozen=True, omit_defaults=True):
+    """One number of a family: a count, a level, or the sum of what a histogram saw."""
+
+    value: float
+    labels: dict[str, str] = {}
+    buckets: tuple[tuple[float, int], ...] = ()
+    """Of a histogram: (upper bound, how many were not above it), bounds ascending."""
+    count: int = 0
+    """Of a histogram: how many there were in all."""
+
+
+class Family(Struct, frozen=True, omit_defaults=True):
+    """Numbers of one meaning, named and counted as Prometheus does."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    samples: tuple[Sample, ...]
+
+
+class MetricsReport(Struct, frozen=True, omit_defaults=True, tag="metrics_report"):
+    """Answer to `metrics`."""
+
+    epoch: int
+    families: tuple[Family, ...]
+
+
+class Happening(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Something that happened to a request or an actor; no prompts."""
+
+    at_s: float
+    """Seconds since the broker's start."""
+    what: str
+    request_id: str = ""
+    attempt: int = 0
+    """Dispatches of the request so far."""
+    device: str = ""
+    detail: str = ""
+
+
+class StoryReport(Struct, frozen=True, omit_defaults=True, tag="story_report"):
+    """Answer to `story`, the oldest first."""
+
+    epoch: int
+    happenings: tuple[Happening, ...]
+
+
+class Case(Struct, frozen=True, omit_defaults=True):
+    """A content in quarantine."""
+
+    digest: str
+    request_id: str
+    """Of the request that was ended for it."""
+    deaths: int
+    reason: str
+    left_s: float
+    """Seconds until it may be tried again."""
+
+
+class QuarantineList(Struct, frozen=True, omit_defaults=True, tag="quarantine_list"):
+    """Answer to `quarantine`, the oldest first."""
+
+    cases: tuple[Case, ...]
+
+
 BrokerMessage = (
-    Accepted | Progress | Result | Error | Beat | Pong | Explanation | VariantList | StatusReport | Done
+    Accepted
+    | Progress
+    | Result
+    | Error
+    | Beat
+    | Pong
+    | Explanation
+    | VariantList
+    | StatusReport
+    | Done
+    | MetricsReport
+    | StoryReport
+    | QuarantineList
 )

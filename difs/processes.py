@@ -1,10 +1,9 @@
-"""What every DIFS process does about itself: die with its parent, name itself, log.
+"""What every DIFS process does about itself: die with its parent, name itself.
 
 No decisions and no messages.
 """
 
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -50,13 +49,3 @@ def set_name(name: str) -> None:
 
 def _prctl(option: int, value: int | bytes) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
-
-
-def log_to_stderr(who: str, level: str) -> None:
-    """Log lines such as `12:00:00 broker info: ...` to standard error; never a prompt."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format=f"%(asctime)s {who} %(levelname)s: %(message)s",
-        datefmt="%H:%M:%S",
-    )

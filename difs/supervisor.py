@@ -5,6 +5,7 @@ with the thread that made them.
 """
 
 import contextlib
+import importlib.util
 import logging
 import os
 import random
@@ -21,14 +22,14 @@ import msgspec
 import zmq
 
 from difs import config, processes, repository, telemetry, wire
-from difs.actor_messages import ActorExited, DrainAll, Fleet, KillActor, Supervise
+from difs.actor_messages import ActorExited, DrainAll, Excuse, Fleet, KillActor, Supervise
 from difs.batches.keeper import Keeper
 from difs.clock import MonotonicClock
-from difs.errors import DifsError
+from difs.errors import ConfigError, DifsError
 from difs.policy import registry
 from difs.rundir import RunDir
 from difs.shm import layout, reaper, segment
-from difs.supervision import BROKER, Action, Finish, Kill, Spawn, Supervision, Terminate
+from difs.supervision import METRICS, Action, Finish, Kill, Spawn, Supervision, Terminate
 
 log = logging.getLogger("difs.supervisor")
 
@@ -41,7 +42,7 @@ class Supervisor:
     def __init__(
         self, settings: config.Config, home: RunDir, on_ready: Callable[[tuple[str, ...]], None]
     ) -> None:
-        """`on_ready` is called once, when all devices are ready for the first time."""
+        """`on_ready` is called once, when all devices are ready that were not given up."""
         self._settings = settings
         self._home = home
         self._on_ready: Callable[[tuple[str, ...]], None] | None = on_ready
@@ -50,8 +51,9 @@ class Supervisor:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pidfds: dict[int, str] = {}
         self._heard_at = 0.0
-        self._plan = Supervision(settings.supervisor, self._devices, self._clock.now())
-        self._batches = Keeper(home)
+        beside = (METRICS,) if settings.metrics.port else ()
+        self._plan = Supervision(settings.supervisor, self._devices, self._clock.now(), beside=beside)
+        self._batches = Keeper(home, settings.service)
 
     def run(self) -> int:
         """Serve until stopped; returns the exit status."""
@@ -127,8 +129,8 @@ class Supervisor:
 
     def _spawn(self, name: str, poller: zmq.Poller) -> None:
         arguments = [str(self._home.path), str(os.getpid())]
-        module = "difs.broker"
-        if name != BROKER:
+        module = "difs.metrics" if name == METRICS else "difs.broker"
+        if name in self._devices:
             module = "difs.actors"
             arguments = [str(self._home.path), name, str(self._threads(name)), str(os.getpid())]
         process = subprocess.Popen(
@@ -153,8 +155,8 @@ class Supervisor:
         )
 
     def _environment(self, name: str) -> dict[str, str]:
-        is_broker = name == BROKER
-        return dict(os.environ) if is_broker else processes.computing_environment(self._threads(name))
+        computes = name in self._devices
+        return processes.computing_environment(self._threads(name)) if computes else dict(os.environ)
 
     def _bury(self, name: str, poller: zmq.Poller, link: "zmq.Socket[bytes]") -> None:
         """Take note of a child that is gone, and tell the broker."""
@@ -167,8 +169,10 @@ class Supervisor:
         reason = f"{name} {_how_it_ended(status)}"
         log.log(logging.INFO if self._plan.is_draining else logging.WARNING, "%s", reason)
         self._plan.exited(name, self._clock.now(), random.random(), status=status)
-        if name != BROKER:
-            self._send(link, ActorExited(name, process.pid, reason))
+        if name in self._devices:
+            self._send(link, ActorExited(name, process.pid, reason, _in_a_word(status)))
+        if why := self._plan.children[name].given_up:
+            log.error("%s is given up: %s", name, why)
 
     # ---- messages -------------------------------------------------------------------------------
 
@@ -193,15 +197,21 @@ class Supervisor:
                 self._hear(message)
             elif isinstance(message, KillActor):
                 self._kill(message)
+            else:
+                self._excuse(message)
 
     def _hear(self, fleet: Fleet) -> None:
         self._heard_at = self._clock.now()
-        self._plan.heard(fleet.ready, self._heard_at)
+        self._plan.heard(fleet.ready, self._heard_at, fleet.proven)
         if fleet.ready:
             self._batches.open()
-        if self._on_ready is not None and set(fleet.ready) >= set(self._devices):
+        if self._on_ready is not None and self._plan.is_complete(fleet.ready):
             self._on_ready(fleet.ready)
             self._on_ready = None
+
+    def _excuse(self, message: Excuse) -> None:
+        for name in message.devices:
+            self._plan.excused(name, self._clock.now())
 
     def _kill(self, message: KillActor) -> None:
         process = self._processes.get(message.device)
@@ -256,6 +266,12 @@ def _how_it_ended(status: int) -> str:
     return "left" if status == 0 else f"exited with status {status}"
 
 
+def _in_a_word(status: int) -> str:
+    if status < 0:
+        return signal.Signals(-status).name
+    return "left" if status == 0 else f"status_{status}"
+
+
 def serve(settings: config.Config, on_ready: Callable[[tuple[str, ...]], None]) -> int:
     """Run a service until it is stopped; returns the exit status.
 
@@ -270,6 +286,8 @@ def serve(settings: config.Config, on_ready: Callable[[tuple[str, ...]], None]) 
         ),
     )
     registry.load(settings.policy.name)
+    if settings.metrics.port and importlib.util.find_spec("prometheus_client") is None:
+        raise ConfigError("metrics.port needs prometheus-client; install it, or difs[metrics]")
     home = RunDir(config.run_dir(settings))
     home.make()
     lock = home.take()

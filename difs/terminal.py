@@ -16,7 +16,9 @@ from difs.client.requests import Wishes
 from difs.messages import (
     AdapterInfo,
     Alternative,
+    Case,
     DeviceStatus,
+    Happening,
     Plan,
     SeedContract,
     StatusReport,
@@ -250,6 +252,26 @@ def _variant_row(info: VariantInfo) -> tuple[str, ...]:
 def _adapter_row(info: AdapterInfo) -> tuple[str, ...]:
     fits = ", ".join(info.variants) or f"all of {info.family}"
     return info.name, info.family, fits, f"{info.bytes / 1e6:.1f}", info.description
+
+
+def show_story(happenings: Sequence[Happening]) -> None:
+    """Print what happened, the oldest first; seconds count from the broker's start."""
+    rows = [
+        (f"{one.at_s:.3f}", one.what, one.request_id, str(one.attempt or ""), one.device, one.detail)
+        for one in happenings
+    ]
+    output.print(table(("second", "what", "request", "attempt", "device", "detail"), rows))
+
+
+def show_quarantine(cases: Sequence[Case]) -> None:
+    """Print the contents in quarantine."""
+    if not cases:
+        output.print("nothing is in quarantine")
+        return
+    rows = [
+        (one.digest, one.request_id, str(one.deaths), f"{one.left_s:.0f}", one.reason) for one in cases
+    ]
+    output.print(table(("digest", "request", "deaths", "seconds left", "the last actor"), rows))
 
 
 def show_status(client: Client, watch: bool) -> None:

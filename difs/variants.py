@@ -139,12 +139,24 @@ class Variant(Struct, frozen=True):
         file = self.folder / single
         return Borrowed(folder, {}, file, digests[single], self.manifest.contents.get(part))
 
-    def verify(self) -> None:
-        """Compare every weight file with its pinned digest; raises RepositoryError."""
+    def _weights(self) -> dict[Path, Digest]:
         files = {self.folder / relative: digest for relative, digest in self.manifest.digests.items()}
         for borrowed in self.borrowed.values():
             files |= borrowed.weights()
-        for path, pinned in files.items():
+        return files
+
+    def stamp(self) -> tuple[object, ...]:
+        """Return what tells whether a weight file was written or replaced; raises RepositoryError."""
+        paths = [*self._weights(), *(adapter.path for adapter, _ in self.fused)]
+        try:
+            found = [path.stat() for path in paths]
+        except OSError as error:
+            raise RepositoryError(f"{self.name}: a weight file is gone: {error.strerror}") from None
+        return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found)
+
+    def verify(self) -> None:
+        """Compare every weight file with its pinned digest; raises RepositoryError."""
+        for path, pinned in self._weights().items():
             _verify(self.name, path, _words(path, self.folder), pinned)
         for adapter, _ in self.fused:
             adapter.verify()

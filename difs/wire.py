@@ -118,9 +118,10 @@ def _decode(decoder: msgspec.msgpack.Decoder[M], frames: Sequence[Frame]) -> M:
     try:
         return decoder.decode(frames[1])
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
+        refusal = _refusal(str(error))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError) as error:
-        raise RemoteProtocolError(f"not a msgpack map: {error}", field="frame 1") from None
+        refusal = RemoteProtocolError(f"not a msgpack map: {error}", field="frame 1")
+    raise refusal  # out here it has no `__context__`, whose traceback would keep the frames
 
 
 _AT = re.compile(r"^(?P<problem>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)

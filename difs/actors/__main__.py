@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from difs import catalogue, config, processes, telemetry
+from difs import catalogue, config, logs, processes, telemetry
 from difs.actor_messages import Resident
 from difs.actors.actor import Actor
 from difs.actors.delivery import Easel
@@ -38,7 +38,8 @@ def make_engine(
         from difs.actors.simulated import SimulatedEngine, parse_script
 
         script = parse_script(settings.actors.script)
-        return SimulatedEngine(script, library, easel, clock, max_rows=settings.actors.max_rows)
+        rows = settings.actors.max_rows
+        return SimulatedEngine(script, library, easel, clock, max_rows=rows, device=device)
     from difs.actors.torch_engine import TorchEngine
 
     return TorchEngine(
@@ -75,7 +76,7 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
     processes.set_name(f"difs-{device}")
     home = RunDir(Path(run_dir))
     settings, segments = home.read_facts()
-    processes.log_to_stderr(device, settings.service.log_level)
+    logs.to_stderr(device, settings.service.log_level, settings.service.log_format)
     shelves = catalogue.open_for(settings)
     clock = MonotonicClock()
     link = Link(home.actors)

@@ -331,8 +331,11 @@ def load_painter(variant: Variant, device: torch.device, dtype: torch.dtype) -> 
     if variant.borrowed or variant.fused:
         family = variant.manifest.family
         raise EngineFailed(f"{variant.name}: parts and fused are not for family {family!r}")
+    before = variant.stamp()
     variant.verify()
     pipe = load_generic(variant.folder, dtype)
+    if variant.stamp() != before:
+        raise EngineFailed(f"{variant.name}: a weight file changed while it was loaded; load it again")
     keeper = ModeKeeper(pipe, device, partial(_restore_denoiser, pipe, variant.folder))
     keeper.switch(variant.manifest.default_mode)
     return GenericPainter(pipe, keeper)

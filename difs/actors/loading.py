@@ -80,9 +80,11 @@ def load_pipeline(
 ) -> Any:
     """Return the pipeline of a variant, on the CPU, its digests checked first.
 
-    `check` is called between parts and raises LoadCancelled. Raises EngineFailed, RepositoryError.
+    Files that are written or replaced meanwhile are noticed. `check` is called between parts and raises
+    LoadCancelled. Raises EngineFailed, RepositoryError.
     """
     refuse_code(variant.folder)
+    before = variant.stamp()
     variant.verify()
     check()
     try:
@@ -103,6 +105,8 @@ def load_pipeline(
     pipe.set_progress_bar_config(disable=True)
     _check_precision(variant, pipe, dtype)
     _fuse(variant, pipe)
+    if variant.stamp() != before:
+        raise EngineFailed(f"{variant.name}: a weight file changed while it was loaded; load it again")
     return pipe
 
 

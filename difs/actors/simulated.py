@@ -35,19 +35,40 @@ from difs.errors import ConfigError, DifsError, EngineFailed, OutOfMemory, Unkno
 from difs.messages import MAX_PREVIEW_SIDE, MemoryMode, Preview
 from difs.profiles import rows_of
 from difs.samplers import evaluations
+from difs.shm.layout import HEADER_BYTES, PAGE_BYTES
 
 Positive = Annotated[float, Meta(ge=0)]
+
+
+Kind = Literal[
+    "error",
+    "oom",
+    "hog",
+    "sticky",
+    "exit",
+    "kill",
+    "segfault",
+    "abort",
+    "hang",
+    "spin",
+    "stop",
+    "scribble",
+]
+HOG_BYTES = 256 * 2**20
+"""What a hog takes of the host's memory, where nobody ends it before."""
 
 
 class Fault(Struct, frozen=True, forbid_unknown_fields=True):
     """What goes wrong, where: in requests whose prompt holds `prompt`, at `phase` and `step`."""
 
-    kind: Literal["error", "oom", "sticky", "exit", "kill", "segfault", "abort", "hang", "stop"]
+    kind: Kind
     prompt: str = ""
     phase: Literal["load", "encode", "step", "decode"] = "step"
     step: int = 1
     times: int = 1_000_000
     """How often at most, in one life of the process."""
+    device: str = ""
+    """On this one only, such as `simulated-1`."""
 
 
 class Score(Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,10 +116,12 @@ class SimulatedEngine(Engine):
         sleep: Callable[[float], None] = time.sleep,
         *,
         max_rows: int = 32,
+        device: str = "",
     ) -> None:
         """`sleep` makes the time pass; a ManualClock's `advance` makes it pass at once."""
         super().__init__(clock, easel, kind="simulated", max_rows=max_rows)
         self._script = script
+        self._device = device
         self._library = library
         self._sleep = sleep
         self._loads: dict[str, tuple[float, MemoryMode]] = {}
@@ -234,10 +257,14 @@ class SimulatedEngine(Engine):
                 fault.phase == phase
                 and fault.step == step
                 and fault.prompt in prompt
+                and fault.device in ("", self._device)
                 and self._faults_left[i] > 0
             ):
                 self._faults_left[i] -= 1
-                _commit(fault.kind)
+                if fault.kind == "scribble":
+                    _scribble(self._easel.segment())
+                else:
+                    _commit(fault.kind)
 
 
 def _step_s(script: Script, rows: int) -> float:
@@ -253,6 +280,9 @@ def _commit(kind: str) -> None:
             raise EngineFailed("a scripted failure")
         case "oom":
             raise OutOfMemory("a scripted lack of memory")
+        case "hog":
+            np.ones(HOG_BYTES, np.uint8)
+            raise OutOfMemory("a scripted lack of memory: too much was taken")
         case "sticky":
             raise DeviceBroken("a scripted device error")
         case "exit":
@@ -265,8 +295,16 @@ def _commit(kind: str) -> None:
             os.abort()
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
+        case "spin":
+            while True:
+                pass
         case _:
             _hang()
+
+
+def _scribble(segment: NDArray[np.uint8]) -> None:
+    """Spoil every picture in the segment and spare the headers: only a checksum tells."""
+    segment[PAGE_BYTES + HEADER_BYTES :: PAGE_BYTES] += 1
 
 
 def _hang() -> NoReturn:

@@ -1,4 +1,4 @@
-"""The worker's process: `python -m difs.batches RUN_DIR PARENT_PID`, started by `difs serve`."""
+"""The worker's process: `python -m difs.batches RUN_DIR PARENT_PID LEVEL FORM`, started by `difs serve`."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from difs import processes
+from difs import logs, processes
 from difs.batches import store
 from difs.batches.store import Store
 from difs.errors import DifsError
@@ -23,10 +23,10 @@ NICENESS = 5
 
 def main(arguments: list[str]) -> int:
     """Paint what waits in a service; returns the exit status."""
-    path, parent_pid = arguments
+    path, parent_pid, level, form = arguments
     processes.die_with_parent(int(parent_pid))
     processes.set_name("difs batches")
-    processes.log_to_stderr("batches", "info")
+    logs.to_stderr("batches", level, "json" if form == "json" else "human")
     os.nice(NICENESS)
     home = RunDir(Path(path))
     lock = os.open(home.batch_lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+from difs import config
 from difs.batches import store
 from difs.batches.keeping import Keeping
 from difs.rundir import RunDir
@@ -19,9 +20,10 @@ log = logging.getLogger("difs.supervisor")
 class Keeper:
     """The worker of one service."""
 
-    def __init__(self, home: RunDir) -> None:
-        """Nothing is started."""
+    def __init__(self, home: RunDir, service: config.Service) -> None:
+        """Nothing is started; `service` says how the worker logs."""
         self._home = home
+        self._manner = [service.log_level, service.log_format]
         self._keeping = Keeping()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_open = False
@@ -47,7 +49,8 @@ class Keeper:
                 self._process.terminate()
 
     def _start(self, now: float) -> None:
-        command = [sys.executable, "-m", "difs.batches", str(self._home.path), str(os.getpid())]
+        named = [str(self._home.path), str(os.getpid()), *self._manner]
+        command = [sys.executable, "-m", "difs.batches", *named]
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         except OSError as error:  # no process or memory to be had: the service goes on without batches

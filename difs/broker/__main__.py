@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from difs import catalogue, config, processes
+from difs import catalogue, config, logs, processes
 from difs.broker.books import Segment
 from difs.broker.loop import BrokerLoop
 from difs.broker.remote import RemoteDoor
@@ -33,7 +33,7 @@ def main(run_dir: str, parent_pid: str) -> None:
     os.umask(0o077)  # for the sockets; the run directory is private already
     home = RunDir(Path(run_dir))
     settings, segments = home.read_facts()
-    processes.log_to_stderr("broker", settings.service.log_level)
+    logs.to_stderr("broker", settings.service.log_level, settings.service.log_format)
     shelves = catalogue.open_for(settings)
     found = shelves.found
     for problem in found.problems:

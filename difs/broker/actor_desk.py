@@ -33,6 +33,7 @@ from difs.broker import admission, client_desk, dispatch, loads, planning
 from difs.broker.books import Books
 from difs.broker.effects import Payload, TellActor, TellClient, TellSupervisor
 from difs.broker.records import Actor, ActorState, Attempt, AttemptState, Cause, Request
+from difs.broker.tally import Loss
 from difs.errors import BY_CODE, without_paths
 from difs.messages import MAX_SEED, Error, Image, Progress, Result, Timings
 from difs.policy.base import Admit, Deliver, Judged
@@ -74,6 +75,7 @@ def _ready(books: Books, route: bytes, message: Ready, now: float) -> None:
             actor.profiled[found.variant] = (*actor.profiled.get(found.variant, ()), found)
         estimate(books, actor)
         books.add_actor(actor)
+        books.chronicle.note(now, "actor ready", device=actor.device)
     books.effects.append(TellActor(route, Welcome(books.epoch)))
     for number in message.attempts:  # before anything new: they write into slots that are free again
         if number not in books.attempts:
@@ -114,9 +116,9 @@ def watch(books: Books, now: float) -> None:
     for actor in list(books.actors.values()):
         silence = now - actor.last_heard
         if silence > books.rules.actor_silence:
-            _lose(books, actor, f"no heartbeat for {silence:.1f} s", now)
+            _lose(books, actor, f"no heartbeat for {silence:.1f} s", now, "silent")
         elif actor.attempts and now - actor.progressed_at > _patience(books, actor):
-            _lose(books, actor, f"no step for {now - actor.progressed_at:.1f} s", now)
+            _lose(books, actor, f"no step for {now - actor.progressed_at:.1f} s", now, "stalled")
         else:
             books.effects.append(TellActor(actor.route, Welcome(books.epoch)))
 
@@ -144,7 +146,10 @@ def _patience(books: Books, actor: Actor) -> float:
     return max(books.rules.stall_floor, books.rules.stall_steps * max(call_s, longest))
 
 
-def _lose(books: Books, actor: Actor, reason: str, now: float) -> None:
+def _lose(books: Books, actor: Actor, reason: str, now: float, why: Loss | None = None) -> None:
+    """Have an actor killed; without a `why` it may be dead already, and its exit tells how it died."""
+    if why is not None and books.supervisor is not None:
+        books.killed[actor.pid] = why
     dispatch.lose_actor(books, actor, reason, now, kill=True)
     tell_fleet(books)
 
@@ -272,6 +277,11 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
         return
     books.end(attempt, Cause.ENDED, _used_s(message))
     _note_activity(attempt, now)
+    if not attempt.actor.is_proven:
+        attempt.actor.is_proven = True
+        tell_fleet(books)
+    step_s = message.steps_s / evaluations(attempt.plan.sampler, attempt.plan.steps)
+    books.tally.painted(books.model_of(request), step_s, message.shared_by)
     if request.deadline < now:
         books.free_slots(attempt)
         dispatch.expire(books, request, now)
@@ -412,7 +422,8 @@ def tell_fleet(books: Books) -> None:
     """Tell the supervisor which devices are ready."""
     if books.supervisor is not None:
         ready = tuple(a.device for a in books.ready)
-        books.effects.append(TellSupervisor(books.supervisor, Fleet(books.epoch, ready)))
+        proven = tuple(a.device for a in books.ready if a.is_proven)
+        books.effects.append(TellSupervisor(books.supervisor, Fleet(books.epoch, ready, proven)))
 
 
 def _supervise(books: Books, route: bytes, message: Supervise, now: float) -> None:
@@ -421,6 +432,8 @@ def _supervise(books: Books, route: bytes, message: Supervise, now: float) -> No
 
 
 def _exited(books: Books, route: bytes, message: ActorExited, now: float) -> None:
+    why = books.killed.pop(message.pid, None)
+    books.tally.exited(message.device, message.how if why is None else why)
     actor = books.by_device.get(message.device)
     if actor is not None and actor.pid == message.pid:
         dispatch.lose_actor(books, actor, message.reason, now)

@@ -82,6 +82,18 @@ def _check_wishes(peer: Peer, asked: Generate) -> Error | None:
     return None
 
 
+def check_quarantine(books: Books, message: Generate, now: float) -> Error | None:
+    """Refuse a content that ended too many actors, until its time is over."""
+    case = books.quarantine.find(message, now)
+    if case is None:
+        return None
+    words = (
+        f"this content ended {case.deaths} actors and is in quarantine for {case.until - now:.0f} s more;"
+        f" `difs quarantine clear {case.digest}` ends that"
+    )
+    return refusal("quarantined", words, request_id=message.request_id, retry_after_s=case.until - now)
+
+
 def check_capacity(books: Books, client: Client, message: Generate) -> Error | None:
     """Refuse what this client, or the whole queue, has no room for."""
     name = message.request_id

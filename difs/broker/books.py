@@ -15,8 +15,10 @@ from msgspec import Struct
 
 from difs import config
 from difs.actor_messages import Slot
+from difs.broker.chronicle import Chronicle
 from difs.broker.effects import Effect
 from difs.broker.events import LOCAL, Peer
+from difs.broker.quarantine import Quarantine
 from difs.broker.records import (
     ACTOR_TABLE,
     ATTEMPT_TABLE,
@@ -33,7 +35,8 @@ from difs.broker.records import (
     InvalidTransition,
     Request,
 )
-from difs.messages import AdapterInfo, Generate, Plan, VariantInfo
+from difs.broker.tally import OTHER, Loss, Tally
+from difs.messages import AdapterInfo, Generate, Happening, Plan, VariantInfo
 from difs.policy.base import Policy
 from difs.shm.layout import Layout
 from difs.shm.pool import SlotPool
@@ -88,6 +91,11 @@ class Books:
         self.memory: object = None
         """What the policy wants to be shown the next time."""
         self.counts: Counter[str] = Counter()
+        self.tally = Tally()
+        self.chronicle = Chronicle(now)
+        self.quarantine = Quarantine(rules.quarantine)
+        self.killed: dict[int, Loss] = {}
+        """Why processes are being killed that the supervisor has not buried yet."""
         self.ended = Ended(STORIES_KEPT)
         self.effects: list[Effect] = []
         self.peer: Peer = LOCAL
@@ -112,11 +120,30 @@ class Books:
     def move(self, request: Request, cause: Cause, now: float, detail: str = "") -> None:
         """Change a request's state by its table and write the change into its story."""
         request.state = _follow(REQUEST_TABLE, request.state, cause, request.story)
-        request.story.append((now, cause.value, detail))
+        self.note(request, cause.value, now, detail)
         if request.actor is not None:
             request.actor.queue.discard(request)
         if not request.is_open:
+            is_poison = request.deaths >= self.rules.max_attempts
+            self.tally.closed(self.model_of(request), request.state, now - request.arrived_at, is_poison)
             self._close(request)
+
+    def note(self, request: Request, what: str, now: float, detail: str = "") -> None:
+        """Write what happened to a request into its story and the chronicle."""
+        happening = self.chronicle.note(
+            now,
+            what,
+            request_id=request.message.request_id,
+            attempt=request.attempts,
+            device="" if request.actor is None else request.actor.device,
+            detail=detail,
+        )
+        request.story.append(happening)
+
+    def model_of(self, request: Request) -> str:
+        """Return the variant to count a request under; "other" where none that is registered."""
+        plan = request.plan
+        return plan.variant if plan is not None and plan.variant in self.variants else OTHER
 
     def _close(self, request: Request) -> None:
         self.counts[request.state.value] += 1
@@ -153,7 +180,7 @@ class Books:
         self._numbers += 1
         seed = self.seed() if message.seed is None else message.seed
         request = Request(message, client, self._numbers, now, now + message.timeout_s, seed)
-        request.story.append((now, "accepted", ""))
+        self.note(request, "accepted", now)
         self.requests[message.request_id] = request
         self.waiting[message.request_id] = request
         client.open[message.request_id] = request
@@ -253,6 +280,8 @@ class Books:
             actor.progressed_at = now
         actor.attempts[attempt.number] = self.attempts[attempt.number] = attempt
         self.counts["attempts"] += 1
+        if request.attempts == 1:
+            self.tally.began(now - request.arrived_at)
         self.move(request, Cause.DISPATCHED, now, f"attempt {request.attempts} on {actor.device}")
         return attempt
 
@@ -261,6 +290,7 @@ class Books:
 
         `used_s`: the seconds that it took of the device, where its actor told them.
         """
+        self.tally.attempt_ended(attempt.state, cause, is_finished=used_s is not None)
         if attempt.state is AttemptState.RUNNING:
             self._settle(attempt, attempt.done_s if used_s is None else used_s)
         attempt.state = _follow(ATTEMPT_TABLE, attempt.state, cause, attempt.request.story)
@@ -341,6 +371,11 @@ class Books:
         return self._deadlines[0][0] if self._deadlines else None
 
     # ---- reading ----------------------------------------------------------------------------
+
+    def story(self, request_id: str) -> list[Happening]:
+        """Return what happened to an open or recently ended request; [] if unknown."""
+        request = self.requests.get(request_id)
+        return list(self.ended.stories.get(request_id, ()) if request is None else request.story)
 
     @property
     def queued(self) -> int:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from difs import memory_modes
 from difs.actor_messages import EvictVariant, Stop, SwitchMode
-from difs.broker import admission, dispatch, loads, planning
+from difs.broker import admission, dispatch, loads, operator_desk, planning
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient
 from difs.broker.events import LOCAL, Peer
@@ -17,6 +17,7 @@ from difs.messages import (
     Beat,
     BrokerMessage,
     Cancel,
+    ClearQuarantine,
     ClientMessage,
     DeviceStatus,
     Done,
@@ -27,12 +28,15 @@ from difs.messages import (
     Explanation,
     Generate,
     Load,
+    Metrics,
     Ping,
     Pong,
+    Quarantine,
     Release,
     SetMode,
     Status,
     StatusReport,
+    Story,
     VariantList,
     Variants,
 )
@@ -69,6 +73,7 @@ def _displaced(books: Books, route: bytes, now: float) -> None:
 def misspoke(books: Books, route: bytes, error: DifsError, request_id: str | None) -> None:
     """Answer a message that the protocol forbids."""
     books.counts["protocol_errors"] += 1
+    books.tally.misspoke(error.code)
     reply = admission.refusal(
         error.code, error.message, request_id=request_id, field=error.field, limit=error.limit
     )
@@ -102,7 +107,8 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
         _join(books, route, known, message)
         return
     client = books.client(route)
-    refused = admission.check_capacity(books, client, message)
+    refused = admission.check_quarantine(books, message, now)
+    refused = refused or admission.check_capacity(books, client, message)
     if refused is None:
         decision = planning.decide(books, message, now, books.variants)
         refused = planning.refusal_of(books, message, decision)
@@ -114,6 +120,7 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
                 dispatch.announce(books, request)
             return
     books.counts["rejected"] += 1
+    books.tally.rejected(refused.code)
     tell(books, route, refused)
     books.forget_if_idle(client)
 
@@ -138,7 +145,11 @@ def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     decision = planning.decide(books, asked, now, books.variants)
     books.decisions, books.memory = turn, memory  # an explanation changes nothing
     asker = books.clients.get(route) or Client(route, peer=books.peer)
-    refused = admission.check_capacity(books, asker, asked) or planning.refusal_of(books, asked, decision)
+    refused = (
+        admission.check_quarantine(books, asked, now)
+        or admission.check_capacity(books, asker, asked)
+        or planning.refusal_of(books, asked, decision)
+    )
     plan = decision.plan if refused is None and isinstance(decision, Admit) else None
     points = planning.survey(books, asked, now) if message.survey else ()
     tell(books, route, Explanation(asked.request_id, plan, refused, points))
@@ -360,4 +371,8 @@ _HANDLERS: dict[type, Callable[[Books, bytes, Any, float], None]] = {
     Evict: _admin(_evict),
     SetMode: _admin(_set_mode),
     Drain: _admin(_drain),
+    Metrics: operator_desk.metrics,
+    Story: _admin(operator_desk.story),
+    Quarantine: _admin(operator_desk.quarantine),
+    ClearQuarantine: _admin(operator_desk.clear_quarantine),
 }

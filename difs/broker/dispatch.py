@@ -4,7 +4,7 @@ from enum import Enum
 
 from msgspec.structs import replace
 
-from difs.actor_messages import Abort, Execute, KillActor
+from difs.actor_messages import Abort, Excuse, Execute, KillActor
 from difs.broker import admission, loads, planning
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient, TellSupervisor
@@ -278,7 +278,7 @@ def _end(books: Books, request: Request, cause: Cause, error: Error, now: float)
         books.abort(attempt)
         request.attempt = None
         books.effects.append(TellActor(attempt.actor.route, Abort(attempt.number)))
-    books.move(request, cause, now, error.message)
+    books.move(request, cause, now, error.code)  # not its words: they may repeat a prompt
     books.effects.append(TellClient(route, error))
 
 
@@ -295,6 +295,7 @@ def lose_actor(
     """
     books.change_actor(actor, Cause.LOST)
     books.counts["actors_lost"] += 1
+    books.chronicle.note(now, "actor lost", device=actor.device, detail=reason)
     if kill and books.supervisor is not None:
         killing = KillActor(actor.device, actor.pid, reason)
         books.effects.append(TellSupervisor(books.supervisor, killing))
@@ -306,9 +307,12 @@ def lose_actor(
         request = attempt.request
         if not request.is_open or request.attempt is not None:
             continue  # nobody waits for it any more, or it is at work elsewhere
-        request.deaths += died
+        if died:
+            request.died_on.append(actor.device)
         if request.deaths >= books.rules.max_attempts:
             fail(books, request, _exhausted(request, reason), now)
+            if attempt.is_suspect:  # it was alone with it: nobody else can be to blame
+                _quarantine(books, request, reason, now)
         elif was_wanted:
             books.move(request, Cause.REQUEUED, now, reason)
             request.actor = None
@@ -316,6 +320,23 @@ def lose_actor(
     for request in sorted(orphans, key=lambda r: r.rank):
         if request.is_open:  # what was recalled stood in the queue, and may have died too often
             replan(books, request, now)
+
+
+def _quarantine(books: Books, request: Request, reason: str, now: float) -> None:
+    """Have the content of a request not tried again for a while, by those that wait with it either."""
+    case = books.quarantine.put(request.message, request.deaths, reason, now)
+    if case is None:
+        return
+    books.counts["quarantined"] += 1
+    if books.supervisor is not None:
+        excuse = Excuse(tuple(sorted(set(request.died_on))))
+        books.effects.append(TellSupervisor(books.supervisor, excuse))
+    books.chronicle.note(
+        now, "quarantined", request_id=case.request_id, detail=f"{case.digest}: {reason}"
+    )
+    for other in [r for r in books.requests.values() if r.state is RequestState.QUEUED]:
+        if (refused := admission.check_quarantine(books, other.message, now)) is not None:
+            fail(books, other, refused, now)
 
 
 def _exhausted(request: Request, reason: str) -> Error:

@@ -28,7 +28,7 @@ from difs.broker.state import BrokerState
 from difs.broker.watcher import Watcher
 from difs.clock import Clock
 from difs.errors import Denied, DifsError
-from difs.messages import MAX_HEADER_BYTES, Accepted, Beat, Progress
+from difs.messages import MAX_HEADER_BYTES, Accepted, Beat, Happening, Progress
 from difs.shm.reader import SegmentReader
 from difs.sockets import DONTWAIT
 
@@ -42,6 +42,8 @@ SEND_HIGH_WATER = 256
 ACCEPTED_DELAY_S = 0.001
 """How long an `accepted` may wait for company; a woken client would compete with the actor."""
 LINGER_MS = 500
+ROUTINE = frozenset({"accepted", "dispatched", "finished", "cancelled"})
+"""What is logged at level debug only."""
 
 
 class BrokerLoop:
@@ -161,7 +163,9 @@ class BrokerLoop:
         try:
             event: Event = ClientSaid(route, wire.decode_from_client(frames), peer)
         except DifsError as error:
-            event = ClientMisspoke(route, error, wire.request_id_of(frames))
+            # its traceback leads here and back to it: such a ring would keep the frames for long
+            plain = error.with_traceback(None)
+            event = ClientMisspoke(route, plain, wire.request_id_of(frames))
         self._happen(event)
 
     def _take_from_actors(self) -> None:
@@ -185,6 +189,21 @@ class BrokerLoop:
         while self._pending:
             for effect in self._state.handle(self._pending.popleft(), self._clock.now()):
                 self._perform(effect)
+            for happening in self._state.news():
+                self._log(happening)
+
+    def _log(self, happening: Happening) -> None:
+        """Log what happened, with its ids."""
+        level = logging.DEBUG if happening.what in ROUTINE else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        ids = {
+            "request_id": happening.request_id,
+            "attempt": happening.attempt,
+            "actor": happening.device,
+        }
+        words = " ".join(filter(None, (happening.request_id, happening.device, happening.what)))
+        log.log(level, "%s", ": ".join(filter(None, (words, happening.detail))), extra=ids)
 
     # ---- out ----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from difs.actor_messages import Costs, Resident, Slot
 from difs.broker.events import LOCAL, Peer
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
-from difs.messages import Generate, MemoryMode, Plan, Reading
+from difs.messages import Generate, Happening, MemoryMode, Plan, Reading
 from difs.policy.activity import Activity
 from difs.policy.base import measured
 
@@ -144,15 +144,15 @@ class Request:
     attempts: int = 0
     stays_until: float = 0.0
     """Until then it waits for slots of its own device only."""
-    deaths: int = 0
-    """Attempts that ended with the death of their actor."""
+    died_on: list[str] = field(default_factory=list)
+    """The devices of the attempts that ended with the death of their actor."""
     below_bytes: int | None = None
     """A variant of so many bytes ran out of memory: only lighter ones may serve it."""
     repainted_with: str | None = None
     """The variant that paints it again, its first pictures not being good enough: no other may."""
     notes: tuple[str, ...] = ()
     """What happened to it on its way, for its client."""
-    story: list[tuple[float, str, str]] = field(default_factory=list)
+    story: list[Happening] = field(default_factory=list)
 
     @property
     def is_best_effort(self) -> bool:
@@ -169,6 +169,11 @@ class Request:
     def flow(self) -> str | bytes | None:
         """Return with whom it shares a place in the queue: its client, or all that the policy orders."""
         return self.client.payer if self.order is None else None
+
+    @property
+    def deaths(self) -> int:
+        """Return how many attempts ended with the death of their actor."""
+        return len(self.died_on)
 
     @property
     def is_suspect(self) -> bool:
@@ -270,6 +275,8 @@ class Actor:
     reading: Reading | None = None
     room_bytes: int | None = None
     """What a further variant could take by the last reading, if those that nobody wants gave way."""
+    is_proven: bool = False
+    """It has finished something."""
     state: ActorState = ActorState.READY
 
     @property
@@ -369,7 +376,7 @@ class Ended:
     """The last requests that ended, for `story`."""
 
     limit: int
-    stories: dict[str, list[tuple[float, str, str]]] = field(default_factory=dict)
+    stories: dict[str, list[Happening]] = field(default_factory=dict)
     order: deque[str] = field(default_factory=deque)
 
     def keep(self, request: Request) -> None:

@@ -24,7 +24,7 @@ from difs.broker.events import (
     KeysRevoked,
     RepositoryChanged,
 )
-from difs.messages import AdapterInfo, VariantInfo
+from difs.messages import AdapterInfo, Happening, VariantInfo
 from difs.policy.base import Policy
 
 BEAT_S = 0.5
@@ -107,9 +107,10 @@ class BrokerState:
         """Raise InternalError where the books contradict themselves."""
         check(self.books)
 
-    def story(self, request_id: str) -> list[tuple[float, str, str]]:
-        """Return (time, what happened, detail) of an open or recently ended request; [] if unknown."""
-        request = self.books.requests.get(request_id)
-        if request is not None:
-            return list(request.story)
-        return list(self.books.ended.stories.get(request_id, ()))
+    def story(self, request_id: str) -> list[Happening]:
+        """Return what happened to an open or recently ended request; [] if unknown."""
+        return self.books.story(request_id)
+
+    def news(self) -> list[Happening]:
+        """Return what has happened since the last time, for the log."""
+        return self.books.chronicle.take_fresh()

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from difs import config, processes
+from difs import config, logs, processes
 from difs.cli.app import ConfigOption, RunDirOption, app
 from difs.errors import ConfigError
 from difs.exits import readable
@@ -39,7 +39,7 @@ def serve(
     if run_dir:
         overrides["service.run_dir"] = str(run_dir)
     settings = config.load(config_file, overrides)
-    processes.log_to_stderr("difs", settings.service.log_level)
+    logs.to_stderr("difs", settings.service.log_level, settings.service.log_format)
 
     def announce(devices: tuple[str, ...]) -> None:
         print(f"DIFS is ready on {', '.join(devices)}", flush=True)

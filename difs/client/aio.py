@@ -22,19 +22,29 @@ from difs.messages import (
     Accepted,
     AdapterInfo,
     BrokerMessage,
+    Case,
+    ClearQuarantine,
     ClientMessage,
     Done,
     Evict,
     Explain,
     Explanation,
+    Family,
+    Happening,
     Load,
     MemoryMode,
+    Metrics,
+    MetricsReport,
     Ping,
     Pong,
     Progress,
+    Quarantine,
+    QuarantineList,
     SetMode,
     Status,
     StatusReport,
+    Story,
+    StoryReport,
     VariantInfo,
     VariantList,
     Variants,
@@ -280,3 +290,19 @@ class AsyncClient:
     async def set_mode(self, variant: str, memory_mode: MemoryMode, device: str | None = None) -> str:
         """Have a resident's memory mode changed on a device, or on all; `status` tells when it is."""
         return (await self._ask(SetMode(variant, memory_mode, device), Done)).what
+
+    async def metrics(self) -> tuple[Family, ...]:
+        """Return the service's numbers, as a monitoring system wants them."""
+        return (await self._ask(Metrics(), MetricsReport)).families
+
+    async def story(self, request_id: str | None = None) -> tuple[Happening, ...]:
+        """Return what happened to a request, or what happened last at all; raises NotFound."""
+        return (await self._ask(Story(request_id), StoryReport)).happenings
+
+    async def quarantine(self) -> tuple[Case, ...]:
+        """Return the contents that are not tried again for a while."""
+        return (await self._ask(Quarantine(), QuarantineList)).cases
+
+    async def clear_quarantine(self, digest: str | None = None) -> str:
+        """Let one content be tried again, or all; raises NotFound."""
+        return (await self._ask(ClearQuarantine(digest), Done)).what

@@ -30,13 +30,19 @@ from difs.messages import (
     Explain,
     Explanation,
     Generate,
+    Metrics,
+    MetricsReport,
     Ping,
     Pong,
     Progress,
+    Quarantine,
+    QuarantineList,
     Release,
     Result,
     Status,
     StatusReport,
+    Story,
+    StoryReport,
     VariantList,
     Variants,
 )
@@ -95,6 +101,9 @@ ANSWERS: dict[type, type] = {
     Variants: VariantList,
     Ping: Pong,
     Explain: Explanation,
+    Metrics: MetricsReport,
+    Story: StoryReport,
+    Quarantine: QuarantineList,
 }
 """What answers each question; admin messages are answered by Done."""
 

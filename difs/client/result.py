@@ -53,8 +53,14 @@ class _Pixels:
         return {"version": 3, "typestr": "|u1", "shape": shape, "data": (address, True)}
 
 
+def _bytes_of(source: _Pixels | bytes) -> memoryview:
+    return source.data if isinstance(source, _Pixels) else memoryview(source)
+
+
 class Result:
     """The images of one request, and how they came to be.
+
+    Each image is compared with its checksum when it is first looked at.
 
     Images that lie in shared memory are views without a copy. They are given back to the service when
     the last view is gone, on `release()`, or at the end of a `with` block; copy what is to stay.
@@ -72,6 +78,7 @@ class Result:
         self._request = request
         self._message = message
         self._reader = reader
+        self._unchecked = set(range(len(message.images)))
         self._sources: list[_Pixels | bytes | None] = []
         for image in message.images:
             if isinstance(image.segment, str) and isinstance(image.lease, int):
@@ -134,7 +141,7 @@ class Result:
     def _array(self, i: int) -> "NDArray[np.uint8]":
         import numpy as np  # noqa: PLC0415
 
-        image, source = self._message.images[i], self._living(i)
+        image, source = self._message.images[i], self._checked(i)
         if image.format != "raw":
             from difs import pictures  # noqa: PLC0415
 
@@ -152,19 +159,29 @@ class Result:
             source.check()
         return source
 
-    def _view(self, i: int) -> memoryview:
+    def _checked(self, i: int) -> _Pixels | bytes:
+        """Return an image that was compared with its CRC-32 once: what was written over is no picture."""
         source = self._living(i)
-        return source.data if isinstance(source, _Pixels) else memoryview(source)
+        if i in self._unchecked:
+            self._compare(i, source)
+            self._unchecked.discard(i)
+        return source
+
+    def _compare(self, i: int, source: _Pixels | bytes) -> None:
+        if not matches(_bytes_of(source), self._message.images[i].crc32):
+            raise RemoteProtocolError(f"image {i} is not what its actor sealed")
+
+    def _view(self, i: int) -> memoryview:
+        return _bytes_of(self._checked(i))
 
     def data(self, i: int = 0) -> bytes:
         """Return a copy of image `i` as it was delivered: raw pixels or an image file."""
         return bytes(self._view(i))
 
     def verify(self) -> None:
-        """Compare every image with its CRC-32; raises RemoteProtocolError."""
-        for i, image in enumerate(self._message.images):
-            if not matches(self._view(i), image.crc32):
-                raise RemoteProtocolError(f"image {i} is not what its actor sealed")
+        """Compare every image with its CRC-32 once more; raises RemoteProtocolError."""
+        for i in range(len(self._message.images)):
+            self._compare(i, self._living(i))
 
     def pil(self) -> "list[PilImage]":
         """Return the images as Pillow images (copies)."""

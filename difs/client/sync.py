@@ -14,7 +14,18 @@ from typing import Any, Self, TypeVar, Unpack
 from difs.client.aio import AsyncClient, Event
 from difs.client.requests import Wishes
 from difs.client.result import Result
-from difs.messages import AdapterInfo, Explanation, MemoryMode, Pong, Progress, StatusReport, VariantInfo
+from difs.messages import (
+    AdapterInfo,
+    Case,
+    Explanation,
+    Family,
+    Happening,
+    MemoryMode,
+    Pong,
+    Progress,
+    StatusReport,
+    VariantInfo,
+)
 
 T = TypeVar("T")
 
@@ -137,3 +148,19 @@ class Client:
     def set_mode(self, variant: str, memory_mode: MemoryMode, device: str | None = None) -> str:
         """Have a resident's memory mode changed on a device, or on all; `status` tells when it is."""
         return self._do(self._client.set_mode(variant, memory_mode, device))
+
+    def metrics(self) -> tuple[Family, ...]:
+        """Return the service's numbers, as a monitoring system wants them."""
+        return self._do(self._client.metrics())
+
+    def story(self, request_id: str | None = None) -> tuple[Happening, ...]:
+        """Return what happened to a request, or what happened last at all; raises NotFound."""
+        return self._do(self._client.story(request_id))
+
+    def quarantine(self) -> tuple[Case, ...]:
+        """Return the contents that are not tried again for a while."""
+        return self._do(self._client.quarantine())
+
+    def clear_quarantine(self, digest: str | None = None) -> str:
+        """Let one content be tried again, or all; raises NotFound."""
+        return self._do(self._client.clear_quarantine(digest))

@@ -136,6 +136,37 @@ def test_a_changed_file_is_not_loaded(tiny_repo: Path, tmp_path: Path) -> None:
     assert "has changed since it was registered" in failed.message
 
 
+@pytest.mark.parametrize("how", ["written", "replaced", "removed"])
+def test_a_file_that_changes_while_it_is_loaded_is_noticed(
+    tiny_repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    import shutil
+
+    from difs.variants import Variant
+
+    shutil.copytree(tiny_repo / "sd15", tmp_path / "repo" / "sd15")
+    made = Bench(tmp_path, tmp_path / "repo")
+    weights = next((tmp_path / "repo" / "sd15" / "vae").glob("*.safetensors"))
+    verify = Variant.verify
+
+    def verify_then_change(variant: Variant) -> None:
+        verify(variant)
+        data = weights.read_bytes()
+        if how != "written":
+            weights.unlink()
+        if how != "removed":
+            weights.write_bytes(data[:-4] + b"evil")
+
+    monkeypatch.setattr(Variant, "verify", verify_then_change)
+    made.engine.load("sd15")
+    (failed,) = made.work()
+    made.close()
+    assert isinstance(failed, LoadFailed)
+    assert not made.engine.residents
+    if how != "removed":
+        assert "changed while it was loaded" in failed.message
+
+
 def test_others_keep_stepping_while_a_variant_loads(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,9 +177,13 @@ def test_metadata_goes_to_image_files_only_and_only_where_it_is_wanted() -> None
 def test_the_story_of_a_request_is_kept_after_its_end() -> None:
     house = served()
     house.tell(finished(only(house.ask("a"), Execute)))
-    assert [what for _, what, _ in house.state.story("a")] == ["accepted", "dispatched", "finished"]
+    assert [one.what for one in house.state.story("a")] == [
+        "accepted",
+        "dispatched",
+        "finished",
+    ]
     house.ask("b")
-    assert [what for _, what, _ in house.state.story("b")] == ["accepted", "dispatched"]
+    assert [one.what for one in house.state.story("b")] == ["accepted", "dispatched"]
     assert house.state.story("never heard of") == []
 
 

@@ -9,6 +9,8 @@ from difs.supervision import (
     BROKER,
     BROKER_SILENCE_S,
     DRAIN_SLACK_S,
+    MAX_EXCUSES,
+    METRICS,
     Action,
     ChildState,
     Finish,
@@ -121,6 +123,78 @@ def test_a_child_that_dies_too_often_stays_down_and_the_others_go_on() -> None:
     plan = running()
     give_up(plan, "cpu-0")
     assert heard_until(plan, 2, 1000, ("cpu-1",)) == []
+
+
+def test_a_child_that_has_worked_since_its_start_is_not_given_up_for_what_ends_it() -> None:
+    """What a request does to an actor is held against the request; what is never any use is given up."""
+    plan = running()
+    for number in range(10 * RULES.max_restarts):
+        plan.started("cpu-0", number)
+        plan.heard(("cpu-0", "cpu-1"), number, ("cpu-0",))
+        assert crash(plan, "cpu-0", number) == RULES.backoff
+    for number in range(RULES.max_restarts - 1):
+        plan.started("cpu-0", 100 + number)
+        assert crash(plan, "cpu-0", 100 + number) < float("inf")
+    plan.started("cpu-0", 200)
+    assert crash(plan, "cpu-0", 200) == float("inf")
+    assert plan.children["cpu-0"].given_up == "restarted 3 times within 300 s"
+
+
+def test_a_device_is_excused_for_what_requests_did_to_it_but_not_for_ever() -> None:
+    plan = running()
+    give_up(plan, "cpu-0")
+    for number in range(MAX_EXCUSES):
+        assert plan.children["cpu-0"].state is ChildState.FAILED
+        plan.excused("cpu-0", 10.0 + number)
+        assert Spawn("cpu-0") in plan.decide(10.0 + number)
+        plan.started("cpu-0", 10.0 + number)
+        give_up(plan, "cpu-0")
+    plan.excused("cpu-0", 50.0)
+    assert plan.children["cpu-0"].state is ChildState.FAILED, "everything ends it: it is the device"
+    plan.heard(tuple(DEVICES), 50.0, ("cpu-0",))
+    plan.excused("cpu-0", 51.0)
+    assert Spawn("cpu-0") in plan.decide(51.0), "it worked: it is excused anew"
+
+
+def test_a_wrong_configuration_is_not_excused() -> None:
+    plan = running()
+    plan.heard(tuple(DEVICES), 0.0, ("cpu-0",))
+    plan.exited("cpu-0", 1.0, 0.5, status=os.EX_CONFIG)
+    plan.excused("cpu-0", 10.0)
+    assert plan.children["cpu-0"].state is ChildState.FAILED
+
+
+def test_what_stands_beside_the_service_may_stay_down() -> None:
+    plan = Supervision(RULES, DEVICES, 0.0, beside=(METRICS,))
+    everybody = (BROKER, *DEVICES, METRICS)
+    assert plan.decide(0.0) == [Spawn(name) for name in everybody]
+    for name in everybody:
+        plan.started(name, 0.0)
+    assert heard_until(plan, 1, 1000, tuple(DEVICES)) == [], "it is never late"
+    plan.exited(METRICS, 1000.0, 0.5, status=os.EX_CONFIG)
+    assert heard_until(plan, 1001, 1010, tuple(DEVICES)) == []
+    give_up(plan, "cpu-0")
+    give_up(plan, "cpu-1")
+    assert plan.decide(1010.0)[-1] == Finish(1, "no actor can be kept running"), "not the other's status"
+
+
+def test_what_stands_beside_the_service_ends_with_it() -> None:
+    plan = Supervision(RULES, DEVICES, 0.0, beside=(METRICS,))
+    for name in (BROKER, *DEVICES, METRICS):
+        plan.started(name, 0.0)
+    plan.asked_to_stop(1.0)
+    plan.exited(BROKER, 2.0, 0.5, status=0)
+    assert Terminate(METRICS) in plan.decide(2.0)
+
+
+def test_the_service_is_ready_when_all_are_that_were_not_given_up() -> None:
+    plan = running()
+    assert not plan.is_complete(("cpu-0",))
+    assert plan.is_complete(tuple(DEVICES))
+    give_up(plan, "cpu-1")
+    assert plan.is_complete(("cpu-0",))
+    give_up(plan, "cpu-0")
+    assert not plan.is_complete(()), "nobody is no service"
 
 
 def test_the_service_ends_when_every_actor_stays_down() -> None:

@@ -19,6 +19,7 @@ from difs.actor_messages import (
     Ended,
     Evicted,
     EvictVariant,
+    Excuse,
     Execute,
     Finished,
     Fleet,
@@ -61,6 +62,8 @@ from difs.messages import (
     Beat,
     BrokerMessage,
     Cancel,
+    Case,
+    ClearQuarantine,
     ClientMessage,
     Delivery,
     DeviceStatus,
@@ -70,19 +73,28 @@ from difs.messages import (
     Evict,
     Explain,
     Explanation,
+    Family,
     Generate,
+    Happening,
     Load,
     MemoryMode,
+    Metrics,
+    MetricsReport,
     Overrides,
     Ping,
     Pong,
     Preview,
     Progress,
+    Quarantine,
+    QuarantineList,
     Release,
     Requirements,
+    Sample,
     SetMode,
     Status,
     StatusReport,
+    Story,
+    StoryReport,
     VariantList,
     Variants,
 )
@@ -386,6 +398,14 @@ def test_bytes_that_are_no_map_are_refused_as_such(data: bytes) -> None:
     assert caught.value.field == "frame 1"
 
 
+@pytest.mark.parametrize("header", [b"\xc1", b"\x91" * 60_000, msgspec.msgpack.encode({"type": "x"})])
+def test_a_refusal_keeps_nothing_of_what_it_refuses(header: bytes) -> None:
+    with pytest.raises(DifsError) as caught:
+        wire.decode_from_client([PROTOCOL, header])
+    assert caught.value.__context__ is None
+    assert caught.value.__cause__ is None
+
+
 @pytest.mark.parametrize(
     "tree",
     [
@@ -574,6 +594,10 @@ FROM_CLIENT: list[ClientMessage] = [
     Evict("tiny"),
     SetMode("tiny", "sequential_offload", "cuda-0"),
     Drain(),
+    Metrics(),
+    Story("r1"),
+    Quarantine(),
+    ClearQuarantine("0" * 32),
 ]
 FROM_BROKER: list[BrokerMessage] = [
     Accepted("r1", 7, 0),
@@ -613,6 +637,9 @@ FROM_BROKER: list[BrokerMessage] = [
         counts={"accepted": 1},
     ),
     Done("draining"),
+    MetricsReport(7, (Family("a", "histogram", "", (Sample(0.5, {"b": "c"}, ((0.1, 1),), 2),)),)),
+    StoryReport(7, (Happening(0.5, "accepted", "r1", 1, "cpu-0", "words"),)),
+    QuarantineList((Case("0" * 32, "r1", 3, "signal 9", 5.0),)),
 ]
 FROM_ACTOR: list[FromActor] = [
     builders.ready(attempts=(1, 2**63)),
@@ -650,7 +677,11 @@ TO_ACTOR: list[ToActor] = [
     Stop(),
     Welcome(7),
 ]
-TO_SUPERVISOR: list[ToSupervisor] = [Fleet(7, ("cpu-0",)), KillActor("cpu-0", 100, "hangs")]
+TO_SUPERVISOR: list[ToSupervisor] = [
+    Fleet(7, ("cpu-0",)),
+    KillActor("cpu-0", 100, "hangs"),
+    Excuse(("cpu-0",)),
+]
 KINDS: list[tuple[Any, Sequence[msgspec.Struct], Decode]] = [
     (ClientMessage, FROM_CLIENT, wire.decode_from_client),
     (BrokerMessage, FROM_BROKER, wire.decode_from_broker),
