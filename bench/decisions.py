@@ -2,19 +2,24 @@
 
     python -m bench.decisions [--variants 64] [--devices 8] [--rounds 300]
 
-Every variant is resident on every device, with costs and a measured curve of eight numbers of steps of
-its own; requests state a latency. CPU seconds of this thread: others' work on the machine does not count.
+Every variant has costs and a measured curve of eight numbers of steps of its own. Half of them are loaded
+on every device; the others could come in each of four memory modes. Requests state a latency. CPU seconds
+of this thread: others' work on the machine does not count.
 """
 
 import argparse
 import time
 
+from msgspec.structs import replace
+
 from bench.report import keep, percentile, verdict
-from difs.actor_messages import Costs, Resident, RowCost
-from difs.messages import Generate, QualityPoint, Requirements, VariantInfo
+from difs.actor_messages import Costs, Resident, Room, RowCost
+from difs.messages import Generate, MemoryMode, QualityPoint, Requirements, VariantInfo
 from difs.policy.base import DeviceView, Options, View
 from difs.policy.modelless import Modelless
+from difs.profiles import slowed
 
+MODES: tuple[MemoryMode, ...] = ("full", "tiled", "model_offload", "group_offload")
 STEPS = (1, 2, 4, 6, 8, 12, 20, 30)
 
 
@@ -42,13 +47,24 @@ def variant(number: int) -> VariantInfo:
 
 
 def device(number: int, infos: tuple[VariantInfo, ...]) -> DeviceView:
-    """Return a device on which every variant is loaded."""
-    residents = {}
+    """Return a device on which every other variant is loaded, and all of them profiled."""
+    residents, profiled = {}, {}
     for i, info in enumerate(infos):
         step_s = 0.005 + 0.001 * i + 0.002 * number
         costs = Costs(64 * 64, 0.01, (RowCost(1, step_s), RowCost(2, 1.7 * step_s)), 0.02, 1.0)
-        residents[info.name] = Resident(info.name, "full", "fp32", 1, costs)
-    return DeviceView(f"cpu-{number}", residents, 0.05 * number, 0, 8)
+        found = Resident(info.name, "full", "fp16", 1000, costs, room=Room(1000, 100, 300))
+        if i % 2 == 0:
+            residents[info.name] = found
+        profiled[info.name] = tuple(in_mode(found, mode, place) for place, mode in enumerate(MODES))
+    return DeviceView(
+        f"cpu-{number}", residents, 0.05 * number, 0, 8, profiled=profiled, room_bytes=1000 + 50 * number
+    )
+
+
+def in_mode(found: Resident, mode: MemoryMode, place: int) -> Resident:
+    """Return a resident in a lighter mode: the lighter, the slower."""
+    costs = slowed(found.costs, steps=1.0 + 0.3 * place)
+    return replace(found, memory_mode=mode, costs=costs, room=Room(1000 - 300 * place, 100, 300))
 
 
 def main() -> None:
@@ -75,7 +91,8 @@ def main() -> None:
         "p50_ms": round(percentile(seconds, 0.5) * 1e3, 3),
         "p99_ms": round(percentile(seconds, 0.99) * 1e3, 3),
     }
-    print(f"  {asked.variants} variants x {len(STEPS)} steps x {asked.devices} devices: {figures}")
+    what = f"{asked.variants} variants x {len(STEPS)} steps x {len(MODES)} modes"
+    print(f"  {what} x {asked.devices} devices: {figures}")
     goals = [verdict("a decision, median, ms", figures["p50_ms"], 1.0)]
     command = f"python -m bench.decisions --variants {asked.variants} --devices {asked.devices}"
     print(keep("decisions", command, {**figures, "goals": goals}))

@@ -64,10 +64,12 @@ class Abort(Struct, frozen=True, tag="abort"):
     attempt: int
 
 
-class LoadVariant(Struct, frozen=True, tag="load_variant"):
+class LoadVariant(Struct, frozen=True, omit_defaults=True, tag="load_variant"):
     """Load a variant and warm it up while others go on; answered by `Loaded` or `LoadFailed`."""
 
     variant: str
+    memory_mode: MemoryMode | None = None
+    """None: its own. What is parked returns in the mode that it had."""
 
 
 class CancelLoad(Struct, frozen=True, tag="cancel_load"):
@@ -148,7 +150,7 @@ class Room(Struct, frozen=True):
     """Most that decoding one image of the native size takes beyond that; None: unknown."""
 
 
-class Resident(Struct, frozen=True):
+class Resident(Struct, frozen=True, cache_hash=True):
     """A variant loaded on a device."""
 
     variant: str

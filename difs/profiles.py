@@ -150,15 +150,18 @@ def learn_decode(costs: Costs, pixels: int, seconds: float) -> Costs:
 
 
 def reconciled(measured: Costs, profiled: Costs | None) -> Costs:
-    """Return what was measured now at one size, with a profile's other sizes in proportion."""
-    if profiled is None or not profiled.sizes:
+    """Return what was measured now at one size, with a profile's other sizes and rows in proportion."""
+    if profiled is None:
         return measured
     there = at(profiled, measured.pixels)
     rows = min(measured.steps, key=lambda cost: abs(cost.rows - 2)).rows
     then_s = in_table(there.steps, rows)
     steps = in_table(measured.steps, rows) / then_s if then_s > 0 else 1.0
     decode = measured.decode_s / there.decode_s if there.decode_s > 0 else 1.0
-    return replace(measured, sizes=slowed(profiled, steps=steps, decode=decode).sizes)
+    most = measured.steps[-1].rows
+    more = _times(tuple([cost for cost in there.steps if cost.rows > most]), steps)
+    sizes = slowed(profiled, steps=steps, decode=decode).sizes
+    return replace(measured, steps=measured.steps + more, sizes=sizes)
 
 
 def slowed(costs: Costs, *, steps: float = 1.0, decode: float = 1.0) -> Costs:

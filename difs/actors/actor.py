@@ -126,6 +126,7 @@ class Actor:
         """Work until told to stop and everything taken is done."""
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._asked_to_stop)
+        self._worked_at = self._clock.now()
         while not (self._is_draining and self._engine.is_idle):
             if self._is_draining and not self._has_retired:
                 self._has_retired = True
@@ -171,8 +172,8 @@ class Actor:
                 engine.submit(message)
             case Abort(attempt):
                 engine.abort(attempt)
-            case LoadVariant(variant):
-                engine.load(variant)
+            case LoadVariant(variant, mode):
+                engine.load(variant, mode)
             case CancelLoad(variant):
                 engine.cancel_load(variant)
             case EvictVariant(variant):

@@ -9,6 +9,7 @@ actor takes messages, so a cancel costs one step at most.
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from msgspec.structs import replace
@@ -47,6 +48,16 @@ ROWS_REST_S = 60.0
 """After so many seconds without an error, twice as many rows may share a call again."""
 
 
+@dataclass
+class Measuring:
+    """A variant that is on the device and measured before it is resident."""
+
+    units: Iterator[object]
+    since: float
+    seconds: float = 0.0
+    """Those that its units took: whoever waits for the load waits for them too."""
+
+
 class DeviceBroken(Exception):
     """The device answers no more until the process is started anew (a sticky CUDA error)."""
 
@@ -75,7 +86,7 @@ class Engine(ABC):
         self._profiled = {(found.variant, found.memory_mode): found for found in profiled}
         self._limits: dict[str, tuple[int, float]] = {}
         """Rows that one call of a resident may have after an error, and since when."""
-        self._measuring: dict[str, tuple[Iterator[object], float]] = {}
+        self._measuring: dict[str, Measuring] = {}
         self._book = JobBook(clock, self.drop)
         self._reports: list[Report] = []
         self._aside_s = 0.0
@@ -84,8 +95,11 @@ class Engine(ABC):
     # ---- what an actor asks -----------------------------------------------------------------------
 
     @abstractmethod
-    def load(self, variant: str) -> None:
-        """Begin to make a variant resident and warm; `Loaded` or `LoadFailed` is reported by a turn."""
+    def load(self, variant: str, mode: MemoryMode | None = None) -> None:
+        """Begin to make a variant resident and warm; `Loaded` or `LoadFailed` is reported by a turn.
+
+        In a memory mode; None: its own. One that is parked returns as it was.
+        """
 
     @abstractmethod
     def cancel_load(self, variant: str) -> None:
@@ -281,7 +295,7 @@ class Engine(ABC):
         keys: dict[int, Painting] = {}
         found = [
             Candidate(-1 - i, "measure", None, 0, since + MEASURE_PATIENCE_S, 0.0, 0.0)
-            for i, (_, since) in enumerate(self._measuring.values())
+            for i, since in enumerate([m.since for m in self._measuring.values()])
         ]
         paces: dict[Hashable, Pace] = {}
         for i, job in enumerate(self._book):
@@ -387,12 +401,16 @@ class Engine(ABC):
 
     def _measure(self, variant: str) -> None:
         """Do one unit of a variant's warm-up; its end makes the variant resident."""
-        units, _ = self._measuring[variant]
+        measuring, started = self._measuring[variant], self._clock.now()
         try:
-            next(units)
+            next(measuring.units)
+            measuring.seconds += self._clock.now() - started
         except StopIteration as done:
             del self._measuring[variant]
-            resident = self._residents[variant] = self._with_profile(done.value)
+            costs = done.value.costs
+            costs = replace(costs, load_s=costs.load_s + measuring.seconds)
+            resident = self._with_profile(replace(done.value, costs=costs))
+            self._residents[variant] = resident
             self._reports.append(Loaded(resident))
         except DeviceBroken:
             raise

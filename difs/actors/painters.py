@@ -1,4 +1,4 @@
-"""From a registered variant to a painter on a device, in the variant's default memory mode."""
+"""From a registered variant to a painter on a device, in a memory mode."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +14,7 @@ from difs.actors.painter import Painter
 from difs.actors.prompts import PromptCache
 from difs.actors.recipes import RECIPES
 from difs.actors.runtime import Runtime
+from difs.messages import MemoryMode
 from difs.variants import Variant
 
 
@@ -24,11 +25,13 @@ def make(
     parts: PartStore,
     prompts: PromptCache,
     *,
+    memory_mode: MemoryMode | None = None,
     check: Callable[[], None],
 ) -> Any:
     """Load a variant, its digests checked first; raises EngineFailed or RepositoryError.
 
-    `check` is called between parts and raises LoadCancelled.
+    `memory_mode`: into which one; None: the variant's default. `check` is called between parts and
+    raises LoadCancelled.
     """
     manifest = variant.manifest
     dtype = loading.DTYPES[variant.precision_on(device.type)]
@@ -37,8 +40,8 @@ def make(
         return generic.load_painter(variant, device, dtype)
     pipe = loading.load_pipeline(variant, recipe, dtype, parts, check)
     keeper = ModeKeeper(pipe, device, lambda: loading.restore_denoiser(pipe, variant))
-    usable = manifest.default_mode in memory_modes.available(device.type)
-    keeper.switch(manifest.default_mode if usable else "full")
+    mode = memory_mode or manifest.default_mode
+    keeper.switch(mode if mode in memory_modes.available(device.type) else "full")
     return Painter(
         pipe,
         recipe,

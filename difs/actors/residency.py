@@ -18,7 +18,7 @@ from difs import config, telemetry
 from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident
 from difs.actors import generic, loading, painters, pinning, warmup
 from difs.actors.delivery import Easel
-from difs.actors.engine import DeviceBroken, Engine
+from difs.actors.engine import DeviceBroken, Engine, Measuring
 from difs.actors.loader import Loader
 from difs.actors.loading import LoadCancelled, PartStore
 from difs.actors.parking import ParkingLot
@@ -41,6 +41,8 @@ class Loadee:
     variant: str
     build: object
     """What it is made of, as `Variant.build` says."""
+    mode: MemoryMode | None
+    """Into which it is loaded; None: its own."""
     cancelled: Event = field(default_factory=Event)
     load_s: float = 0.0
 
@@ -126,7 +128,7 @@ class Residency(Engine):
         """See Engine.is_loading_variant."""
         return variant in self._loadees or variant in self._measuring
 
-    def load(self, variant: str) -> None:
+    def load(self, variant: str, mode: MemoryMode | None = None) -> None:
         """See Engine.load; a load that was cancelled and still goes on does not answer for this one."""
         loadee = self._loadees.get(variant)
         if variant in self._residents:
@@ -139,7 +141,7 @@ class Residency(Engine):
             except DifsError as error:
                 self._give_up_load(variant, error.message)
                 return
-            fresh = self._loadees[variant] = Loadee(variant, found.build)
+            fresh = self._loadees[variant] = Loadee(variant, found.build, mode)
             self._loader.submit(fresh, lambda: self._bring(found, fresh))
 
     def cancel_load(self, variant: str) -> None:
@@ -183,7 +185,7 @@ class Residency(Engine):
         else:
             self._painters[variant], self._builds[variant] = value, loadee.build
             units = self._measure_units(variant, loadee.load_s)
-            self._measuring[variant] = (units, self._clock.now())
+            self._measuring[variant] = Measuring(units, self._clock.now())
 
     def catch_up(self) -> None:
         """See Engine.catch_up."""
@@ -202,21 +204,31 @@ class Residency(Engine):
         started = self._clock.now()
         with torch.no_grad(), _typed_memory_errors():  # inference_mode would mark the weights for good
             painter = painters.make(
-                variant, self._device, self._settings, self._parts, self._prompts, check=loadee.check
+                variant,
+                self._device,
+                self._settings,
+                self._parts,
+                self._prompts,
+                memory_mode=loadee.mode,
+                check=loadee.check,
             )
         loadee.load_s = self._clock.now() - started
         return painter
 
     def _measure_units(self, variant: str, load_s: float) -> Generator[None, None, Resident]:
-        """Measure a variant unit by unit; returns its Resident."""
+        """Measure a variant unit by unit; returns its Resident.
+
+        A profile knows what many rows cost: then few are measured, to see how the device is now.
+        """
         painter, found = self._painters[variant], self._library.variant(variant)
+        is_profiled = (variant, painter.keeper.mode) in self._profiled
         measure = generic.measure if painter.is_solo else warmup.measure
         measured = yield from measure(
             painter,
             found.manifest,
             self._timed_whole,
             steps=self._settings.warm_up_steps,
-            max_rows=self._settings.max_rows,
+            max_rows=0 if is_profiled else self._settings.max_rows,
             load_s=load_s,
         )
         return Resident(

@@ -32,7 +32,7 @@ from difs.actors.jobs import Job, Painting
 from difs.catalogue import Library
 from difs.clock import Clock
 from difs.errors import ConfigError, DifsError, EngineFailed, OutOfMemory, UnknownName
-from difs.messages import MAX_PREVIEW_SIDE, Preview
+from difs.messages import MAX_PREVIEW_SIDE, MemoryMode, Preview
 from difs.profiles import rows_of
 from difs.samplers import evaluations
 
@@ -101,8 +101,8 @@ class SimulatedEngine(Engine):
         self._script = script
         self._library = library
         self._sleep = sleep
-        self._loads: dict[str, float] = {}
-        """When each variant that is on its way will be there."""
+        self._loads: dict[str, tuple[float, MemoryMode]] = {}
+        """When each variant that is on its way will be there, and in which memory mode."""
         self._parked: dict[str, Resident] = {}
         self._faults_left = [fault.times for fault in script.faults]
         self._costs = Costs(
@@ -115,13 +115,13 @@ class SimulatedEngine(Engine):
 
     # ---- residents ------------------------------------------------------------------------------
 
-    def load(self, variant: str) -> None:
+    def load(self, variant: str, mode: MemoryMode | None = None) -> None:
         """See Engine.load."""
         if variant in self._residents:
             self._reports.append(Loaded(self._residents[variant]))
         elif variant not in self._loads:
             seconds = 0.0 if variant in self._parked else self._script.load_s
-            self._loads[variant] = self._clock.now() + seconds
+            self._loads[variant] = (self._clock.now() + seconds, mode or "full")
 
     def cancel_load(self, variant: str) -> None:
         """See Engine.cancel_load."""
@@ -130,26 +130,26 @@ class SimulatedEngine(Engine):
 
     def collect(self) -> None:
         """See Engine.collect."""
-        for variant in [v for v, due in self._loads.items() if due <= self._clock.now()]:
-            del self._loads[variant]
+        for variant in [v for v, (due, _) in self._loads.items() if due <= self._clock.now()]:
+            _, mode = self._loads.pop(variant)
             try:
                 self._break("load", variant, 1)
                 if variant in self._parked:
                     self._residents[variant] = self._parked.pop(variant)
                 else:
-                    self._residents[variant] = self._resident(variant)
+                    self._residents[variant] = self._resident(variant, mode)
             except DifsError as error:
                 self._reports.append(LoadFailed(variant, error.message))
             else:
                 self._reports.append(Loaded(self._residents[variant]))
 
-    def _resident(self, variant: str) -> Resident:
+    def _resident(self, variant: str, mode: MemoryMode) -> Resident:
         found = self._library.variant(variant)
-        return Resident(variant, "full", found.manifest.precision, found.weight_bytes, self._costs)
+        return Resident(variant, mode, found.manifest.precision, found.weight_bytes, self._costs)
 
     def wait_s(self) -> float:
         """See Engine.wait_s."""
-        return min(self._loads.values(), default=float("inf")) - self._clock.now()
+        return min([due for due, _ in self._loads.values()], default=float("inf")) - self._clock.now()
 
     @property
     def is_moving(self) -> bool:

@@ -35,7 +35,10 @@ class Measured(NamedTuple):
 def measure(
     painter: Painter, manifest: Manifest, timed: Timed, *, steps: int, max_rows: int, load_s: float
 ) -> Generator[None, None, Measured]:
-    """Paint with every number of rows that pays; `timed` returns what a call returns and its seconds."""
+    """Paint with every number of rows that pays, four to `max_rows` and more.
+
+    `timed` returns what a call returns and its seconds.
+    """
     guided, bare = orders(manifest, steps)
     conditioning, _ = timed(partial(painter.encode, guided))
     yield

@@ -71,7 +71,7 @@ def _ready(books: Books, route: bytes, message: Ready, now: float) -> None:
         )
         actor.first_costs = {name: found.costs for name, found in actor.residents.items()}
         for found in message.profiled:
-            actor.profiled.setdefault(found.variant, {})[found.memory_mode] = found
+            actor.profiled[found.variant] = (*actor.profiled.get(found.variant, ()), found)
         estimate(books, actor)
         books.add_actor(actor)
     books.effects.append(TellActor(route, Welcome(books.epoch)))
@@ -88,7 +88,7 @@ def _pulse(books: Books, route: bytes, message: Pulse, now: float) -> None:
     for actor in books.actors.values():
         if actor.incarnation == message.incarnation:
             actor.last_heard = now
-            actor.reading = message.reading
+            actor.read(message.reading)
             if message.progress != actor.progress:
                 actor.progress, actor.progressed_at = message.progress, now
 

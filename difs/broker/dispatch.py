@@ -164,7 +164,7 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> _Outcome:
     slots = books.pools[actor.device].lease(message.n, admission.slot_bytes(message, plan))
     if slots is None:
         return _move_to_room(books, request, plan, now)
-    loads.ask(books, actor, plan.variant)
+    loads.ask(books, actor, plan.variant, plan.memory_mode)
     attempt = books.begin(request, plan, actor, slots, now)
     books.effects.append(TellActor(actor.route, _execute(attempt)))
     if request.attempts > 1:

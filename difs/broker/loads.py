@@ -10,15 +10,22 @@ from difs.actor_messages import CancelLoad, LoadVariant
 from difs.broker.books import Books
 from difs.broker.effects import TellActor
 from difs.broker.records import Actor, Load
+from difs.messages import MemoryMode
 
 
-def ask(books: Books, actor: Actor, variant: str, *, by_admin: bool = False) -> None:
-    """Have `variant` loaded on `actor`, unless it is there or on its way."""
+def ask(
+    books: Books, actor: Actor, variant: str, mode: MemoryMode | None = None, *, by_admin: bool = False
+) -> None:
+    """Have `variant` loaded on `actor`, unless it is there or on its way.
+
+    Into memory mode `mode` where a profile knows it: what stands in other plans is only assumed.
+    """
     if not actor.is_loading(variant):
         if variant in actor.residents:
             return
-        actor.loading.setdefault(variant, deque()).append(Load())
-        books.effects.append(TellActor(actor.route, LoadVariant(variant)))
+        known = mode if actor.profile_of(variant, mode) else None
+        actor.loading.setdefault(variant, deque()).append(Load(mode=known))
+        books.effects.append(TellActor(actor.route, LoadVariant(variant, known)))
     actor.loading[variant][-1].is_asked |= by_admin
 
 

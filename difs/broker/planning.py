@@ -108,8 +108,9 @@ def _device_view(actor: Actor, *, is_best_effort: bool) -> DeviceView:
         parked=actor.parked,
         wants=actor.wants,
         activity=actor.activity,
-        profiled=actor.profiled,
+        profiled=actor.offers,
         estimated=actor.estimated,
+        room_bytes=actor.room_bytes,
     )
 
 
@@ -183,7 +184,7 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
         books.unassign(request)
         plan = decision.plan
         actor = books.by_device[plan.device]
-        known = actor.known(plan.variant)
+        known = actor.known_in(plan.variant, plan.memory_mode)
         costs, work = known.costs if known else None, work_of(request, plan)
         request.plan = replace(plan, notes=plan.notes + request.notes) if request.notes else plan
         request.order = decision.order

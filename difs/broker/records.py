@@ -219,6 +219,8 @@ class Load:
     is_asked: bool = False
     """An administrator asked for it: it goes on though no request waits for it."""
     is_cancelled: bool = False
+    mode: MemoryMode | None = None
+    """Into which it goes, where that was said."""
 
 
 @dataclass(slots=True, eq=False)
@@ -235,7 +237,7 @@ class Actor:
     residents: dict[str, Resident] = field(default_factory=dict)
     parked: dict[str, Resident] = field(default_factory=dict)
     """What it keeps in host memory, as it would be when it returns."""
-    profiled: dict[str, dict[MemoryMode, Resident]] = field(default_factory=dict)
+    profiled: dict[str, tuple[Resident, ...]] = field(default_factory=dict)
     """What variants would be here, as profiles say; the mode that one is loaded into stands first."""
     estimated: dict[str, Resident] = field(default_factory=dict)
     """What variants would be that were never measured here, from others of their family."""
@@ -259,6 +261,8 @@ class Actor:
     """The account of its best effort."""
     progress: int = 0
     reading: Reading | None = None
+    room_bytes: int | None = None
+    """What a further variant could take by the last reading, if those that nobody wants gave way."""
     state: ActorState = ActorState.READY
 
     @property
@@ -297,6 +301,21 @@ class Actor:
         """Whether it has an attempt that need not wait for a load."""
         return not all(self.waits(attempt) for attempt in self.attempts.values())
 
+    @property
+    def offers(self) -> dict[str, tuple[Resident, ...]]:
+        """Return what variants that are not loaded can become: what is on its way is settled."""
+        settled = {
+            variant: (found,)
+            for variant, waiting in self.loading.items()
+            if not waiting[-1].is_cancelled
+            and (found := self.profile_of(variant, waiting[-1].mode)) is not None
+        }
+        return {**self.profiled, **settled} if settled else self.profiled
+
+    def profile_of(self, variant: str, mode: MemoryMode | None) -> Resident | None:
+        """Return what a profile says of a variant in a memory mode."""
+        return next((r for r in self.profiled.get(variant, ()) if r.memory_mode == mode), None)
+
     def known(self, variant: str) -> Resident | None:
         """Return what is known of a variant here, measured or estimated."""
         return self.measured(variant) or self.estimated.get(variant)
@@ -304,6 +323,17 @@ class Actor:
     def measured(self, variant: str) -> Resident | None:
         """Return what was measured of a variant here: loaded, parked, or by a profile."""
         return measured(variant, self.residents, self.parked, self.profiled)
+
+    def read(self, reading: Reading) -> None:
+        """Note what its device says of itself."""
+        idle = (found.weight_bytes for name, found in self.residents.items() if name not in self.wants)
+        self.reading, self.room_bytes = reading, reading.memory_free_bytes + sum(idle)
+
+    def known_in(self, variant: str, mode: MemoryMode) -> Resident | None:
+        """Return what is known of a variant here that is loaded, or would be loaded into `mode`."""
+        if variant in self.residents or variant in self.parked:
+            return self.known(variant)
+        return self.profile_of(variant, mode) or self.known(variant)
 
     def is_loading(self, variant: str) -> bool:
         """Whether a load of `variant` is on its way that nobody has given up."""

@@ -10,11 +10,12 @@ from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from difs import rooms
 from difs.actor_messages import Resident
 from difs.messages import AdapterInfo, Alternative, Generate, MemoryMode, Plan, VariantInfo
 from difs.policy.activity import Activity
 
-Profiled = Mapping[str, Mapping[MemoryMode, Resident]]
+Profiled = Mapping[str, tuple[Resident, ...]]
 """Variant -> what it would be in each memory mode; the mode that it is loaded into stands first."""
 
 
@@ -22,11 +23,7 @@ def measured(
     variant: str, residents: Mapping[str, Resident], parked: Mapping[str, Resident], profiled: Profiled
 ) -> Resident | None:
     """Return what was measured of a variant on a device: loaded, else parked, else by its profile."""
-    return (
-        residents.get(variant)
-        or parked.get(variant)
-        or next(iter(profiled.get(variant, {}).values()), None)
-    )
+    return residents.get(variant) or parked.get(variant) or next(iter(profiled.get(variant, ())), None)
 
 
 class DeviceView(Struct, frozen=True):
@@ -50,6 +47,26 @@ class DeviceView(Struct, frozen=True):
     estimated: Mapping[str, Resident] = {}
     """What variants would be that were never measured here, from others of their family: `costs.source`
     says so."""
+    room_bytes: int | None = None
+    """What a further variant could take, if those that nobody wants gave way; None: not known."""
+
+    def loadable(self, variant: str, pixels: int) -> tuple[Resident, ...]:
+        """Return what `variant`, which is not loaded here, could be loaded as to paint `pixels` pixels.
+
+        What is parked returns as it was. A profiled one may come in any memory mode that has room and
+        paints the same pictures; in the lightest where none has.
+        """
+        if variant in self.parked or variant not in self.profiled:
+            known = self.known(variant)
+            return (known,) if known is not None else ()
+        return rooms.fitting(self.profiled[variant], pixels, self.room_bytes)
+
+    def known_in(self, variant: str, mode: MemoryMode) -> Resident | None:
+        """Return what is known of `variant` here in a memory mode into which it could be loaded."""
+        known = self.known(variant)
+        if variant in self.residents or variant in self.parked:
+            return known
+        return next((r for r in self.profiled.get(variant, ()) if r.memory_mode == mode), known)
 
     def known(self, variant: str) -> Resident | None:
         """Return what is known of `variant` here; None: nothing.

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from difs import captions, profiles, quality, samplers
-from difs.actor_messages import Costs
+from difs.actor_messages import Costs, Resident
 from difs.messages import Generate, MemoryMode, VariantInfo
 from difs.policy import points
 from difs.policy.base import DeviceView, View
@@ -85,7 +85,7 @@ def survey_points(view: View, infos: Sequence[VariantInfo], request: Generate) -
         Point(device, info, d.steps, d.guidance, mode, fixed_s + d.calls * call_s, d.worth, is_measured)
         for info, devices, dials, is_measured in _choices(view, infos, request, is_complete=True)
         for d in dials
-        for fixed_s, call_s, device, mode in ways(info, devices, request, d.guidance)
+        for fixed_s, call_s, device, mode in ways(info, devices, request, d.guidance, is_complete=True)
     ]
 
 
@@ -178,28 +178,54 @@ Shape = tuple[int, float, int, bool]
 
 
 def ways(
-    info: VariantInfo, devices: Sequence[DeviceView], request: Generate, guidance: float
+    info: VariantInfo,
+    devices: Sequence[DeviceView],
+    request: Generate,
+    guidance: float,
+    *,
+    is_complete: bool = False,
 ) -> list[Way]:
-    """Return how a variant can be computed on each device."""
+    """Return how a variant can be computed on each device; not `is_complete`: in modes worth a look."""
     width, height = points.size_of(info, request)
     shape = (width * height, guidance, request.n, request.deterministic)
+    when_loaded = _when_loaded if is_complete else _best_when_loaded
     name, found = info.name, []
     for device in devices:
         known = device.residents.get(name)
         if known is not None:
             parts_s, call_s, _ = _seconds(known.costs, shape)
             found.append((device.backlog_s + parts_s, call_s, device, known.memory_mode))
-        else:
-            found.append(_way_of_absent(name, device, shape))
+            continue
+        for parts_s, call_s, mode in when_loaded(device.loadable(name, shape[0]), shape):
+            found.append((device.backlog_s + parts_s, call_s, device, mode))
     return found
 
 
-def _way_of_absent(name: str, device: DeviceView, shape: Shape) -> Way:
-    """Return how a variant that is not loaded on a device can be computed there."""
-    known = device.known(name)
-    parts_s, call_s, load_s = _seconds(known.costs if known is not None else None, shape)
-    mode = known.memory_mode if known is not None else "full"
-    return device.backlog_s + load_s + parts_s, call_s, device, mode
+Parts = tuple[tuple[float, float, MemoryMode], ...]
+"""Of each memory mode: seconds of the load and of all but the steps, seconds of one evaluation."""
+
+
+@lru_cache(maxsize=8192)
+def _when_loaded(modes: tuple[Resident, ...], shape: Shape) -> Parts:
+    """Return how a variant that is not loaded can be computed, mode by mode."""
+    if not modes:
+        parts_s, call_s, load_s = _seconds(None, shape)
+        return ((load_s + parts_s, call_s, "full"),)
+    found: list[tuple[float, float, MemoryMode]] = []
+    for known in modes:
+        parts_s, call_s, load_s = _seconds(known.costs, shape)
+        found.append((load_s + parts_s, call_s, known.memory_mode))
+    return tuple(found)
+
+
+@lru_cache(maxsize=8192)
+def _best_when_loaded(modes: tuple[Resident, ...], shape: Shape) -> Parts:
+    """Return those modes of `_when_loaded` that none beats in both respects: rarely more than one."""
+    best: list[tuple[float, float, MemoryMode]] = []
+    for way in sorted(_when_loaded(modes, shape), key=itemgetter(0, 1)):
+        if not best or way[1] < best[-1][1]:
+            best.append(way)
+    return tuple(best)
 
 
 @lru_cache(maxsize=8192)
@@ -213,11 +239,12 @@ def _seconds(costs: Costs | None, shape: Shape) -> tuple[float, float, float]:
 
 def _quickest(found: list[Way]) -> list[Way]:
     """Return the ways of which none is slower in both respects than another; the soonest begun first."""
-    kept = [min(found, key=_haste)]
-    if min(found, key=_pace)[1] >= kept[0][1]:
-        return kept
+    first = min(found, key=_haste)
+    if min(found, key=_pace)[1] >= first[1]:
+        return [first]
+    kept: list[Way] = []
     for way in sorted(found, key=_haste):
-        if way[1] < kept[-1][1]:
+        if not kept or way[1] < kept[-1][1]:
             kept.append(way)
     return kept
 
@@ -229,8 +256,4 @@ def _soonest(ranked: list[Way], calls: int) -> Way:
     return min(ranked, key=lambda way: way[0] + calls * way[1])
 
 
-def _haste(way: Way) -> tuple[float, float, str]:
-    return way[0], way[1], way[2].device
-
-
-_pace = itemgetter(1)
+_haste, _pace = itemgetter(0, 1), itemgetter(1)

@@ -1,8 +1,9 @@
 """Policy `modelless`: the user says what is needed, the policy finds the operating point.
 
-Among all points (variant x steps x guidance x device) that the pins allow, the best expected quality
-whose predicted finish keeps the latency; with a quality asked for, the soonest point that has it. Equal
-points: the sooner one. The idea, and the three levels of pins, are INFaaS's (Romero et al., ATC 2021).
+Among all points (variant x steps x guidance x memory mode x device) that the pins allow, the best
+expected quality whose predicted finish keeps the latency; with a quality asked for, the soonest point
+that has it. Equal points: the sooner one. The idea, and the three levels of pins, are INFaaS's (Romero et
+al., ATC 2021).
 """
 
 from collections.abc import Sequence
@@ -61,7 +62,14 @@ class Modelless:
     def _plan(self, chosen: Point, request: Generate, reason: str) -> Plan:
         """Return the plan of a point; its steps and guidance are chosen, so nothing is cut any more."""
         settled = points.pinned(request, chosen.steps, chosen.guidance)
-        plan = points.point(chosen.device, chosen.info, settled, policy=self.name, reason=reason)
+        plan = points.point(
+            chosen.device,
+            chosen.info,
+            settled,
+            policy=self.name,
+            reason=reason,
+            memory_mode=chosen.memory_mode,
+        )
         if not chosen.is_measured:
             return plan
         return replace(plan, expected_quality=chosen.worth, quality_source=chosen.info.quality_source)

@@ -5,7 +5,8 @@ import math
 from msgspec.structs import replace
 
 from difs import profiles, samplers
-from difs.messages import AdapterInfo, Generate, Level, Plan, Prediction, VariantInfo
+from difs.actor_messages import Resident
+from difs.messages import AdapterInfo, Generate, Level, MemoryMode, Plan, Prediction, VariantInfo
 from difs.policy.base import Admit, Decision, DeviceView, Reject, View
 from difs.profiles import Work
 
@@ -108,23 +109,36 @@ def sampler_of(info: VariantInfo, request: Generate) -> str:
     return samplers.canonical(request.overrides.sampler or info.sampler) or info.sampler
 
 
-def point(device: DeviceView, info: VariantInfo, request: Generate, *, policy: str, reason: str) -> Plan:
-    """Return the plan of `request` with `info` on `device`; steps are cut to keep `latency_s`."""
+def point(
+    device: DeviceView,
+    info: VariantInfo,
+    request: Generate,
+    *,
+    policy: str,
+    reason: str,
+    memory_mode: MemoryMode | None = None,
+) -> Plan:
+    """Return the plan of `request` with `info` on `device`; steps are cut to keep `latency_s`.
+
+    `memory_mode`: into which it is loaded where it is not there yet; None: its own.
+    """
     width, height = size_of(info, request)
     pins, needs = request.overrides, request.requirements
     known = device.known(info.name)
+    if memory_mode is not None:
+        known = device.known_in(info.name, memory_mode)
     guidance = pins.guidance_scale if pins.guidance_scale is not None else info.guidance_scale
     sampler = sampler_of(info, request)
     steps, notes = _steps_of(sampler, pins.steps or wanted_steps(info, needs.wanted_quality))
     work = Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
-    predicted = predict(device, info.name, work)
+    predicted = predict(device, info.name, work, known)
     if needs.latency_s is not None and predicted.total_s > needs.latency_s and pins.steps is None:
         fitting = _steps_within(predicted.total_s - needs.latency_s, predicted.steps_s, steps)
         fewer = max(min(steps, info.steps_min), fitting)
         if fewer < steps:
             notes += (f"{fewer} steps instead of {steps} to keep latency_s {needs.latency_s:g}",)
             work = replace(work, steps=fewer)
-            predicted = predict(device, info.name, work)
+            predicted = predict(device, info.name, work, known)
     if (width, height) not in info.native_sizes:
         notes += (f"{width}x{height} is not a native size of {info.name}",)
     return Plan(
@@ -158,9 +172,12 @@ def pinned(request: Generate, steps: int, guidance: float) -> Generate:
     return replace(request, overrides=replace(request.overrides, steps=steps, guidance_scale=guidance))
 
 
-def predict(device: DeviceView, variant: str, work: Work) -> Prediction:
-    """Return the prediction of `work` with `variant` on `device`, behind what is assigned to it."""
-    known = device.known(variant)
+def predict(device: DeviceView, variant: str, work: Work, known: Resident | None = None) -> Prediction:
+    """Return the prediction of `work` with `variant` on `device`, behind what is assigned to it.
+
+    `known`: what the variant is taken to be there; None: what is known of it.
+    """
+    known = known or device.known(variant)
     return profiles.predict(
         work,
         known.costs if known else None,

@@ -201,6 +201,24 @@ def test_a_load_that_is_wanted_again_after_its_cancel_has_an_answer_of_its_own(
     assert [type(r) for r in reports] == [LoadFailed, Loaded, Finished]
 
 
+def test_a_variant_is_loaded_into_the_mode_that_is_asked_for(bench: Bench) -> None:
+    bench.load("emoji-base")
+    whole = bench.paint(bench.execute())
+    bench.engine.evict("emoji-base")
+    bench.work()
+    bench.engine.load("emoji-small", "tiled")
+    (loaded,) = bench.work()
+    assert isinstance(loaded, Loaded)
+    assert loaded.resident.memory_mode == "tiled"
+    bench.engine.load("emoji-base", "tiled")
+    (returned,) = bench.work()
+    assert isinstance(returned, Loaded)
+    assert returned.resident.memory_mode == "full", "what is parked returns as it was"
+    assert np.array_equal(bench.paint(bench.execute()), whole)
+    bench.engine.evict("emoji-small")
+    bench.work()
+
+
 def test_what_was_parked_returns_without_the_disk_and_bit_for_bit(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from difs.actor_messages import Evicted, Loaded, Resident
-from difs.messages import Explain, Explanation, Plan
+from difs.actor_messages import CancelLoad, Evicted, Loaded, LoadVariant, Pulse, Resident, Room
+from difs.messages import Cancel, Explain, Explanation, Plan, Reading
 from difs.policy.base import DeviceView
 from difs.policy.points import predict
 from difs.profiles import Work
@@ -84,8 +84,53 @@ def test_a_profile_of_what_is_not_registered_harms_nobody() -> None:
 
 
 def test_a_policy_sees_every_mode() -> None:
-    view = DeviceView("cpu-0", {}, 0.0, 0, 2, profiled={"wide": {"full": FULL, "tiled": TILED}})
+    view = DeviceView("cpu-0", {}, 0.0, 0, 2, profiled={"wide": (FULL, TILED)})
     assert view.known("wide") is FULL
     assert view.known("tiny") is None
     work = Work(4096, 1, "ddim", 1.0, 1)
     assert predict(view, "wide", work).load_s == 3.0
+
+
+# ---- the memory mode of what is not loaded yet -----------------------------------------------------
+
+ROOMY, NARROW = replace(FULL, room=Room(1000, 100, 300)), replace(TILED, room=Room(1000, 100, 50))
+
+
+def moded(free_bytes: int) -> House:
+    """Return a house whose device has `free_bytes`, and 1000 more if `tiny` leaves."""
+    found = House(variants=VARIANTS, policy="modelless")
+    found.join(profiled=(ROOMY, NARROW))
+    breathe(found, free_bytes)
+    return found
+
+
+def breathe(house: House, free_bytes: int) -> None:
+    house.tell(Pulse("cpu-0.first", 0, Reading("cpu", 10_000, 10_000 - free_bytes, 100, free_bytes)))
+
+
+def test_a_variant_is_planned_in_the_quickest_mode_that_has_room() -> None:
+    assert planned(moded(300), "wide").memory_mode == "full"
+    plan = planned(moded(299), "wide")
+    assert (plan.memory_mode, plan.prediction.encode_s) == ("tiled", 2.0)
+
+
+def test_what_somebody_wants_gives_no_room() -> None:
+    found = moded(300)
+    found.ask("r1", variant="tiny")
+    breathe(found, 300)
+    assert planned(found, "wide").memory_mode == "tiled"
+
+
+def test_it_is_loaded_into_the_planned_mode_and_planned_there_until_it_comes() -> None:
+    found = moded(299)
+    assert only(found.ask("r1", variant="wide"), LoadVariant) == LoadVariant("wide", "tiled")
+    breathe(found, 5000)
+    assert planned(found, "wide").memory_mode == "tiled", "it is on its way"
+    assert only(found.ask(Cancel("r1")), CancelLoad)
+    assert planned(found, "wide").memory_mode == "full"
+
+
+def test_a_plan_without_a_profile_loads_into_the_variant_s_own_mode() -> None:
+    found = House(variants=VARIANTS, policy="modelless")
+    found.join()
+    assert only(found.ask("r1", variant="wide"), LoadVariant) == LoadVariant("wide")

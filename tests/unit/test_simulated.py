@@ -135,6 +135,13 @@ def test_loading_reports_what_it_costs(studio: Studio) -> None:
     assert (seconds, costs.decode_s) == ([1.0, 2.0, 3.0, 5.0], 4.0)
 
 
+def test_a_variant_is_loaded_into_the_mode_that_is_asked_for(studio: Studio) -> None:
+    studio.engine.load("wide", "tiled")
+    (loaded,) = studio.run()
+    assert isinstance(loaded, Loaded)
+    assert loaded.resident.memory_mode == "tiled"
+
+
 def test_attempts_of_equal_laxity_end_in_the_order_in_which_they_came(studio: Studio) -> None:
     orders = [studio.order(attempt, steps=2) for attempt in (4, 2, 9)]
     assert ends(studio.run(*orders)) == [4, 2, 9]

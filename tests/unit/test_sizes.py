@@ -153,11 +153,16 @@ def test_a_slow_decoding_slows_every_size_alike() -> None:
 def test_what_was_measured_now_keeps_a_profiles_other_sizes_in_proportion() -> None:
     now = replace(LINEAR, sizes=(), steps=(RowCost(1, 4.0), RowCost(2, 6.0)), decode_s=0.5, load_s=9.0)
     both = reconciled(now, LINEAR)
-    assert replace(both, sizes=()) == now
+    assert replace(both, sizes=(), steps=now.steps) == now
     assert step_seconds(both, 16384, 2) == pytest.approx(2 * step_seconds(LINEAR, 16384, 2))
     assert decode_seconds(both, 16384) == pytest.approx(0.5 * decode_seconds(LINEAR, 16384))
 
 
 def test_without_a_profile_what_was_measured_stands() -> None:
     assert reconciled(LINEAR, None) is LINEAR
-    assert reconciled(QUADRATIC, replace(LINEAR, sizes=())) is QUADRATIC
+
+
+def test_what_was_measured_with_few_rows_keeps_a_profiles_other_rows_in_proportion() -> None:
+    now = replace(LINEAR, sizes=(), steps=(RowCost(1, 4.0), RowCost(2, 6.0)))
+    both = reconciled(now, LINEAR)
+    assert both.steps == (*now.steps, RowCost(4, 2 * step_seconds(LINEAR, LINEAR.pixels, 4)))

@@ -1,0 +1,39 @@
+"""Which memory modes of a variant have room on a device: pure arithmetic over what profiles measured.
+
+A resident needs what it keeps between two calls, and on top the larger of the peaks of a step and of a
+decoding; both peaks grow with the pixels.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from difs.actor_messages import Resident
+from difs.memory_modes import MODES
+
+
+def needed_bytes(resident: Resident, pixels: int) -> int | None:
+    """Return the bytes of a device that painting one image of `pixels` pixels needs; None: unknown."""
+    room = resident.room
+    if room is None:
+        return None
+    peak = max(room.step_peak_bytes or 0, room.decode_peak_bytes or 0)
+    return room.rest_bytes + round(peak * pixels / resident.costs.pixels)
+
+
+@lru_cache(maxsize=8192)  # thousands are asked for one decision
+def fitting(modes: tuple[Resident, ...], pixels: int, room_bytes: int | None) -> tuple[Resident, ...]:
+    """Return the modes of one variant that fit into `room_bytes`, the one it is loaded into first.
+
+    Modes that change the pictures are left out unless they are its own. Where none fits, the one that
+    needs least is returned: others may leave meanwhile. Where the room is not known its own is.
+    """
+    alike = [r for r in modes if r is modes[0] or not MODES[r.memory_mode].is_lossy]
+    if room_bytes is None:
+        return modes[:1]
+    needs = [(needed_bytes(r, pixels), r) for r in alike]
+    fit = tuple(r for need, r in needs if need is None or need <= room_bytes)
+    return fit or (_lightest(alike, pixels),)
+
+
+def _lightest(modes: Sequence[Resident], pixels: int) -> Resident:
+    return min(modes, key=lambda r: needed_bytes(r, pixels) or 0)
