@@ -4,7 +4,6 @@ Bytes and seconds come from a profile of the mode where there is one (`Resident.
 are reckoned from what is known of another mode with the shares below, which are assumptions.
 """
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from difs.policy.states import PLAIN
 
 
 class Share(NamedTuple):
-    """What a mode takes, where no profile says: of the weights' bytes, and times the seconds in `full`."""
+    """What a mode takes where no profile says: of the weights' bytes, times the seconds in `full`."""
 
     rest: float
     peak: float
@@ -52,18 +51,18 @@ def of(
     *,
     here: Resident | None,
     parked: Resident | None,
-    profiled: Mapping[MemoryMode, Resident],
+    profiled: tuple[Resident, ...],
     estimated: Resident | None,
 ) -> tuple[Form, ...]:
     """Return the forms of a variant on a device of a kind, the one that needs most memory first.
 
     Empty where nothing is known of it there.
     """
-    nearest = here or parked or next(iter(profiled.values()), None) or estimated
+    nearest = here or parked or next(iter(profiled), None) or estimated
     if nearest is None:
         return ()
     back_s = parked.costs.load_s if parked is not None and here is None else nearest.costs.load_s
-    by_profile = tuple(_known(found) for found in profiled.values())
+    by_profile = tuple(_known(found) for found in profiled)
     return _forms(info, kind, _known(nearest), by_profile, back_s)
 
 
@@ -77,7 +76,9 @@ def _forms(
 ) -> tuple[Form, ...]:
     profiles_by_mode = {known.memory_mode: known for known in by_profile}
     profiles_by_mode[nearest.memory_mode] = nearest
-    modes = [mode for mode in memory_modes.available(kind) if mode in ASSUMED or mode == nearest.memory_mode]
+    modes = [
+        mode for mode in memory_modes.available(kind) if mode in ASSUMED or mode == nearest.memory_mode
+    ]
     return tuple(_form(info, mode, profiles_by_mode.get(mode), nearest, load_s) for mode in modes)
 
 
@@ -85,7 +86,9 @@ def _form(
     info: VariantInfo, mode: MemoryMode, known: Known | None, nearest: Known, load_s: float
 ) -> Form:
     costs = known.costs if known is not None else _slowed(nearest, mode)
-    rest_bytes, peak_bytes = room_of(mode, nearest.weight_bytes, known.room if known is not None else None)
+    rest_bytes, peak_bytes = room_of(
+        mode, nearest.weight_bytes, known.room if known is not None else None
+    )
     usual = fixed.work_of(info, PLAIN)
     few = points.pinned(PLAIN, info.steps_min, info.guidance_scale)
     draft = fixed.work_of(info, few)

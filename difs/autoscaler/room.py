@@ -117,6 +117,10 @@ class Room(NamedTuple):
     fits: bool
 
 
+UNKNOWN = Room(None, (), fits=True)
+"""Nothing is known of the memory: it may come as it likes."""
+
+
 def make(view: View, device: DeviceView, variant: str) -> Room:
     """Return how to make room for a variant that a request or an administrator wants now.
 
@@ -124,7 +128,7 @@ def make(view: View, device: DeviceView, variant: str) -> Room:
     """
     forms = device.forms.get(variant, ())
     if not forms:
-        return Room(None, (), fits=True)
+        return UNKNOWN
     here = present(device)
     here.pop(variant, None)
     regret = regrets(view, device)

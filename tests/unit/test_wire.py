@@ -74,6 +74,7 @@ from difs.messages import (
     Load,
     MemoryMode,
     Overrides,
+    Pin,
     Ping,
     Pong,
     Preview,
@@ -573,6 +574,7 @@ FROM_CLIENT: list[ClientMessage] = [
     Load("tiny", "cpu-0"),
     Evict("tiny"),
     SetMode("tiny", "sequential_offload", "cuda-0"),
+    Pin("tiny", "cuda-0", False),
     Drain(),
 ]
 FROM_BROKER: list[BrokerMessage] = [
