@@ -373,7 +373,7 @@ def test_the_configured_planner_is_made_with_its_options() -> None:
     assert scaling_of(config.parse({"autoscaler": {"planner": "off"}})) is None
 
 
-def test_only_so_many_kinds_of_requests_and_decisions_are_remembered(script: Script) -> None:
+def test_only_so_many_kinds_of_requests_are_remembered(script: Script) -> None:
     house = Scaled(script)
     scaler = house.state.books.scaling
     assert scaler is not None
@@ -382,6 +382,12 @@ def test_only_so_many_kinds_of_requests_and_decisions_are_remembered(script: Scr
         house.ask(generate(f"r{number}", variant="tiny", latency_s=latency_s, quality=quality))
         house.ask(Cancel(f"r{number}"))
     assert len(scaler.traces) == demand.WANTS_KEPT
+
+
+def test_only_so_many_decisions_are_remembered(script: Script) -> None:
+    house = Scaled(script)
+    scaler = house.state.books.scaling
+    assert scaler is not None
     for number in range(2 * records.DECISIONS_KEPT):
         script.actions = (SetMode("cpu-0", "tiny", "tiled", f"{number}"),)
         house.wait(0.25)
