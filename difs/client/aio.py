@@ -29,6 +29,7 @@ from difs.messages import (
     Explanation,
     Load,
     MemoryMode,
+    Pin,
     Ping,
     Pong,
     Progress,
@@ -274,3 +275,7 @@ class AsyncClient:
     async def set_mode(self, variant: str, memory_mode: MemoryMode, device: str | None = None) -> str:
         """Have a resident's memory mode changed on a device, or on all; `status` tells when it is."""
         return (await self._ask(SetMode(variant, memory_mode, device), Done)).what
+
+    async def pin(self, variant: str, device: str | None = None, *, pinned: bool = True) -> str:
+        """Keep a variant on a device, or on all, whatever the autoscaler finds; or let it go again."""
+        return (await self._ask(Pin(variant, device, pinned), Done)).what

@@ -136,3 +136,7 @@ class Client:
     def set_mode(self, variant: str, memory_mode: MemoryMode, device: str | None = None) -> str:
         """Have a resident's memory mode changed on a device, or on all; `status` tells when it is."""
         return self._do(self._client.set_mode(variant, memory_mode, device))
+
+    def pin(self, variant: str, device: str | None = None, *, pinned: bool = True) -> str:
+        """Keep a variant on a device, or on all, whatever the autoscaler finds; or let it go again."""
+        return self._do(self._client.pin(variant, device, pinned=pinned))
