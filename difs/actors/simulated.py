@@ -298,13 +298,19 @@ def _step_s(script: Script, rows: int) -> float:
     return row_s * (rows if rows <= 2 else 2 + (rows - 2) * script.row_share)
 
 
+def _room(script: Script, mode: MemoryMode) -> ScriptedRoom | None:
+    """Return the room of a mode; one that the script does not know is as `full`."""
+    return script.rooms.get(mode) or script.rooms.get("full")
+
+
 def _slower(script: Script, mode: MemoryMode) -> float:
-    return script.rooms[mode].slower if mode in script.rooms else 1.0
+    room = _room(script, mode)
+    return room.slower if room is not None else 1.0
 
 
 def resident_of(script: Script, variant: Variant, mode: MemoryMode) -> Resident:
     """Return what a variant is in a memory mode, as the script says."""
-    slower, room = _slower(script, mode), script.rooms.get(mode)
+    slower, room = _slower(script, mode), _room(script, mode)
     costs = Costs(
         pixels=NATIVE_PIXELS,
         encode_s=script.encode_s,

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from difs import memory_modes, profiles
 from difs.actor_messages import Costs, Resident, Room
@@ -74,7 +75,9 @@ def _known(found: Resident) -> Known:
 def _forms(
     info: VariantInfo, kind: str, nearest: Known, by_profile: tuple[Known, ...], load_s: float
 ) -> tuple[Form, ...]:
-    profiles_by_mode = {known.memory_mode: known for known in by_profile}
+    then = next((k for k in by_profile if k.memory_mode == nearest.memory_mode), None)
+    changed = _slowdown(nearest.costs, then.costs) if then is not None else 1.0
+    profiles_by_mode = {k.memory_mode: _as_now(k, changed) for k in by_profile}
     profiles_by_mode[nearest.memory_mode] = nearest
     modes = [
         mode for mode in memory_modes.available(kind) if mode in ASSUMED or mode == nearest.memory_mode
@@ -86,9 +89,7 @@ def _form(
     info: VariantInfo, mode: MemoryMode, known: Known | None, nearest: Known, load_s: float
 ) -> Form:
     costs = known.costs if known is not None else _slowed(nearest, mode)
-    rest_bytes, peak_bytes = room_of(
-        mode, nearest.weight_bytes, known.room if known is not None else None
-    )
+    rest_bytes, peak_bytes = room_of(mode, _weights(nearest), known.room if known is not None else None)
     usual = fixed.work_of(info, PLAIN)
     few = points.pinned(PLAIN, info.steps_min, info.guidance_scale)
     draft = fixed.work_of(info, few)
@@ -103,6 +104,25 @@ def _form(
         draft_quality=fixed.accuracy(info, few),
         draft_s=profiles.predict(draft, costs).total_s,
     )
+
+
+def _slowdown(now: Costs, then: Costs) -> float:
+    """Return how many times the seconds of a profile steps take now; modes are compared as of now."""
+    before_s = profiles.step_seconds(then, then.pixels, 2)
+    return profiles.step_seconds(now, then.pixels, 2) / before_s if before_s > 0 else 1.0
+
+
+def _as_now(known: Known, slowdown: float) -> Known:
+    costs = profiles.slowed(known.costs, steps=slowdown, decode=slowdown)
+    return replace(known, costs=costs)
+
+
+def _weights(known: Known) -> int:
+    """Return the bytes that the shares are of: as a measured room says, where there is one."""
+    share = ASSUMED.get(known.memory_mode, ASSUMED["full"]).rest
+    if known.room is not None and share >= 1.0:
+        return known.room.rest_bytes
+    return known.weight_bytes
 
 
 def room_of(mode: MemoryMode, weight_bytes: int, room: Room | None) -> tuple[int, int]:
