@@ -25,6 +25,7 @@ from difs.autoscaler.base import (
 )
 from difs.autoscaler.forecast import Trace
 from difs.messages import MemoryMode
+from difs.policy.states import State
 
 GB = 10**9
 TICK_S = 0.25
@@ -89,6 +90,7 @@ class World:
     wanted_at: dict[Site, float] = field(default_factory=dict)
     busy: set[Site] = field(default_factory=set)
     pinned: set[Site] = field(default_factory=set)
+    states: dict[Site, State] = field(default_factory=dict)
     traces: dict[str, Trace] = field(default_factory=dict)
     memory: object = None
     changes: list[tuple[float, Action]] = field(default_factory=list)
@@ -111,6 +113,7 @@ class World:
                 mode,
                 is_busy=(d, v) in self.busy,
                 is_pinned=(d, v) in self.pinned,
+                state=self.states.get((d, v), "active"),
                 wanted_at=self.wanted_at.get((d, v), 0.0),
             )
             for (d, v), mode in self.here.items()

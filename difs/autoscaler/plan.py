@@ -32,6 +32,8 @@ SEARCH_S = 1.0
 """How often the best set is searched."""
 SWITCH_S = 0.5
 """What a change of the memory mode is taken to cost."""
+OVERLOADED = 1.5
+"""Times its seconds, what a picture is taken to need where more is wanted than was forecast."""
 PATIENCE_MOST = 8.0
 """Pressure that returns soon after a recovery doubles the wait for the next, up to so many times;"""
 RELAPSE_S = 30.0
@@ -152,7 +154,7 @@ class _Planning:
         here, limit = room.present(device), room.budget(device, options)
         rested = self._rested(device, options.settle_s)
         acted = False
-        for variant, mode in sorted(self._owed(name), key=lambda entry: entry[0] not in here):
+        for variant, mode in sorted(self._owed(name), key=lambda owed: _haste(device, owed[0])):
             wanted, resident = device.form(variant, mode), device.residents.get(variant)
             is_back = resident is not None and resident.memory_mode == mode
             if is_back or wanted is None or (resident is not None and resident.is_pinned):
@@ -248,6 +250,12 @@ def _fits(here: Mapping[str, Form], variant: str, form: Form, limit: int) -> boo
     return room.footprint([*(f for n, f in here.items() if n != variant), form]) <= limit
 
 
+def _haste(device: DeviceView, variant: str) -> tuple[bool, bool, str]:
+    """Return the order in which variants recover: what has too much to do, what is there, what is not."""
+    resident = device.residents.get(variant)
+    return resident is None, resident is not None and resident.state != "overloaded", variant
+
+
 Place = tuple[DeviceView, str, tuple[Form, ...]]
 
 
@@ -272,6 +280,8 @@ def _problem(
                 options = _present(
                     usable, here[variant], wants, variant=variant, family=family, number=number
                 )
+                if resident is not None and resident.state == "overloaded":
+                    options = [_slower(option) for option in options]
                 if variant in removable:
                     options.append(_absence(usable, is_here=True))
                 current = usable.index(here[variant])
@@ -298,6 +308,14 @@ def _present(
         )
         for form in forms
     ]
+
+
+def _slower(option: Option) -> Option:
+    """Return what a resident offers that has too much to do: another one is worth more beside it."""
+    offer = option.offer
+    if offer is None:
+        return option
+    return option._replace(offer=offer._replace(serve_s=OVERLOADED * offer.serve_s))
 
 
 @lru_cache(maxsize=8192)  # the same from plan to plan, but for what was learned of a variant

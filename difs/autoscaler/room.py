@@ -168,15 +168,15 @@ def _way(form: Form, here: Mapping[str, Form], candidates: list[str], limit: int
 
 def leave(view: View, device: DeviceView, variant: str, reason: str) -> list[Action]:
     """Return how a resident leaves: parked, where what is parked and missed less makes room for it."""
-    form = present(device)[variant]
+    nbytes = max(form.rest_bytes for form in device.forms[variant])  # those of all its weights
     most = view.options.parking_bytes
-    if form.rest_bytes > most:
+    if nbytes > most:
         return [Evict(device.device, variant, f"{reason}; host memory has no room to park it")]
     uses = {name: uses_of(view, name) for name in (*device.parked, variant)}
     actions: list[Action] = []
     left = sum(nbytes for name, nbytes in device.parked.items() if name != variant)
     for name in sorted(device.parked.keys() - {variant}, key=lambda n: (uses[n], n)):
-        if left + form.rest_bytes <= most:
+        if left + nbytes <= most:
             break
         if uses[name] > uses[variant]:
             return [Evict(device.device, variant, f"{reason}; what is parked is wanted more")]

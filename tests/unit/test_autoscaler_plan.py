@@ -257,6 +257,26 @@ def test_one_that_has_too_much_to_do_is_replicated() -> None:
     assert actions(*devices, streams=[stream("a", uses=15.0)]) == []
 
 
+def test_one_that_is_overloaded_is_replicated_earlier() -> None:
+    forms = {"a": (form("full", serve_s=1.0),)}
+    for state, expected in (("active", []), ("overloaded", [(Replicate, "cuda-1", "a")])):
+        here = {"a": ResidentView("full", state=state)}  # type: ignore[arg-type]
+        devices = (device("cuda-0", here, forms), device("cuda-1", {}, forms))
+        assert actions(*devices, streams=[stream("a", uses=25.0)]) == expected
+
+
+def test_what_is_overloaded_recovers_first() -> None:
+    found = world("ab", total=4 * GB)
+    found.others = 3 * GB
+    run(found, 5)
+    assert set(found.here.values()) != {"full"}
+    found.states = {("cuda-0", "b"): "overloaded"}
+    found.others = 0
+    run(found, 9)
+    ups = [a.variant for _, a in found.changes if a.reason == "memory is free again"]
+    assert ups[0] == "b"
+
+
 def test_what_changed_lately_is_left_alone_and_what_moves_too() -> None:
     here = device(forms={"a": ONE}, moving=frozenset("a"))
     assert actions(here, streams=[stream("a")]) == []
