@@ -46,6 +46,8 @@ class ResidentView(Struct, frozen=True):
     """Requests run with it or are queued for it: it stays, though its mode may change."""
     is_pinned: bool = False
     """An administrator wants it to stay; in its mode, too."""
+    is_chosen: bool = False
+    """An administrator chose its mode: only pressure changes it."""
     state: State = "active"
     wanted_at: float = 0.0
     """When a request was last given to it, or when it came."""

@@ -19,6 +19,7 @@ from difs.autoscaler.base import (
     Load,
     Plan,
     Replicate,
+    ResidentView,
     SetMode,
     Site,
     View,
@@ -250,6 +251,11 @@ def _fits(here: Mapping[str, Form], variant: str, form: Form, limit: int) -> boo
     return room.footprint([*(f for n, f in here.items() if n != variant), form]) <= limit
 
 
+def _is_settled(resident: ResidentView) -> bool:
+    """Whether an administrator chose a resident's mode."""
+    return resident.is_pinned or resident.is_chosen
+
+
 def _haste(device: DeviceView, variant: str) -> tuple[bool, bool, str]:
     """Return the order in which variants recover: what has too much to do, what is there, what is not."""
     resident = device.residents.get(variant)
@@ -275,7 +281,7 @@ def _problem(
             if variant in here:
                 resident = device.residents.get(variant)
                 is_free = device.device in calm and variant in free and variant not in device.moving
-                may_switch = is_free and resident is not None and not resident.is_pinned
+                may_switch = is_free and resident is not None and not _is_settled(resident)
                 usable = forms if may_switch else (here[variant],)
                 options = _present(
                     usable, here[variant], wants, variant=variant, family=family, number=number

@@ -278,6 +278,7 @@ def _set_mode(books: Books, route: bytes, message: SetMode, now: float) -> None:
             tell(books, route, admission.refusal("unsupported", words, field="memory_mode"))
             return
     for actor in residing:
+        actor.chosen.add(message.variant)
         scaling.switch(books, actor, message.variant, message.memory_mode, now)
     if residing:
         tell(books, route, Done(f"{message.variant} switches to {message.memory_mode}"))

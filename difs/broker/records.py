@@ -282,6 +282,8 @@ class Actor:
     """How often each was told to change its memory mode, unanswered."""
     states: dict[str, State] = field(default_factory=dict)
     """INFaaS's state of each resident."""
+    chosen: set[str] = field(default_factory=set)
+    """Residents whose memory mode an administrator chose."""
     forced: dict[str, str] = field(default_factory=dict)
     """Residents whose memory mode others forced, and why."""
     overhead_bytes: int | None = None

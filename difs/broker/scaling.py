@@ -115,6 +115,7 @@ def _resident(scaling: Scaling, actor: Actor, name: str, now: float) -> Resident
         memory_mode=actor.residents[name].memory_mode,
         is_busy=is_busy(actor, name),
         is_pinned=(actor.device, name) in scaling.pins,
+        is_chosen=name in actor.chosen,
         state=actor.states.get(name, "active"),
         wanted_at=wanted_at,
         rate_hz=activity.rate(now) if activity else 0.0,
@@ -216,6 +217,7 @@ def send_away(books: Books, actor: Actor, variant: str, now: float, *, is_final:
     if is_final:
         actor.parked.pop(variant, None)
     actor.forced.pop(variant, None)
+    actor.chosen.discard(variant)
     actor.leaving[variant] = actor.leaving.get(variant, 0) + 1
     actor.changed_at = now
     books.effects.append(TellActor(actor.route, EvictVariant(variant, is_final)))

@@ -277,6 +277,17 @@ def test_what_is_overloaded_recovers_first() -> None:
     assert ups[0] == "b"
 
 
+def test_a_mode_that_an_administrator_chose_is_changed_by_pressure_only() -> None:
+    slow = (form("full", GB, GB // 2), form("tiled", GB, 0, serve_s=2.0, latency_s=8.0))
+    for is_chosen, expected in ((False, [(SetMode, "cuda-0", "a")]), (True, [])):
+        here = device(residents={"a": ResidentView("tiled", is_chosen=is_chosen)}, forms={"a": slow})
+        assert actions(here, streams=[stream("a", uses=30.0)]) == expected
+    here = device(
+        residents={"a": ResidentView("full", is_chosen=True)}, forms={"a": slow}, total_bytes=GB
+    )
+    assert actions(here) == [(SetMode, "cuda-0", "a")]
+
+
 def test_what_changed_lately_is_left_alone_and_what_moves_too() -> None:
     here = device(forms={"a": ONE}, moving=frozenset("a"))
     assert actions(here, streams=[stream("a")]) == []

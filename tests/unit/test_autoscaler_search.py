@@ -50,7 +50,7 @@ def brute_force(problem: Problem) -> float:
 
 
 @given(problems())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_exact_search_finds_what_brute_force_finds(problem: Problem) -> None:
     found = search.exact(problem, search.current(problem))
     assert search.fits(problem, found)
@@ -58,7 +58,7 @@ def test_the_exact_search_finds_what_brute_force_finds(problem: Problem) -> None
 
 
 @given(problems())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_greedy_search_keeps_to_the_memory_and_never_makes_it_worse(problem: Problem) -> None:
     found = search.greedy(problem)
     assert search.fits(problem, found)
@@ -66,7 +66,7 @@ def test_the_greedy_search_keeps_to_the_memory_and_never_makes_it_worse(problem:
 
 
 @given(problems())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_is_used_is_at_least_as_good_as_greedy(problem: Problem) -> None:
     found = search.best(problem)
     assert search.value(problem, found) >= search.value(problem, search.greedy(problem)) - 1e-9
