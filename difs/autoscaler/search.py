@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from difs.autoscaler.base import Stream
-from difs.autoscaler.worth import Offer, serve
+from difs.autoscaler.worth import Offer, Served, serve
 
 EXACT_NODES = 3000
 """Nodes after which the search gives up to be exact; some milliseconds."""
@@ -186,7 +186,7 @@ class _Climb:
         self._sites_on: list[list[int]] = [[] for _ in problem.budgets]
         for i, site in enumerate(problem.sites):
             self._sites_on[site.device].append(i)
-        self._serve()
+        self._enter(self._outcome())
 
     def run(self) -> Picks:
         if not fits(self._problem, self._picks):
@@ -229,17 +229,20 @@ class _Climb:
         ]
         return [entry for entry in found if -entry[0] > LEAST_GAIN]
 
-    def _serve(self) -> None:
-        problem = self._problem
-        self._at: list[int] = []
-        offers = []
+    def _outcome(self) -> tuple[float, Served, dict[int, float]]:
+        """Return what the picks are worth, what they serve, and what of it each site does."""
+        problem, cost = self._problem, 0.0
+        offers: dict[int, Offer] = {}
         for i, (site, pick) in enumerate(zip(problem.sites, self._picks, strict=True)):
-            offer = site.options[pick].offer
-            if offer is not None:
-                self._at.append(i)
-                offers.append(offer)
-        self._served = serve(offers, problem.streams, len(problem.budgets))
-        self._worth_at = dict(zip(self._at, self._served.by_offer, strict=True))
+            option = site.options[pick]
+            cost += option.cost
+            if option.offer is not None:
+                offers[i] = option.offer
+        served = serve(list(offers.values()), problem.streams, len(problem.budgets))
+        return served.total - cost, served, dict(zip(offers, served.by_offer, strict=True))
+
+    def _enter(self, outcome: tuple[float, Served, dict[int, float]]) -> None:
+        self._value, self._served, self._worth_at = outcome
 
     def _gain(self, i: int, option: Option) -> float:
         """Return what an option would add at most, all devices having time."""
@@ -262,12 +265,14 @@ class _Climb:
 
     def _try(self, i: int, pick: int) -> None:
         """Make a change, with what must give way, if all of it pays."""
-        before, worth = self._picks.copy(), value(self._problem, self._picks)
+        before = self._picks.copy()
         self._picks[i] = pick
-        if self._make_room(i) and value(self._problem, self._picks) > worth + LEAST_GAIN:
-            self._serve()
-        else:
-            self._picks = before
+        if self._make_room(i):
+            outcome = self._outcome()
+            if outcome[0] > self._value + LEAST_GAIN:
+                self._enter(outcome)
+                return
+        self._picks = before
 
     def _make_room(self, newcomer: int) -> bool:
         """Let what serves least for its bytes become absent until the newcomer's device has room."""
