@@ -78,10 +78,12 @@ class CancelLoad(Struct, frozen=True, tag="cancel_load"):
     variant: str
 
 
-class EvictVariant(Struct, frozen=True, tag="evict_variant"):
+class EvictVariant(Struct, frozen=True, omit_defaults=True, tag="evict_variant"):
     """Take an unused variant off the device, parked if there is room; answered by `Evicted`."""
 
     variant: str
+    is_final: bool = False
+    """It is not parked, and leaves host memory if it is there."""
 
 
 class SwitchMode(Struct, frozen=True, tag="switch_mode"):

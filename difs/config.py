@@ -76,6 +76,17 @@ class PolicyChoice(Struct, frozen=True):
     heavy: str = ""
 
 
+class Autoscaler(Struct, frozen=True):
+    """Who decides what is loaded where, and how eagerly."""
+
+    planner: str = "utility"
+    headroom: Bytes = 256 * 2**20
+    cooldown: Seconds = 1.0
+    settle: Seconds = 4.0
+    idle_unload: Seconds = 1800.0
+    min_residents: Annotated[int, Meta(ge=0)] = 1
+
+
 class Actors(Struct, frozen=True):
     """The devices to use and what is loaded on them at start."""
 
@@ -83,6 +94,7 @@ class Actors(Struct, frozen=True):
     preload: tuple[str, ...] = ("*",)
     threads: Annotated[int, Meta(ge=0)] = 0
     memory_budget: Bytes = 0
+    memory_sharers: tuple[str, ...] = ()
     parking_budget: Bytes = 2 * 2**30
     adapter_budget: Bytes = 512 * 2**20
     prompt_cache: Bytes = 64 * 2**20
@@ -126,6 +138,7 @@ class Config(Struct, frozen=True):
     network: Network = Network()
     broker: Broker = Broker()
     policy: PolicyChoice = PolicyChoice()
+    autoscaler: Autoscaler = Autoscaler()
     actors: Actors = Actors()
     shm: Shm = Shm()
     supervisor: Supervisor = Supervisor()

@@ -233,6 +233,15 @@ class SetMode(Struct, frozen=True, omit_defaults=True, tag="set_mode"):
     device: Name | None = None
 
 
+class Pin(Struct, frozen=True, omit_defaults=True, tag="pin"):
+    """Admin: keep a variant on a device, in its memory mode, whatever the autoscaler finds."""
+
+    variant: Name
+    device: Name | None = None
+    pinned: bool = True
+    """False: it may leave again."""
+
+
 class Drain(Struct, frozen=True, omit_defaults=True, tag="drain"):
     """Admin: accept nothing new, finish what was accepted, stop."""
 
@@ -268,6 +277,7 @@ ClientMessage = (
     | Load
     | Evict
     | SetMode
+    | Pin
     | Drain
     | Metrics
     | Story
@@ -528,6 +538,8 @@ class Reading(Struct, frozen=True, omit_defaults=True):
     utilisation: float | None = None
     temperature_c: float | None = None
     power_w: float | None = None
+    throttled: tuple[str, ...] = ()
+    """Why the device runs slower than it could, as NVML says; empty: it does not, or it cannot tell."""
 
 
 class DeviceStatus(Struct, frozen=True, omit_defaults=True):
@@ -547,6 +559,36 @@ class DeviceStatus(Struct, frozen=True, omit_defaults=True):
     """The mode of each resident."""
     loading: tuple[str, ...] = ()
     parked: tuple[str, ...] = ()
+    states: dict[str, str] = {}
+    """INFaaS's state of each resident: `active`, `overloaded` or `interfered`."""
+    pinned: tuple[str, ...] = ()
+    pressure_bytes: int = 0
+    """Device memory that its residents have too little of, as the last plan found."""
+
+
+class Expected(Struct, frozen=True, omit_defaults=True):
+    """Requests alike, as the autoscaler expects them."""
+
+    rate_hz: float
+    uses: float
+    """How many it expects within its horizon."""
+    variant: str | None = None
+    family: str | None = None
+    latency_s: float | None = None
+    next_s: float | None = None
+    """Where they come regularly: seconds until the next."""
+
+
+class Scaled(Struct, frozen=True, omit_defaults=True):
+    """Something that the autoscaler decided."""
+
+    age_s: float
+    action: str
+    """`load`, `replicate`, `park`, `evict` or `set_mode`."""
+    device: str
+    variant: str
+    reason: str
+    memory_mode: MemoryMode | None = None
 
 
 class StatusReport(Struct, frozen=True, omit_defaults=True, tag="status_report"):
@@ -563,6 +605,12 @@ class StatusReport(Struct, frozen=True, omit_defaults=True, tag="status_report")
     clients: int
     devices: tuple[DeviceStatus, ...]
     counts: dict[str, int]
+    planner: str = "off"
+    """The autoscaler's."""
+    expected: tuple[Expected, ...] = ()
+    """What most requests are expected of, the most first."""
+    decisions: tuple[Scaled, ...] = ()
+    """The autoscaler's last decisions, the latest first."""
 
 
 class Done(Struct, frozen=True, omit_defaults=True, tag="done"):

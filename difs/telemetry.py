@@ -104,20 +104,60 @@ def _handle(nvml: Any, device: str) -> Any:
     return nvml.nvmlDeviceGetHandleByIndex(int(device.partition("-")[2]))
 
 
-def reader(device: str, memory_budget_bytes: int) -> Callable[[], Reading]:
-    """Return a function that reads `device`; the budget stands for the total on CPU devices."""
+def _nothing() -> int:
+    return 0
+
+
+def reader(
+    device: str,
+    memory_budget_bytes: int,
+    *,
+    held: Callable[[], int] = _nothing,
+    others: Callable[[], int] = _nothing,
+) -> Callable[[], Reading]:
+    """Return a function that reads `device`.
+
+    On CPU and simulated devices a budget stands for the total: then `held`, the bytes that this process
+    counts itself, are its own, and `others` take of the budget, too. On a GPU `held` counts where NVML
+    does not tell processes apart.
+    """
     kind = kind_of(device)
     nvml = _nvml() if kind == "cuda" else None
-    if nvml is None:
-        return lambda: _read_host(kind, memory_budget_bytes)
-    handle = _handle(nvml, device)
-    return lambda: _read_gpu(nvml, handle)
+    if nvml is not None:
+        handle = _handle(nvml, device)
+        return lambda: _read_gpu(nvml, handle, held())
+    if memory_budget_bytes:
+        return lambda: _read_budget(kind, memory_budget_bytes, held(), others())
+    return lambda: _read_host(kind)
 
 
-def _read_host(kind: Kind, budget: int) -> Reading:
+def resident_bytes(names: tuple[str, ...]) -> int:
+    """Return the memory that all processes with one of these names have in use."""
+    found = 0
+    for process in psutil.process_iter(["name", "memory_info"]) if names else ():
+        memory = process.info["memory_info"]
+        if memory is not None and process.info["name"] in names:
+            found += int(memory.rss)
+    return found
+
+
+def _read_budget(kind: Kind, budget: int, own: int, others: int) -> Reading:
+    memory = psutil.virtual_memory()
+    total = min(budget, memory.total)
+    return Reading(
+        kind=kind,
+        memory_total_bytes=total,
+        memory_used_bytes=min(total, own + others),
+        memory_own_bytes=own,
+        memory_free_bytes=max(0, min(memory.available, total - own - others)),
+        utilisation=psutil.cpu_percent() / 100,
+    )
+
+
+def _read_host(kind: Kind) -> Reading:
     memory = psutil.virtual_memory()
     own = psutil.Process().memory_info().rss
-    total = min(budget, memory.total) if budget else memory.total
+    total = memory.total
     return Reading(
         kind=kind,
         memory_total_bytes=total,
@@ -128,7 +168,7 @@ def _read_host(kind: Kind, budget: int) -> Reading:
     )
 
 
-def _read_gpu(nvml: Any, handle: Any) -> Reading:
+def _read_gpu(nvml: Any, handle: Any, held: int) -> Reading:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     own = 0
     with contextlib.suppress(nvml.NVMLError):
@@ -139,14 +179,34 @@ def _read_gpu(nvml: Any, handle: Any) -> Reading:
         kind="cuda",
         memory_total_bytes=int(memory.total),
         memory_used_bytes=int(memory.used),
-        memory_own_bytes=own,
+        memory_own_bytes=own or held,
         memory_free_bytes=int(memory.free),
         utilisation=_or_none(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
         temperature_c=_or_none(
             nvml, lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
         ),
         power_w=_or_none(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+        throttled=_throttled(nvml, handle),
     )
+
+
+THROTTLES = {
+    0x04: "power",
+    0x08: "hardware",
+    0x20: "thermal",
+    0x40: "hardware thermal",
+    0x80: "power brake",
+}
+"""NVML's bits of why clocks are lower than they could be (nvmlClocksEventReasons); idle is none."""
+
+
+def _throttled(nvml: Any, handle: Any) -> tuple[str, ...]:
+    """Return why a GPU is slowed; empty where it is not, or its driver cannot tell."""
+    try:
+        bits = int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    except (nvml.NVMLError, AttributeError):
+        return ()
+    return tuple(name for bit, name in THROTTLES.items() if bits & bit)
 
 
 def _or_none(nvml: Any, ask: Callable[[], float]) -> float | None:

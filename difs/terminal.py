@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -17,11 +16,9 @@ from difs.messages import (
     AdapterInfo,
     Alternative,
     Case,
-    DeviceStatus,
     Happening,
     Plan,
     SeedContract,
-    StatusReport,
     Timings,
     VariantInfo,
 )
@@ -29,8 +26,6 @@ from difs.messages import Progress as StepDone
 
 console = Console(stderr=True, highlight=False)
 output = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-
-WATCH_S = 0.5
 
 
 class Notes:
@@ -272,59 +267,3 @@ def show_quarantine(cases: Sequence[Case]) -> None:
         (one.digest, one.request_id, str(one.deaths), f"{one.left_s:.0f}", one.reason) for one in cases
     ]
     output.print(table(("digest", "request", "deaths", "seconds left", "the last actor"), rows))
-
-
-def show_status(client: Client, watch: bool) -> None:
-    """Print the service's state once, or until interrupted."""
-    if not watch:
-        output.print(_status(client.status()))
-        return
-    with Live(_status(client.status()), console=output, auto_refresh=False) as live:
-        while True:
-            time.sleep(WATCH_S)
-            live.update(_status(client.status()), refresh=True)
-
-
-def _status(report: StatusReport) -> RenderableType:
-    state = "draining" if report.draining else "ready" if report.ready else "not ready"
-    head = (
-        f"DIFS {report.version}: {state} for {report.uptime_s:.0f} s, policy {report.policy};"
-        f" {report.queued} queued, {report.running} running, {report.clients} clients"
-    )
-    names = (
-        *("device", "state", "residents", "loading", "parked", "queued", "running", "backlog s"),
-        *("slots free", "memory GB", "busy", "C", "W"),
-    )
-    rows = table(names, [_device_row(device) for device in report.devices])
-    counts = "  ".join(f"{name} {count}" for name, count in sorted(report.counts.items()))
-    return Group(head, rows, counts or "no requests yet")
-
-
-def _device_row(device: DeviceStatus) -> tuple[str, ...]:
-    reading, modes = device.reading, device.memory_modes
-    residents = [f"{name} ({modes[name]})" if name in modes else name for name in device.residents]
-    return (
-        device.device,
-        device.state,
-        ", ".join(residents) or "-",
-        ", ".join(device.loading) or "-",
-        ", ".join(device.parked) or "-",
-        str(device.queued),
-        f"{device.running}/{device.credits}",
-        f"{device.backlog_s:.2f}",
-        f"{device.slots_free}/{device.slots_total}",
-        f"{reading.memory_used_bytes / 1e9:.1f}/{reading.memory_total_bytes / 1e9:.1f}"
-        if reading
-        else "-",
-        _share(reading.utilisation if reading else None),
-        _number(reading.temperature_c if reading else None),
-        _number(reading.power_w if reading else None),
-    )
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}"

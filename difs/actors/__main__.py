@@ -37,9 +37,15 @@ def make_engine(
     if telemetry.kind_of(device) == "simulated":
         from difs.actors.simulated import SimulatedEngine, parse_script
 
-        script = parse_script(settings.actors.script)
-        rows = settings.actors.max_rows
-        return SimulatedEngine(script, library, easel, clock, max_rows=rows, device=device)
+        return SimulatedEngine(
+            parse_script(settings.actors.script),
+            library,
+            easel,
+            clock,
+            max_rows=settings.actors.max_rows,
+            device=device,
+            memory_bytes=settings.actors.memory_budget,
+        )
     from difs.actors.torch_engine import TorchEngine
 
     return TorchEngine(
@@ -54,13 +60,17 @@ def make_engine(
     )
 
 
-def profiles_here(device: str, threads: int, found: Repository) -> tuple[Resident, ...]:
+def profiles_here(
+    device: str, threads: int, found: Repository, settings: config.Config
+) -> tuple[Resident, ...]:
     """Return what the profiled variants would be on a device; a simulated one has its script."""
     if telemetry.kind_of(device) == "simulated":
-        return ()
-    profiled = store.residents(found.variants.values(), store.device_facts(device, threads))
-    log.info("profiles of %d variants are valid here", len({resident.variant for resident in profiled}))
-    return profiled
+        from difs.actors.simulated import parse_script, profiled
+
+        return profiled(parse_script(settings.actors.script), found.variants.values())
+    residents = store.residents(found.variants.values(), store.device_facts(device, threads))
+    log.info("profiles of %d variants are valid here", len({found.variant for found in residents}))
+    return residents
 
 
 def preloads(settings: config.Config, found: Repository) -> list[str]:
@@ -78,12 +88,12 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
     settings, segments = home.read_facts()
     logs.to_stderr(device, settings.service.log_level, settings.service.log_format)
     shelves = catalogue.open_for(settings)
-    clock = MonotonicClock()
+    clock, sharers = MonotonicClock(), settings.actors.memory_sharers
     link = Link(home.actors)
     try:
         with SegmentWriter(segments[device]) as writer:
             easel = Easel(writer, link.wake)
-            profiled = profiles_here(device, int(threads), shelves.found)
+            profiled = profiles_here(device, int(threads), shelves.found, settings)
             engine = make_engine(
                 device, int(threads), settings, shelves, easel=easel, link=link, profiled=profiled
             )
@@ -96,7 +106,12 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
                 max_credits=settings.actors.credits,
                 profiled=profiled,
             )
-            read = telemetry.reader(device, settings.actors.memory_budget)
+            read = telemetry.reader(
+                device,
+                settings.actors.memory_budget,
+                held=engine.held_bytes,
+                others=lambda: engine.others_bytes() + telemetry.resident_bytes(sharers),
+            )
             link.start_pulse(read, lambda: actor.progress)
             return actor.live(preloads(settings, shelves.found))
     except DifsError as error:

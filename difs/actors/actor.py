@@ -176,8 +176,8 @@ class Actor:
                 engine.load(variant, mode)
             case CancelLoad(variant):
                 engine.cancel_load(variant)
-            case EvictVariant(variant):
-                engine.evict(variant)
+            case EvictVariant(variant, is_final):
+                engine.evict(variant, is_final=is_final)
             case SwitchMode(variant, mode):
                 engine.switch_mode(variant, mode)
             case Stop():

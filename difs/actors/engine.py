@@ -106,8 +106,8 @@ class Engine(ABC):
         """Give a load up; `LoadFailed` is reported, or `Loaded` if it was done."""
 
     @abstractmethod
-    def evict(self, variant: str) -> None:
-        """Take a resident off the device; `Evicted` is reported."""
+    def evict(self, variant: str, *, is_final: bool = False) -> None:
+        """Take a resident off the device, `is_final`: out of host memory, too; `Evicted` is reported."""
 
     def switch_mode(self, variant: str, mode: MemoryMode) -> None:
         """Change a resident's memory mode; `Switched` or `SwitchFailed` is reported."""
@@ -133,6 +133,14 @@ class Engine(ABC):
     def residents(self) -> tuple[Resident, ...]:
         """Return what is loaded and measured."""
         return tuple(self._residents.values())
+
+    def held_bytes(self) -> int:
+        """Return the bytes of device memory that this process holds; asked from another thread."""
+        return 0
+
+    def others_bytes(self) -> int:
+        """Return what others take of a device that is only simulated; asked from another thread."""
+        return 0
 
     @property
     def attempts(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ Runs off the step loop; between two parts it looks whether anybody still wants t
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -178,6 +178,16 @@ def weight_bytes(pipe: Any) -> int:
     """Return the bytes of all weights of a pipeline."""
     modules = [m for m in pipe.components.values() if isinstance(m, torch.nn.Module)]
     return sum(t.nbytes for module in modules for t in module.state_dict().values())
+
+
+def tensor_bytes(pipes: Iterable[Any]) -> int:
+    """Return the bytes of all weights of pipelines; what several share counts once."""
+    found: dict[int, int] = {}
+    for pipe in pipes:
+        for module in pipe.components.values():
+            for t in module.state_dict().values() if isinstance(module, torch.nn.Module) else ():
+                found[t.data_ptr()] = max(found.get(t.data_ptr(), 0), t.nbytes)
+    return sum(found.values())
 
 
 def _fuse(variant: Variant, pipe: Any) -> None:

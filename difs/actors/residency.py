@@ -90,6 +90,7 @@ class Residency(Engine):
         self._painters: dict[str, Any] = {}
         self._builds: dict[str, object] = {}
         self._loadees: dict[str, Loadee] = {}
+        self._held_bytes = 0
         self._leaving = 0
         """Variants on their way to host memory."""
         self._parking: ParkingLot[Parked] = ParkingLot(settings.parking_budget)
@@ -171,19 +172,23 @@ class Residency(Engine):
         variant = loadee.variant
         if self._loadees.get(variant) is loadee:
             del self._loadees[variant]
-        if error is not None or loadee.cancelled.is_set():
+        painter = value.painter if isinstance(value, Parked) else value
+        refusal = self._refusal(painter) if error is None else None
+        if error is not None or loadee.cancelled.is_set() or refusal is not None:
             if isinstance(value, Parked):
                 self._send_away(value)
             elif value is not None:
                 self._discard(value)
-            words = "cancelled" if loadee.cancelled.is_set() or error is None else _words(error)
-            self._reports.append(LoadFailed(variant, words))
+            words = refusal or ("cancelled" if error is None else _words(error))
+            self._reports.append(LoadFailed(variant, "cancelled" if loadee.cancelled.is_set() else words))
         elif isinstance(value, Parked):
             self._painters[variant], self._builds[variant] = value.painter, value.build
             self._residents[variant] = value.resident
+            self._recount()
             self._reports.append(Loaded(value.resident))
         else:
             self._painters[variant], self._builds[variant] = value, loadee.build
+            self._recount()
             units = self._measure_units(variant, loadee.load_s)
             self._measuring[variant] = Measuring(units, self._clock.now())
 
@@ -258,14 +263,43 @@ class Residency(Engine):
         painter.keeper.to_host()
         del painter
         self.free()
+        self._recount()
+
+    # ---- memory -------------------------------------------------------------------------------------
+
+    def held_bytes(self) -> int:
+        """See Engine.held_bytes: of a CPU the tensors of all that is loaded there, each once."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.memory_reserved(self._device))
+        return self._held_bytes
+
+    def _recount(self) -> None:
+        self._held_bytes = loading.tensor_bytes(p.pipe for p in self._painters.values())
+
+    def _refusal(self, painter: Any) -> str | None:
+        """Return why a variant may not stay on a CPU whose memory is budgeted; None: it may."""
+        budget = self._settings.memory_budget
+        if not budget or self._device.type != "cpu":
+            return None
+        pipes = [painter.pipe, *(p.pipe for p in self._painters.values())]
+        need = loading.tensor_bytes(pipes)
+        if need <= budget:
+            return None
+        return f"{need} bytes of tensors, and actors.memory_budget is {budget}: evict something first"
 
     # ---- parking and modes --------------------------------------------------------------------------
 
-    def evict(self, variant: str) -> None:
+    def evict(self, variant: str, *, is_final: bool = False) -> None:
         """See Engine.evict."""
+        if is_final:
+            self.forget(variant)
+            self._parking.take(variant)
+            self._reports.append(Evicted(variant, None, (variant,)))
+            return
         resident, build = self._residents.pop(variant, None), self._builds.get(variant)
         if resident is not None and self._is_current(variant, build):
             self._send_away(Parked(self._painters.pop(variant), resident, build))
+            self._recount()
             return
         self.forget(variant)
         if self._is_current(variant):

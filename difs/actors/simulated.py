@@ -8,7 +8,7 @@ import os
 import signal
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Annotated, Literal, NoReturn
 
@@ -24,6 +24,7 @@ from difs.actor_messages import (
     Loaded,
     LoadFailed,
     Resident,
+    Room,
     RowCost,
 )
 from difs.actors.delivery import Easel
@@ -36,6 +37,7 @@ from difs.messages import MAX_PREVIEW_SIDE, MemoryMode, Preview
 from difs.profiles import rows_of
 from difs.samplers import evaluations
 from difs.shm.layout import HEADER_BYTES, PAGE_BYTES
+from difs.variants import Variant
 
 Positive = Annotated[float, Meta(ge=0)]
 
@@ -78,6 +80,25 @@ class Score(Struct, frozen=True, forbid_unknown_fields=True):
     prompt: str = ""
 
 
+class Neighbour(Struct, frozen=True, forbid_unknown_fields=True):
+    """Another program that uses the device for a while, seconds after the engine's start.
+
+    As on a real device it gets no byte that is not free.
+    """
+
+    nbytes: Annotated[int, Meta(ge=0)]
+    from_s: Positive = 0.0
+    until_s: Positive = float("inf")
+
+
+class ScriptedRoom(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes that every variant takes in a memory mode, and times its seconds in `full`."""
+
+    rest_bytes: Annotated[int, Meta(ge=0)]
+    peak_bytes: Annotated[int, Meta(ge=0)] = 0
+    slower: Annotated[float, Meta(ge=1)] = 1.0
+
+
 class Script(Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds of each part at 512x512, the faults, and what pictures are worth."""
 
@@ -91,6 +112,9 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True):
     faults: tuple[Fault, ...] = ()
     scores: tuple[Score, ...] = ()
     """The first that holds counts; where none does, a picture cannot be judged."""
+    neighbours: tuple[Neighbour, ...] = ()
+    rooms: dict[MemoryMode, ScriptedRoom] = {}
+    """Empty: a variant takes the bytes of its weights in every mode."""
 
 
 NATIVE_PIXELS = 512 * 512
@@ -117,8 +141,12 @@ class SimulatedEngine(Engine):
         *,
         max_rows: int = 32,
         device: str = "",
+        memory_bytes: int = 0,
     ) -> None:
-        """`sleep` makes the time pass; a ManualClock's `advance` makes it pass at once."""
+        """`sleep` makes the time pass; a ManualClock's `advance` makes it pass at once.
+
+        `memory_bytes`: all the memory that the device has; 0: as much as is wanted.
+        """
         super().__init__(clock, easel, kind="simulated", max_rows=max_rows)
         self._script = script
         self._device = device
@@ -128,13 +156,8 @@ class SimulatedEngine(Engine):
         """When each variant that is on its way will be there, and in which memory mode."""
         self._parked: dict[str, Resident] = {}
         self._faults_left = [fault.times for fault in script.faults]
-        self._costs = Costs(
-            pixels=NATIVE_PIXELS,
-            encode_s=script.encode_s,
-            steps=tuple(RowCost(rows, _step_s(script, rows)) for rows in (1, 2, 4, 8, 16, 32)),
-            decode_s=script.decode_s,
-            load_s=script.load_s,
-        )
+        self._memory_bytes = memory_bytes
+        self._born_at = clock.now()
 
     # ---- residents ------------------------------------------------------------------------------
 
@@ -168,7 +191,30 @@ class SimulatedEngine(Engine):
 
     def _resident(self, variant: str, mode: MemoryMode) -> Resident:
         found = self._library.variant(variant)
-        return Resident(variant, mode, found.manifest.precision, found.weight_bytes, self._costs)
+        resident = resident_of(self._script, found, mode)
+        there = sum(_rest_bytes(other) for other in self._residents.values())
+        if (
+            self._memory_bytes
+            and there + _rest_bytes(resident) + self.others_bytes() > self._memory_bytes
+        ):
+            raise OutOfMemory(f"{variant} does not fit into the memory that is left")
+        return resident
+
+    def held_bytes(self) -> int:
+        """See Engine.held_bytes."""
+        return sum(_rest_bytes(resident) for resident in tuple(self._residents.values()))
+
+    def others_bytes(self) -> int:
+        """See Engine.others_bytes; the largest call's memory is never given back, as torch does."""
+        age_s = self._clock.now() - self._born_at
+        wanted = sum(n.nbytes for n in self._script.neighbours if n.from_s <= age_s < n.until_s)
+        residents = tuple(self._residents.values())
+        peak = max([_peak_bytes(resident) for resident in residents], default=0)
+        return min(wanted, max(0, self._memory_bytes - self.held_bytes() - peak))
+
+    def _switched(self, resident: Resident, mode: MemoryMode) -> Resident:
+        """See Engine: as the script says of that mode."""
+        return resident_of(self._script, self._library.variant(resident.variant), mode)
 
     def wait_s(self) -> float:
         """See Engine.wait_s."""
@@ -183,9 +229,13 @@ class SimulatedEngine(Engine):
         """See Engine.is_loading_variant."""
         return variant in self._loads
 
-    def evict(self, variant: str) -> None:
-        """See Engine.evict; what is evicted is always parked."""
+    def evict(self, variant: str, *, is_final: bool = False) -> None:
+        """See Engine.evict; what is evicted is always parked, but for good."""
         found = self._residents.pop(variant, None)
+        if is_final:
+            self._parked.pop(variant, None)
+            self._reports.append(Evicted(variant, None, (variant,)))
+            return
         if found is not None and self._is_registered(variant):
             self._parked[variant] = replace(found, costs=replace(found.costs, load_s=0.0))
         self._reports.append(Evicted(variant, self._parked.get(variant)))
@@ -218,7 +268,9 @@ class SimulatedEngine(Engine):
         """See Engine.step."""
         execute = paintings[0].job.execute
         rows = sum(rows_of(p.job.execute.guidance_scale) for p in paintings)
-        self._pass(_step_s(self._script, rows) * execute.width * execute.height / NATIVE_PIXELS)
+        mode = self._residents[execute.variant].memory_mode
+        step_s = _step_s(self._script, rows) * _slower(self._script, mode)
+        self._pass(step_s * execute.width * execute.height / NATIVE_PIXELS)
         for painting in paintings:
             self._break("step", painting.job.execute.prompt, painting.done + 1)
         for painting in paintings:
@@ -271,6 +323,49 @@ def _step_s(script: Script, rows: int) -> float:
     """Return the scripted seconds of a UNet call at NATIVE_PIXELS."""
     row_s = script.step_s / 2
     return row_s * (rows if rows <= 2 else 2 + (rows - 2) * script.row_share)
+
+
+def _room(script: Script, mode: MemoryMode) -> ScriptedRoom | None:
+    """Return the room of a mode; one that the script does not know is as `full`."""
+    return script.rooms.get(mode) or script.rooms.get("full")
+
+
+def _slower(script: Script, mode: MemoryMode) -> float:
+    room = _room(script, mode)
+    return room.slower if room is not None else 1.0
+
+
+def resident_of(script: Script, variant: Variant, mode: MemoryMode) -> Resident:
+    """Return what a variant is in a memory mode, as the script says."""
+    slower, room = _slower(script, mode), _room(script, mode)
+    costs = Costs(
+        pixels=NATIVE_PIXELS,
+        encode_s=script.encode_s,
+        steps=tuple(RowCost(rows, slower * _step_s(script, rows)) for rows in (1, 2, 4, 8, 16, 32)),
+        decode_s=script.decode_s,
+        load_s=script.load_s,
+    )
+    return Resident(
+        variant.name,
+        mode,
+        variant.manifest.precision,
+        variant.weight_bytes,
+        costs,
+        room=None if room is None else Room(room.rest_bytes, room.peak_bytes, room.peak_bytes),
+    )
+
+
+def profiled(script: Script, variants: Iterable[Variant]) -> tuple[Resident, ...]:
+    """Return what variants would be in each memory mode that the script knows."""
+    return tuple(resident_of(script, found, mode) for found in variants for mode in script.rooms)
+
+
+def _rest_bytes(resident: Resident) -> int:
+    return resident.weight_bytes if resident.room is None else resident.room.rest_bytes
+
+
+def _peak_bytes(resident: Resident) -> int:
+    return 0 if resident.room is None else resident.room.step_peak_bytes or 0
 
 
 def _commit(kind: str) -> None:

@@ -1,1 +1,1 @@
-"""The autoscaler: a pure planner of residents and memory modes. Its plan comes with a later release."""
+"""The autoscaler: which variants are on which device, in which memory mode. Pure: view in, plan out."""

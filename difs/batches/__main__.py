@@ -1,4 +1,4 @@
-"""The worker's process: `python -m difs.batches RUN_DIR PARENT_PID LEVEL FORM`, started by `difs serve`."""
+"""The worker: `python -m difs.batches RUN_DIR PARENT_PID LEVEL FORM`, started by `difs serve`."""
 
 import asyncio
 import contextlib

@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 from difs import catalogue, config, logs, processes
+from difs.autoscaler import registry as registry_of_planners
+from difs.autoscaler.base import Options
 from difs.broker.books import Segment
 from difs.broker.loop import BrokerLoop
+from difs.broker.records import Scaling
 from difs.broker.remote import RemoteDoor
 from difs.broker.state import BrokerState
 from difs.broker.watcher import Watcher
@@ -18,11 +21,28 @@ from difs.clock import MonotonicClock
 from difs.errors import ConfigError, Unavailable
 from difs.keys import KeyRing
 from difs.policy import registry
-from difs.policy.base import Options
+from difs.policy.base import Options as PolicyOptions
 from difs.rundir import RunDir
 from difs.shm import layout
 
 log = logging.getLogger("difs.broker")
+
+
+def scaling_of(settings: config.Config) -> Scaling | None:
+    """Return who plans what is loaded, as it is configured; None: nobody."""
+    asked = settings.autoscaler
+    planner = registry_of_planners.load(asked.planner)
+    if planner is None:
+        return None
+    options = Options(
+        headroom_bytes=asked.headroom,
+        cooldown_s=asked.cooldown,
+        settle_s=asked.settle,
+        idle_unload_s=asked.idle_unload,
+        min_residents=asked.min_residents,
+        parking_bytes=settings.actors.parking_budget,
+    )
+    return Scaling(planner, options)
 
 
 def main(run_dir: str, parent_pid: str) -> None:
@@ -44,13 +64,14 @@ def main(run_dir: str, parent_pid: str) -> None:
         rules=settings.broker,
         policy=registry.load(
             settings.policy.name,
-            Options(settings.policy.variant, settings.policy.light, settings.policy.heavy),
+            PolicyOptions(settings.policy.variant, settings.policy.light, settings.policy.heavy),
         ),
         variants={name: variant.info() for name, variant in found.variants.items()},
         adapters={name: adapter.info() for name, adapter in found.adapters.items()},
         segments={device: Segment(str(path), plan) for device, path in segments.items()},
         epoch=secrets.randbits(31),
         now=clock.now(),
+        scaler=scaling_of(settings),
     )
     network = settings.network
     try:

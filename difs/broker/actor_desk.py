@@ -29,7 +29,7 @@ from difs.actor_messages import (
     SwitchFailed,
     Welcome,
 )
-from difs.broker import admission, client_desk, dispatch, loads, planning
+from difs.broker import admission, client_desk, dispatch, loads, planning, scaling
 from difs.broker.books import Books
 from difs.broker.effects import Payload, TellActor, TellClient, TellSupervisor
 from difs.broker.records import Actor, ActorState, Attempt, AttemptState, Cause, Request
@@ -91,6 +91,7 @@ def _pulse(books: Books, route: bytes, message: Pulse, now: float) -> None:
         if actor.incarnation == message.incarnation:
             actor.last_heard = now
             actor.read(message.reading)
+            scaling.has_read(books, actor, now)
             if message.progress != actor.progress:
                 actor.progress, actor.progressed_at = message.progress, now
 
@@ -173,6 +174,7 @@ def _loaded(books: Books, route: bytes, message: Loaded, now: float) -> None:
         loads.answered(actor, variant)
         actor.residents[variant] = message.resident
         actor.first_costs[variant] = message.resident.costs
+        actor.arrived_at[variant] = actor.changed_at = now
         actor.parked.pop(variant, None)
         actor.load_s.pop(variant, None)
         actor.progressed_at = now
@@ -201,6 +203,8 @@ def _evicted(books: Books, route: bytes, message: Evicted, now: float) -> None:
     actor = books.actors.get(route)
     if actor is None:
         return
+    scaling.settle(actor.leaving, message.variant)
+    actor.changed_at = now
     actor.residents.pop(message.variant, None)
     for variant in message.dropped:
         actor.parked.pop(variant, None)
@@ -212,6 +216,9 @@ def _evicted(books: Books, route: bytes, message: Evicted, now: float) -> None:
 def _switched(books: Books, route: bytes, message: Switched, now: float) -> None:
     """Enter a resident as it is now, unless it was told to leave meanwhile."""
     actor = books.actors.get(route)
+    if actor is not None:
+        scaling.settle(actor.switching, message.resident.variant)
+        actor.changed_at = now
     if actor is not None and message.resident.variant in actor.residents:
         actor.residents[message.resident.variant] = message.resident
         actor.first_costs[message.resident.variant] = message.resident.costs
@@ -221,6 +228,7 @@ def _switched(books: Books, route: bytes, message: Switched, now: float) -> None
 def _switch_failed(books: Books, route: bytes, message: SwitchFailed, now: float) -> None:
     actor = books.actors.get(route)
     if actor is not None:
+        scaling.settle(actor.switching, message.variant)
         books.counts["switches_failed"] += 1
         actor.progressed_at = now
 
@@ -324,7 +332,7 @@ def _result(
         timings=timings,
         seed_contract=message.seed_contract,
         lease_s=books.rules.lease,
-        notes=(*plan.notes, *told, *([verdict.note] if verdict.note else [])),
+        notes=(*plan.notes, *attempt.notes, *told, *([verdict.note] if verdict.note else [])),
         seed_bound=message.seed_bound,
     )
     return result, payloads

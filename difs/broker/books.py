@@ -34,6 +34,7 @@ from difs.broker.records import (
     Hold,
     InvalidTransition,
     Request,
+    Scaling,
 )
 from difs.broker.tally import OTHER, Loss, Tally
 from difs.messages import AdapterInfo, Generate, Happening, Plan, VariantInfo
@@ -66,6 +67,7 @@ class Books:
         segments: Mapping[str, Segment],
         epoch: int,
         now: float,
+        scaling: Scaling | None = None,
     ) -> None:
         """Open empty books; `epoch` is a random 31-bit number, new with every broker."""
         self.rules = rules
@@ -87,6 +89,8 @@ class Books:
         self.holds: dict[int, Hold] = {}
         self.supervisor: bytes | None = None
         self.draining_until: float | None = None
+        self.scaling = scaling
+        """None: nobody plans what is loaded."""
         self.decisions = 0
         self.memory: object = None
         """What the policy wants to be shown the next time."""

@@ -6,8 +6,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from difs import memory_modes
-from difs.actor_messages import EvictVariant, Stop, SwitchMode
-from difs.broker import admission, dispatch, loads, operator_desk, planning
+from difs.actor_messages import Stop
+from difs.broker import admission, dispatch, operator_desk, planning, scaling
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient
 from difs.broker.events import LOCAL, Peer
@@ -29,6 +29,7 @@ from difs.messages import (
     Generate,
     Load,
     Metrics,
+    Pin,
     Ping,
     Pong,
     Quarantine,
@@ -214,6 +215,8 @@ def _status(books: Books, route: bytes, message: Status, now: float) -> None:
         devices=tuple(_device_status(books, actor) for actor in actors),
         counts=dict(books.counts),
     )
+    if books.scaling is not None:
+        report = replace(report, **scaling.facts(books.scaling, now))
     tell(books, route, report)
 
 
@@ -233,6 +236,9 @@ def _device_status(books: Books, actor: Actor) -> DeviceStatus:
         memory_modes={name: found.memory_mode for name, found in sorted(actor.residents.items())},
         loading=tuple(sorted(filter(actor.is_loading, actor.loading))),
         parked=tuple(sorted(actor.parked)),
+        states=dict(actor.states),
+        pinned=scaling.pinned(books, actor),
+        pressure_bytes=scaling.pressure_of(books, actor),
     )
 
 
@@ -253,7 +259,7 @@ def _admin(
     return guarded
 
 
-def _targets(books: Books, route: bytes, message: Load | Evict | SetMode) -> list[Actor]:
+def _targets(books: Books, route: bytes, message: Load | Evict | SetMode | Pin) -> list[Actor]:
     """Return the actors that an admin message means; answers with an error when there are none."""
     for name, known in ((message.variant, books.variants), (message.device, books.pools)):
         if name is not None and name not in known:
@@ -270,7 +276,7 @@ def _targets(books: Books, route: bytes, message: Load | Evict | SetMode) -> lis
 def _load(books: Books, route: bytes, message: Load, now: float) -> None:
     targets = _targets(books, route, message)
     for actor in targets:
-        loads.ask(books, actor, message.variant, by_admin=True)
+        scaling.bring(books, actor, message.variant, now, is_asked=True)
     if targets:
         tell(books, route, Done(f"{message.variant} is loaded or loading"))
 
@@ -284,8 +290,9 @@ def _evict(books: Books, route: bytes, message: Evict, now: float) -> None:
             tell(books, route, admission.refusal("overloaded", words, retry_after_s=1.0))
             return
     for actor in targets:
-        if actor.residents.pop(message.variant, None) is not None:
-            books.effects.append(TellActor(actor.route, EvictVariant(message.variant)))
+        _unpin(books, actor, message.variant)
+        if message.variant in actor.residents:
+            scaling.send_away(books, actor, message.variant, now)
     if targets:
         tell(books, route, Done(f"{message.variant} is evicted"))
 
@@ -303,10 +310,32 @@ def _set_mode(books: Books, route: bytes, message: SetMode, now: float) -> None:
             tell(books, route, admission.refusal("unsupported", words, field="memory_mode"))
             return
     for actor in residing:
-        switch = SwitchMode(message.variant, message.memory_mode)
-        books.effects.append(TellActor(actor.route, switch))
+        actor.chosen.add(message.variant)
+        scaling.switch(books, actor, message.variant, message.memory_mode, now)
     if residing:
         tell(books, route, Done(f"{message.variant} switches to {message.memory_mode}"))
+
+
+def _pin(books: Books, route: bytes, message: Pin, now: float) -> None:
+    targets = _targets(books, route, message)
+    scaler = books.scaling
+    if targets and scaler is None:
+        words = "nobody plans what is loaded: autoscaler.planner is off"
+        tell(books, route, admission.refusal("unsupported", words))
+        return
+    for actor in targets:
+        if not message.pinned:
+            _unpin(books, actor, message.variant)
+        elif scaler is not None:
+            scaler.pins.add((actor.device, message.variant))
+            scaling.bring(books, actor, message.variant, now, is_asked=True)
+    if targets:
+        tell(books, route, Done(f"{message.variant} {'stays' if message.pinned else 'may leave'}"))
+
+
+def _unpin(books: Books, actor: Actor, variant: str) -> None:
+    if books.scaling is not None:
+        books.scaling.pins.discard((actor.device, variant))
 
 
 def _drain(books: Books, route: bytes, message: Drain, now: float) -> None:
@@ -370,6 +399,7 @@ _HANDLERS: dict[type, Callable[[Books, bytes, Any, float], None]] = {
     Load: _admin(_load),
     Evict: _admin(_evict),
     SetMode: _admin(_set_mode),
+    Pin: _admin(_pin),
     Drain: _admin(_drain),
     Metrics: operator_desk.metrics,
     Story: _admin(operator_desk.story),

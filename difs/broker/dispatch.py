@@ -5,7 +5,7 @@ from enum import Enum
 from msgspec.structs import replace
 
 from difs.actor_messages import Abort, Excuse, Execute, KillActor
-from difs.broker import admission, loads, planning
+from difs.broker import admission, planning, scaling
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient, TellSupervisor
 from difs.broker.records import (
@@ -156,20 +156,28 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> _Outcome:
     if request.deadline <= now:
         expire(books, request, now)
         return _Outcome.GONE
-    if actor.attempts and (actor.suspects or request.is_suspect):
+    is_held_back = bool(actor.attempts) and (actor.suspects > 0 or request.is_suspect)
+    if is_held_back or request.plan.variant in actor.outdated:  # until it is loaded as it is now
         return _Outcome.STUCK
-    if request.plan.variant in actor.outdated:
-        return _Outcome.STUCK  # until it is loaded as it is now
     message, plan = request.message, request.plan
-    slots = books.pools[actor.device].lease(message.n, admission.slot_bytes(message, plan))
-    if slots is None:
+    if not books.pools[actor.device].can_lease(message.n, admission.slot_bytes(message, plan)):
         return _move_to_room(books, request, plan, now)
-    loads.ask(books, actor, plan.variant, plan.memory_mode)
+    if not scaling.bring(books, actor, plan.variant, now, mode=plan.memory_mode):
+        return _Outcome.STUCK  # until what is busy has ended, and can leave
+    _begin(books, actor, request, plan, now)
+    return _Outcome.GONE
+
+
+def _begin(books: Books, actor: Actor, request: Request, plan: Plan, now: float) -> None:
+    slots = books.pools[actor.device].lease(
+        request.message.n, admission.slot_bytes(request.message, plan)
+    )
+    assert slots is not None
     attempt = books.begin(request, plan, actor, slots, now)
+    attempt.notes = tuple(filter(None, [actor.forced.get(plan.variant)]))
     books.effects.append(TellActor(actor.route, _execute(attempt)))
     if request.attempts > 1:
         announce(books, request)
-    return _Outcome.GONE
 
 
 MOVE_REST_S = 0.5

@@ -14,19 +14,26 @@ from difs.messages import MemoryMode
 
 
 def ask(
-    books: Books, actor: Actor, variant: str, mode: MemoryMode | None = None, *, by_admin: bool = False
+    books: Books,
+    actor: Actor,
+    variant: str,
+    mode: MemoryMode | None = None,
+    *,
+    is_asked: bool = False,
+    is_settled: bool = False,
 ) -> None:
     """Have `variant` loaded on `actor`, unless it is there or on its way.
 
-    Into memory mode `mode` where a profile knows it: what stands in other plans is only assumed.
+    Into memory mode `mode` where a profile knows it, or it `is_settled`: what stands in other plans is
+    only assumed. `is_asked`: not by a request, so it goes on though none waits for it.
     """
     if not actor.is_loading(variant):
         if variant in actor.residents:
             return
-        known = mode if actor.profile_of(variant, mode) else None
+        known = mode if is_settled or actor.profile_of(variant, mode) else None
         actor.loading.setdefault(variant, deque()).append(Load(mode=known))
         books.effects.append(TellActor(actor.route, LoadVariant(variant, known)))
-    actor.loading[variant][-1].is_asked |= by_admin
+    actor.loading[variant][-1].is_asked |= is_asked
 
 
 def cancel_unwanted(books: Books, now: float) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from difs import captions, profiles
-from difs.broker import admission
+from difs.broker import admission, demand
 from difs.broker.books import Books
 from difs.broker.effects import Complain
 from difs.broker.records import Actor, Request
 from difs.messages import MAX_POINTS, Alternative, Error, Generate, Plan, VariantInfo
+from difs.policy import states
 from difs.policy.activity import Activity
 from difs.policy.base import (
     Admit,
@@ -82,6 +83,11 @@ def survey(books: Books, message: Generate, now: float) -> tuple[Alternative, ..
         return ()
     view = _view(books, message, now, books.variants, books.ready)
     return books.policy.survey(view, message)[:MAX_POINTS]
+
+
+def view_of(books: Books, now: float) -> View:
+    """Return what a policy sees of everything, nothing being asked."""
+    return _view(books, states.PLAIN, now, books.variants, books.ready)
 
 
 def _view(
@@ -184,6 +190,8 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
         books.unassign(request)
         plan = decision.plan
         actor = books.by_device[plan.device]
+        if request.plan is None:
+            demand.note_arrival(books, request, plan.variant, now)
         known = actor.known_in(plan.variant, plan.memory_mode)
         costs, work = known.costs if known else None, work_of(request, plan)
         request.plan = replace(plan, notes=plan.notes + request.notes) if request.notes else plan

@@ -5,16 +5,21 @@ docs are drawn from them. No decisions here.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from difs.actor_messages import Costs, Resident, Slot
+from difs.autoscaler.base import Action, Options, Planner, Site, Want
+from difs.autoscaler.forecast import Trace
 from difs.broker.events import LOCAL, Peer
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
 from difs.messages import Generate, Happening, MemoryMode, Plan, Reading
 from difs.policy.activity import Activity
 from difs.policy.base import measured
+from difs.policy.states import State
 
 
 class RequestState(StrEnum):
@@ -209,6 +214,8 @@ class Attempt:
     """Its request was suspect when it was dispatched: no other runs on its actor meanwhile."""
     state: AttemptState = AttemptState.RUNNING
     done_s: float = 0.0
+    notes: tuple[str, ...] = ()
+    """What happened to it that its client is told."""
 
 
 @dataclass(slots=True)
@@ -229,7 +236,7 @@ class Load:
     """A `load_variant` that its actor has not answered."""
 
     is_asked: bool = False
-    """An administrator asked for it: it goes on though no request waits for it."""
+    """An administrator or the planner asked for it: it goes on though no request waits for it."""
     is_cancelled: bool = False
     mode: MemoryMode | None = None
     """Into which it goes, where that was said."""
@@ -278,6 +285,23 @@ class Actor:
     is_proven: bool = False
     """It has finished something."""
     state: ActorState = ActorState.READY
+    read_at: float = float("-inf")
+    changed_at: float = float("-inf")
+    """When its residents changed last, or were told to: an older reading says nothing of its memory."""
+    arrived_at: dict[str, float] = field(default_factory=dict)
+    """When each resident came."""
+    leaving: dict[str, int] = field(default_factory=dict)
+    """How often each variant was told to leave, unanswered."""
+    switching: dict[str, int] = field(default_factory=dict)
+    """How often each was told to change its memory mode, unanswered."""
+    states: dict[str, State] = field(default_factory=dict)
+    """INFaaS's state of each resident."""
+    chosen: set[str] = field(default_factory=set)
+    """Residents whose memory mode an administrator chose."""
+    forced: dict[str, str] = field(default_factory=dict)
+    """Residents whose memory mode others forced, and why."""
+    overhead_bytes: int | None = None
+    """What its process holds of the device beyond its residents, the least that was seen."""
 
     @property
     def queued(self) -> int:
@@ -387,3 +411,27 @@ class Ended:
         self.stories[name] = request.story
         if len(self.order) > self.limit:
             del self.stories[self.order.popleft()]
+
+
+DECISIONS_KEPT = 50
+
+
+class Decided(NamedTuple):
+    """An action that was taken."""
+
+    at: float
+    action: Action
+
+
+@dataclass(eq=False)
+class Scaling:
+    """The planner, what it is shown, and what it decided."""
+
+    planner: Planner
+    options: Options
+    next_at: float = float("-inf")
+    memory: object = None
+    traces: dict[Want, Trace] = field(default_factory=dict)
+    pressure: Mapping[str, int] = field(default_factory=dict)
+    decisions: deque[Decided] = field(default_factory=lambda: deque(maxlen=DECISIONS_KEPT))
+    pins: set[Site] = field(default_factory=set)

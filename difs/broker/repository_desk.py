@@ -1,9 +1,7 @@
 """What a change of the model repository means: for what is queued, and for what is loaded."""
 
-from difs.actor_messages import EvictVariant
-from difs.broker import actor_desk, dispatch
+from difs.broker import actor_desk, dispatch, scaling
 from difs.broker.books import Books
-from difs.broker.effects import TellActor
 from difs.broker.events import RepositoryChanged
 from difs.broker.records import Actor, Request
 
@@ -36,7 +34,7 @@ def _lost_something(books: Books, request: Request) -> bool:
     return is_gone or any(pin.name not in books.adapters for pin in pins.adapters)
 
 
-def evict_outdated(books: Books) -> None:
+def evict_outdated(books: Books, now: float) -> None:
     """Have what is outdated leave its device as soon as nothing runs with it."""
     for actor in books.actors.values():
         for variant in sorted(actor.outdated):
@@ -44,10 +42,9 @@ def evict_outdated(books: Books) -> None:
             if variant in actor.loading or _is_used(actor, variant):
                 continue
             actor.outdated.discard(variant)
-            actor.residents.pop(variant, None)
             actor.parked.pop(variant, None)
             if is_here:
-                books.effects.append(TellActor(actor.route, EvictVariant(variant)))
+                scaling.send_away(books, actor, variant, now)
 
 
 def _is_used(actor: Actor, variant: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from difs import config
 from difs.actor_messages import Pulse, Stepped
-from difs.broker import actor_desk, client_desk, dispatch, loads, repository_desk
+from difs.broker import actor_desk, client_desk, dispatch, loads, repository_desk, scaling
 from difs.broker.audit import check
 from difs.broker.books import Books, Segment
 from difs.broker.effects import Effect, Exit
@@ -24,6 +24,7 @@ from difs.broker.events import (
     KeysRevoked,
     RepositoryChanged,
 )
+from difs.broker.records import Scaling
 from difs.messages import AdapterInfo, Happening, VariantInfo
 from difs.policy.base import Policy
 
@@ -44,6 +45,7 @@ class BrokerState:
         segments: Mapping[str, Segment],
         epoch: int,
         now: float,
+        scaler: Scaling | None = None,
     ) -> None:
         """Start empty: no clients, no actors. See `Books` for the arguments."""
         self.books = Books(
@@ -54,6 +56,7 @@ class BrokerState:
             segments=segments,
             epoch=epoch,
             now=now,
+            scaling=scaler,
         )
         self._next_beat = now
 
@@ -79,7 +82,7 @@ class BrokerState:
             repository_desk.changed(books, event, now)
         else:
             self._tick(now)
-        repository_desk.evict_outdated(books)
+        repository_desk.evict_outdated(books, now)
         dispatch.dispatch(books, now)
         loads.cancel_unwanted(books, now)
         if books.rules.validate:
@@ -95,13 +98,16 @@ class BrokerState:
             actor_desk.watch(books, now)
             actor_desk.tell_fleet(books)
             client_desk.beat(books)
+            scaling.mark(books, now)
+        scaling.tick(books, now)
         if client_desk.finish_draining(books, now):
             books.effects.append(Exit())
 
     def next_wake(self) -> float:
         """Return the time by which `Ticked` must come."""
-        deadline = self.books.next_deadline()
-        return self._next_beat if deadline is None else min(deadline, self._next_beat)
+        deadline, scaler = self.books.next_deadline(), self.books.scaling
+        soonest = self._next_beat if scaler is None else min(self._next_beat, scaler.next_at)
+        return soonest if deadline is None else min(deadline, soonest)
 
     def validate(self) -> None:
         """Raise InternalError where the books contradict themselves."""

@@ -1,4 +1,4 @@
-"""`difs load`, `difs evict` and `difs set-mode`: what an administrator does to a running service."""
+"""`difs load`, `evict`, `set-mode` and `pin`: what an administrator does to a running service."""
 
 from typing import Annotated
 
@@ -39,3 +39,16 @@ def set_mode(
     """Change how much device memory a loaded variant takes, for speed in return."""
     with running_client(run_dir) as client:
         print(client.set_mode(variant, mode, device))
+
+
+@app.command()
+@readable
+def pin(
+    variant: VariantName,
+    off: Annotated[bool, typer.Option("--off", help="Let it leave again.")] = False,
+    device: DeviceOption = None,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Keep a variant on a device, in its memory mode, whatever the autoscaler finds."""
+    with running_client(run_dir) as client:
+        print(client.pin(variant, device, pinned=not off))

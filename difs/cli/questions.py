@@ -149,11 +149,11 @@ def status(
     run_dir: RunDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show devices, residents, queues and counts of the running service."""
-    from difs import terminal
+    """Show devices, residents, queues, forecasts and decisions of the running service."""
+    from difs import status_view
 
     with running_client(run_dir) as client:
         if as_json:
             print(msgspec.json.encode(client.status()).decode())
         else:
-            terminal.show_status(client, watch)
+            status_view.show(client, watch)

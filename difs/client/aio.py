@@ -35,6 +35,7 @@ from difs.messages import (
     MemoryMode,
     Metrics,
     MetricsReport,
+    Pin,
     Ping,
     Pong,
     Progress,
@@ -306,3 +307,7 @@ class AsyncClient:
     async def clear_quarantine(self, digest: str | None = None) -> str:
         """Let one content be tried again, or all; raises NotFound."""
         return (await self._ask(ClearQuarantine(digest), Done)).what
+
+    async def pin(self, variant: str, device: str | None = None, *, pinned: bool = True) -> str:
+        """Keep a variant on a device, or on all, whatever the autoscaler finds; or let it go again."""
+        return (await self._ask(Pin(variant, device, pinned), Done)).what

@@ -164,3 +164,7 @@ class Client:
     def clear_quarantine(self, digest: str | None = None) -> str:
         """Let one content be tried again, or all; raises NotFound."""
         return self._do(self._client.clear_quarantine(digest))
+
+    def pin(self, variant: str, device: str | None = None, *, pinned: bool = True) -> str:
+        """Keep a variant on a device, or on all, whatever the autoscaler finds; or let it go again."""
+        return self._do(self._client.pin(variant, device, pinned=pinned))

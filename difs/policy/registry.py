@@ -1,8 +1,6 @@
 """Policies by name: our own, and those that installed packages offer (entry points `difs.policies`)."""
 
-import difflib
-from importlib.metadata import EntryPoint, entry_points
-
+from difs import plugins
 from difs.errors import ConfigError
 from difs.policy.base import Options, Policy
 
@@ -23,21 +21,14 @@ OURS = {
 
 def names() -> list[str]:
     """Return the names of all policies, our own and installed ones."""
-    return sorted({*OURS, *(point.name for point in entry_points(group=GROUP))})
+    return plugins.names(GROUP, OURS)
 
 
 def load(name: str, options: Options | None = None) -> Policy:
     """Make the policy called `name`; raises ConfigError when there is none or it does not load."""
-    if name in OURS:
-        found: EntryPoint | None = EntryPoint(name, OURS[name], GROUP)
-    else:
-        found = next(iter(entry_points(group=GROUP, name=name)), None)
-    if found is None:
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
-        nearest = f"; the nearest is {near[0]}" if near else ""
-        raise ConfigError(f"policy.name: no policy {name!r}{nearest}; installed: {names()}")
+    made = plugins.load(GROUP, OURS, name, key="policy.name", what="policy")
     try:
-        policy: Policy = found.load()(options or Options())
+        policy: Policy = made(options or Options())
     except Exception as error:  # it is another's code
         words = f"{type(error).__name__}: {error}"
         raise ConfigError(f"policy.name: {name!r} does not load: {words}") from error

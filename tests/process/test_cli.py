@@ -175,7 +175,8 @@ def test_a_variant_is_evicted_loaded_and_switched(service: Service, here: tuple[
 
     told("set-mode", "emoji-base", "sliced", *there)
     until(lambda: second().memory_modes.get("emoji-base") == "sliced", 5, "the switch")
-    assert "(sliced)" in told("status", *here)
+    shown = " ".join(told("status", *here).split())
+    assert "simulated-1 emoji-base loaded sliced" in shown
     told("set-mode", "emoji-base", "full", *there)
     told("evict", "emoji-base", *there)
     until(lambda: "emoji-base" in second().parked, 5, "the parking")

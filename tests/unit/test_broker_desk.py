@@ -27,6 +27,7 @@ from difs.messages import (
     Explain,
     Explanation,
     Load,
+    Pin,
     Ping,
     Pong,
     Result,
@@ -142,7 +143,9 @@ def test_a_ping_tells_whether_a_device_is_ready() -> None:
 # ---- admin --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("message", [Load("tiny"), Evict("tiny"), SetMode("tiny", "tiled"), Drain()])
+@pytest.mark.parametrize(
+    "message", [Load("tiny"), Evict("tiny"), SetMode("tiny", "tiled"), Pin("tiny"), Drain()]
+)
 def test_admin_messages_are_refused_where_they_are_off(message: Load | Evict | SetMode | Drain) -> None:
     house = served(admin=False)
     assert refused(house.ask(message)).code == "unsupported"

@@ -46,7 +46,12 @@ def studio(path: Path, writer: SegmentWriter) -> Any:
     """Return what makes a studio with `tiny` loaded: faults first, then the script's seconds."""
 
     def make(*faults: Fault, max_rows: int = 32, **seconds: float) -> Studio:
-        made = Studio(path, writer, Script(faults=faults, scores=(), **seconds), max_rows=max_rows)
+        made = Studio(
+            path,
+            writer,
+            Script(faults=faults, scores=(), neighbours=(), rooms={}, **seconds),
+            max_rows=max_rows,
+        )
         made.load()
         return made
 
@@ -444,11 +449,11 @@ def test_a_mode_that_does_not_apply_is_refused(studio: Any, variant: str, mode: 
 def test_costs_are_corrected_by_what_steps_really_take(studio: Any) -> None:
     it = studio(step_s=SECOND)
     told: Execute = it.order(1, steps=10)
+    before = {c.rows: c.seconds for c in it.engine.residents[0].costs.steps}
     it.engine.submit(told)
     sleep = it.engine._sleep
     it.engine._sleep = lambda seconds: sleep(2 * seconds)  # another program takes half of the device
     (done,) = finished(it.run()).values()
     assert done.costs is not None
-    before = {c.rows: c.seconds for c in it.engine._costs.steps}
     after = {c.rows: c.seconds for c in done.costs.steps}
     assert all(1.8 < after[rows] / before[rows] < 2.0 for rows in before)

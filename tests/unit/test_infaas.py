@@ -10,7 +10,8 @@ from difs.actor_messages import Costs, Resident, RowCost
 from difs.messages import Plan, QualityPoint, VariantInfo
 from difs.policy.activity import Activity
 from difs.policy.base import Admit, DeviceView, Options, Reject, View
-from difs.policy.infaas import CHECK_S, RECENT, STILL_OVERLOADED, Infaas, Memory, is_marked, state
+from difs.policy.infaas import CHECK_S, RECENT, STILL_OVERLOADED, Infaas, Memory
+from difs.policy.states import is_marked, state
 from tests.builders import device_view, generate, resident, variant, view
 
 POLICY = Infaas(Options())

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from difs import plugins
 from difs.actor_messages import Costs, RowCost
 from difs.errors import BY_CODE, ConfigError
 from difs.messages import Adapter, Plan
@@ -460,7 +461,7 @@ def test_our_policies_are_installed() -> None:
 
 def test_no_package_takes_the_place_of_one_of_our_policies(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = EntryPoints([EntryPoint("static", "difs.policy.round_robin:RoundRobin", registry.GROUP)])
-    monkeypatch.setattr(registry, "entry_points", installed.select)
+    monkeypatch.setattr(plugins, "entry_points", installed.select)
     assert isinstance(registry.load("static"), Static)
     assert registry.names() == NAMES
 
@@ -480,7 +481,7 @@ def test_a_policy_that_does_not_load_is_a_configuration_error(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = EntryPoints([EntryPoint("broken", value, registry.GROUP)])
-    monkeypatch.setattr(registry, "entry_points", installed.select)
+    monkeypatch.setattr(plugins, "entry_points", installed.select)
     with pytest.raises(ConfigError, match="'broken' does not load"):
         registry.load("broken")
 

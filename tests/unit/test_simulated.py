@@ -43,7 +43,7 @@ def studio(path: Path, writer: SegmentWriter, request: pytest.FixtureRequest) ->
 
 def scripted(*faults: Fault, **seconds: float) -> pytest.MarkDecorator:
     """Give the test's studio a script."""
-    script = Script(faults=faults, scores=(), **seconds)
+    script = Script(faults=faults, scores=(), neighbours=(), rooms={}, **seconds)
     return pytest.mark.parametrize("studio", [script], indirect=True, ids=["script"])
 
 

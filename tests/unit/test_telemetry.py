@@ -110,17 +110,21 @@ def test_the_hosts_numbers_agree_with_each_other(device: str) -> None:
 
 
 def test_a_budget_is_all_the_memory_that_there_is() -> None:
-    own = psutil.Process().memory_info().rss
-    budget = own + 64 * 2**20
-    found = telemetry.reader("cpu-0", budget)()
-    assert found.memory_total_bytes == budget
-    assert found.memory_free_bytes <= budget - found.memory_own_bytes
-    assert found.memory_free_bytes > 0
+    found = telemetry.reader("cpu-0", 64 * 2**20, held=lambda: 2**20, others=lambda: 2**21)()
+    assert (found.memory_total_bytes, found.memory_own_bytes) == (64 * 2**20, 2**20)
+    assert found.memory_used_bytes == 3 * 2**20
+    assert found.memory_free_bytes == 61 * 2**20
 
 
 def test_a_budget_that_is_spent_leaves_nothing() -> None:
-    found = telemetry.reader("cpu-0", 1)()
+    found = telemetry.reader("cpu-0", 1, held=lambda: 1)()
     assert (found.memory_total_bytes, found.memory_free_bytes) == (1, 0)
+
+
+def test_programs_that_share_the_budget_are_counted_by_their_names() -> None:
+    own = psutil.Process().name()
+    assert telemetry.resident_bytes((own,)) >= psutil.Process().memory_info().rss // 2
+    assert telemetry.resident_bytes(("no such program",)) == telemetry.resident_bytes(()) == 0
 
 
 def test_a_budget_beyond_the_machine_is_the_machine() -> None:
@@ -156,9 +160,14 @@ def test_a_gpus_numbers_are_its_own_and_what_it_does_not_tell_is_none(
         nvmlDeviceGetUtilizationRates=lambda _: SimpleNamespace(gpu=25),
         nvmlDeviceGetTemperature=silent,
         nvmlDeviceGetPowerUsage=lambda _: 75_500,
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: 0x01 | 0x04 | 0x40,
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     found = telemetry.reader("cuda-1", 5)()
     assert (found.kind, found.memory_total_bytes, found.memory_used_bytes) == ("cuda", 1000, 400)
     assert (found.memory_free_bytes, found.memory_own_bytes) == (600, 300)
     assert (found.utilisation, found.temperature_c, found.power_w) == (0.25, None, 75.5)
+    assert found.throttled == ("power", "hardware thermal")
+    processes.clear()
+    found = telemetry.reader("cuda-1", 5, held=lambda: 77)()
+    assert found.memory_own_bytes == 77, "NVML does not tell: what we count ourselves"

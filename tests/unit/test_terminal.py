@@ -11,11 +11,9 @@ from difs.client import Client, Result
 from difs.messages import (
     Accepted,
     AdapterInfo,
-    DeviceStatus,
     Preview,
     Progress,
     QualityPoint,
-    StatusReport,
     Timings,
 )
 from tests import builders
@@ -139,30 +137,6 @@ def test_without_adapters_no_table_of_them_is_shown(
     monkeypatch.setattr(terminal.output, "file", None)
     terminal.show_variants([builders.variant()], [], [])
     assert "adapter" not in capsys.readouterr().out
-
-
-def test_the_status_shows_modes_loads_and_what_is_parked(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(terminal.output, "file", None)
-    busy = DeviceStatus(
-        *("cpu-0", "ready", ("tiny", "wide"), 1, 2, 8, 0.5, 3, 4),
-        memory_modes={"tiny": "sliced"},
-        loading=("third",),
-        parked=("fourth",),
-    )
-    bare = DeviceStatus("cpu-1", "ready", (), 0, 0, 8, 0.0, 4, 4, builders.reading())
-    report = StatusReport(7, "1", "static", True, False, 1.5, 1, 2, 3, (busy, bare), {"accepted": 1})
-
-    class Answering:
-        def status(self) -> StatusReport:
-            return report
-
-    terminal.show_status(cast(Client, Answering()), watch=False)
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    rows = {line.split()[0]: line for line in lines if line.startswith("cpu-")}
-    assert rows["cpu-0"] == "cpu-0 ready tiny (sliced), wide third fourth 1 2/8 0.50 3/4 - - - -"
-    assert rows["cpu-1"].startswith("cpu-1 ready - - - 0 0/8 0.00 4/4 0.0/0.0")
 
 
 # ---- quality --------------------------------------------------------------------------------------

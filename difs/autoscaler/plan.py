@@ -1,0 +1,345 @@
+"""Planner `utility`: the residents and modes that forecast requests get most of, within free memory.
+
+Every plan first looks at pressure: a device whose residents need more than others leave steps down, then
+parks. Where it is calm, what was forced is undone, what is idle leaves, and now and then the best set of
+residents is searched (`difs.autoscaler.search`). A resident changes at most once in a cooldown; a device
+that keeps coming under pressure as soon as it recovered is given more and more time.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
+
+from msgspec import Struct
+
+from difs.autoscaler import room, search
+from difs.autoscaler.base import (
+    Action,
+    DeviceView,
+    Form,
+    Load,
+    Plan,
+    Replicate,
+    ResidentView,
+    SetMode,
+    Site,
+    View,
+    Wants,
+)
+from difs.autoscaler.search import Option, Problem
+from difs.autoscaler.worth import SECOND, offer_of
+from difs.messages import MemoryMode
+
+SEARCH_S = 1.0
+"""How often the best set is searched."""
+SWITCH_S = 0.5
+"""What a change of the memory mode is taken to cost."""
+OVERLOADED = 1.5
+"""Times its seconds, what a picture is taken to need where more is wanted than was forecast."""
+PATIENCE_MOST = 8.0
+"""Pressure that returns soon after a recovery doubles the wait for the next, up to so many times;"""
+RELAPSE_S = 30.0
+"""soon is this."""
+
+
+class Memory(Struct, frozen=True):
+    """What is remembered from plan to plan."""
+
+    changed_at: Mapping[Site, float] = {}
+    displaced: Mapping[Site, MemoryMode] = {}
+    """What pressure changed or took, and the mode that it was in."""
+    pressed_at: Mapping[str, float] = {}
+    """When each device was under pressure last,"""
+    recovered_at: Mapping[str, float] = {}
+    """when something came back after that,"""
+    patience: Mapping[str, float] = {}
+    """and how many times longer than `settle_s` it waits now."""
+    searched_at: float = float("-inf")
+
+
+class Utility:
+    """See the module."""
+
+    name = "utility"
+
+    def plan(self, view: View) -> Plan:
+        """See Planner.plan."""
+        return _Planning(view).run()
+
+
+class _Planning:
+    """One plan in the making."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        memory = view.memory if isinstance(view.memory, Memory) else Memory()
+        self._before = memory
+        long_ago = view.now - max(RELAPSE_S, view.options.cooldown_s, view.options.settle_s)
+        self._changed_at = {s: at for s, at in memory.changed_at.items() if at > long_ago}
+        self._displaced = dict(memory.displaced)
+        self._pressed_at = dict(memory.pressed_at)
+        self._recovered_at = dict(memory.recovered_at)
+        self._patience = dict(memory.patience)
+        self._searched_at = memory.searched_at
+        self._pressure: dict[str, int] = {}
+        self._actions: list[Action] = []
+
+    def run(self) -> Plan:
+        calm = []
+        view = self._view
+        for device in view.devices:
+            short = room.shortage(device, view.options)
+            if short > 0:
+                self._under_pressure(device, short)
+            elif not self._could_restore(device):
+                self._pressed_at[device.device] = view.now  # it only looks calm, so much has left
+            elif self._is_calm(device.device) and not (
+                self._restore(device) or self._unload_idle(device)
+            ):
+                calm.append(device)
+        if calm and view.streams and view.now - self._searched_at >= SEARCH_S:
+            self._searched_at = view.now
+            self._improve(calm)
+        for action in self._actions:
+            self._changed_at[action.device, action.variant] = view.now
+        memory = Memory(
+            changed_at=self._changed_at,
+            displaced=self._displaced,
+            pressed_at=self._pressed_at,
+            recovered_at=self._recovered_at,
+            patience=self._patience,
+            searched_at=self._searched_at,
+        )
+        return Plan(tuple(self._actions), self._pressure, memory)
+
+    def _rested(self, device: DeviceView, seconds: float) -> set[str]:
+        """Return the variants that were not changed within so many seconds."""
+        now = self._view.now
+        names = device.forms.keys() | device.residents.keys()
+        never = float("-inf")
+        return {n for n in names if now - self._changed_at.get((device.device, n), never) >= seconds}
+
+    def _is_calm(self, device: str) -> bool:
+        since = self._view.now - self._pressed_at.get(device, float("-inf"))
+        return since >= self._view.options.settle_s * self._patience.get(device, 1.0)
+
+    # ---- pressure -------------------------------------------------------------------------------
+
+    def _under_pressure(self, device: DeviceView, short: int) -> None:
+        name, now = device.device, self._view.now
+        self._pressure[name] = short
+        was_calm = self._is_calm(name)
+        if was_calm and now - self._recovered_at.get(name, float("-inf")) < RELAPSE_S:
+            self._patience[name] = min(PATIENCE_MOST, 2.0 * self._patience.get(name, 1.0))
+        elif was_calm:
+            self._patience[name] = 1.0
+        self._pressed_at[name] = now
+        fixed = device.residents.keys() - self._rested(device, self._view.options.cooldown_s)
+        for action in room.relieve(self._view, device, fixed):
+            resident = device.residents.get(action.variant)
+            if resident is not None:
+                self._displaced.setdefault((name, action.variant), resident.memory_mode)
+            self._actions.append(action)
+
+    def _owed(self, device: str) -> list[tuple[str, MemoryMode]]:
+        return [(variant, mode) for (where, variant), mode in self._displaced.items() if where == device]
+
+    def _could_restore(self, device: DeviceView) -> bool:
+        """Whether anything that pressure changed or took would have room again."""
+        here, limit = room.present(device), room.budget(device, self._view.options)
+        owed = [(v, device.form(v, mode)) for v, mode in self._owed(device.device)]
+        return not owed or any(f is None or _fits(here, v, f, limit) for v, f in owed)
+
+    def _restore(self, device: DeviceView) -> bool:
+        """Bring back what pressure changed or took, as it fits; returns whether something comes back."""
+        options, name = self._view.options, device.device
+        here, limit = room.present(device), room.budget(device, options)
+        rested = self._rested(device, options.settle_s)
+        acted = False
+        for variant, mode in sorted(self._owed(name), key=lambda owed: _haste(device, owed[0])):
+            wanted, resident = device.form(variant, mode), device.residents.get(variant)
+            is_back = resident is not None and resident.memory_mode == mode
+            if is_back or wanted is None or (resident is not None and resident.is_pinned):
+                del self._displaced[name, variant]
+                continue
+            if variant in device.moving or variant not in rested:
+                continue
+            if not _fits(here, variant, wanted, limit):
+                continue
+            here[variant] = wanted
+            acted = True
+            self._recovered_at[name] = self._view.now
+            why = "memory is free again"
+            back: Action = (
+                Load(name, variant, mode, why) if resident is None else SetMode(name, variant, mode, why)
+            )
+            self._actions.append(back)
+        return acted
+
+    # ---- idleness -------------------------------------------------------------------------------
+
+    def _unload_idle(self, device: DeviceView) -> bool:
+        """Let go what nobody wanted for long, and nobody is expected to."""
+        options, now = self._view.options, self._view.now
+        if not options.idle_unload_s:
+            return False
+        rested = self._rested(device, options.settle_s)
+        expected = {s.want.variant for s in self._view.streams if s.uses >= 1.0}
+        idle = [
+            name
+            for name in room.removable(device, (), options.min_residents)
+            if now - device.residents[name].wanted_at >= options.idle_unload_s
+            and name in rested
+            and name not in expected
+        ]
+        idle.sort(key=lambda n: device.residents[n].wanted_at)
+        going = idle[: max(0, len(device.residents) - options.min_residents)]
+        for name in going:
+            why = f"idle for {now - device.residents[name].wanted_at:.0f} s"
+            self._actions += room.leave(self._view, device, name, why)
+        return bool(going)
+
+    # ---- the best set ---------------------------------------------------------------------------
+
+    def _improve(self, calm: Collection[DeviceView]) -> None:
+        """Do the first part of what leads to the best set: who leaves first, then what fits by then."""
+        view = self._view
+        rested = {d.device: self._rested(d, view.options.settle_s) for d in calm}
+        places, problem = _problem(view, {d.device for d in calm}, rested)
+        picks = search.best(problem)
+        arriving: list[tuple[DeviceView, str, Form]] = []
+        spare = {d.device: len(d.residents) - view.options.min_residents for d in calm}
+        for (device, variant, forms), site, pick in zip(places, problem.sites, picks, strict=True):
+            if pick == site.current:
+                continue
+            if pick == len(forms):
+                spare[device.device] -= 1
+                if spare[device.device] < 0:
+                    continue
+                why = "others are worth more in its place"
+                self._actions += room.leave(view, device, variant, why)
+            elif variant in device.residents:
+                mode = forms[pick].memory_mode
+                self._actions.append(SetMode(device.device, variant, mode, "serves more so"))
+            else:
+                arriving.append((device, variant, forms[pick]))
+        for device, variant, form in arriving:
+            if self._has_room_now(device, form):
+                self._actions.append(self._arrival(device, variant, form))
+
+    def _has_room_now(self, device: DeviceView, form: Form) -> bool:
+        """Whether a form fits beside what is there, what leaves included, and what this plan brings."""
+        coming = [
+            found
+            for a in self._actions
+            if isinstance(a, (Load, Replicate))
+            and a.device == device.device
+            and (found := device.form(a.variant, a.memory_mode)) is not None
+        ]
+        here = [*room.present(device).values(), *coming, form]
+        return room.footprint(here) <= room.budget(device, self._view.options)
+
+    def _arrival(self, device: DeviceView, variant: str, form: Form) -> Action:
+        elsewhere = [d.device for d in self._view.devices if variant in d.residents]
+        if elsewhere:
+            why = f"more is expected than {', '.join(elsewhere)} can serve"
+            return Replicate(device.device, variant, form.memory_mode, why)
+        return Load(device.device, variant, form.memory_mode, "expected requests are worth more with it")
+
+
+def _fits(here: Mapping[str, Form], variant: str, form: Form, limit: int) -> bool:
+    """Whether a variant has room in a form, in place of the one in which it may be here."""
+    return room.footprint([*(f for n, f in here.items() if n != variant), form]) <= limit
+
+
+def _is_settled(resident: ResidentView) -> bool:
+    """Whether an administrator chose a resident's mode."""
+    return resident.is_pinned or resident.is_chosen
+
+
+def _haste(device: DeviceView, variant: str) -> tuple[bool, bool, str]:
+    """Return the order in which variants recover: what has too much to do, what is there, what is not."""
+    resident = device.residents.get(variant)
+    return resident is None, resident is not None and resident.state != "overloaded", variant
+
+
+Place = tuple[DeviceView, str, tuple[Form, ...]]
+
+
+def _problem(
+    view: View, calm: Collection[str], rested: Mapping[str, Collection[str]]
+) -> tuple[list[Place], Problem]:
+    """Return the search's problem, and the device, variant and forms of each of its sites."""
+    places: list[Place] = []
+    sites: list[search.Site] = []
+    wants = room.wants_of(view)
+    for number, device in enumerate(view.devices):
+        free = rested.get(device.device, ())
+        removable = set(room.removable(device, (), view.options.min_residents)) & set(free)
+        here = room.present(device)
+        for variant, forms in device.forms.items():
+            family = view.families.get(variant, "")
+            if variant in here:
+                resident = device.residents.get(variant)
+                is_free = device.device in calm and variant in free and variant not in device.moving
+                may_switch = is_free and resident is not None and not _is_settled(resident)
+                usable = forms if may_switch else (here[variant],)
+                options = _present(
+                    usable, here[variant], wants, variant=variant, family=family, number=number
+                )
+                if resident is not None and resident.state == "overloaded":
+                    options = [_slower(option) for option in options]
+                if variant in removable:
+                    options.append(_absence(usable, is_here=True))
+                current = usable.index(here[variant])
+                sites.append(search.Site.of(number, options, current))
+                places.append((device, variant, usable))
+            elif device.device in calm and variant in free and variant not in device.moving:
+                site = _absent(forms, variant, family, wants, number)
+                if site.ceiling:
+                    sites.append(site)
+                    places.append((device, variant, forms))
+    budgets = tuple(room.budget(device, view.options) for device in view.devices)
+    return places, Problem(budgets, tuple(sites), view.streams)
+
+
+def _present(
+    forms: Iterable[Form], now: Form, wants: Wants, *, variant: str, family: str, number: int
+) -> list[Option]:
+    return [
+        Option(
+            form.rest_bytes,
+            form.peak_bytes,
+            0.0 if form is now else SECOND * SWITCH_S,
+            offer_of(form, variant, family, wants, number),
+        )
+        for form in forms
+    ]
+
+
+def _slower(option: Option) -> Option:
+    """Return what a resident offers that has too much to do: another one is worth more beside it."""
+    offer = option.offer
+    if offer is None:
+        return option
+    return option._replace(offer=offer._replace(serve_s=OVERLOADED * offer.serve_s))
+
+
+@lru_cache(maxsize=8192)  # the same from plan to plan, but for what was learned of a variant
+def _absent(forms: tuple[Form, ...], variant: str, family: str, wants: Wants, number: int) -> search.Site:
+    """Return the site of a variant that is not there."""
+    options = [
+        Option(
+            form.rest_bytes,
+            form.peak_bytes,
+            SECOND * form.load_s,
+            offer_of(form, variant, family, wants, number),
+        )
+        for form in forms
+    ]
+    return search.Site.of(number, [*options, _absence(forms, is_here=False)], len(forms))
+
+
+def _absence(forms: Iterable[Form], *, is_here: bool) -> Option:
+    """Return the option that a variant is absent: who leaves has a way back to go."""
+    back_s = min(form.load_s for form in forms)
+    return Option(0, 0, SECOND * 0.5 * back_s if is_here else 0.0, None)

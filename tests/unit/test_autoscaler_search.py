@@ -1,0 +1,120 @@
+"""difs.autoscaler.search: what is called exact is the best of all, and greedy is not far from it."""
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from difs.autoscaler import search
+from difs.autoscaler.search import Option, Picks, Problem, Site
+from difs.autoscaler.worth import Offer, serve
+from tests.scaling import stream
+
+BYTES = st.integers(0, 6)
+WORTH = st.integers(0, 10).map(lambda tenths: tenths / 10)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    """Draw a small problem whose present picks fit."""
+    streams = tuple(
+        stream(uses=draw(st.integers(1, 9)) / 2, rate_hz=draw(st.integers(0, 8)) / 4)
+        for _ in range(draw(st.integers(1, 3)))
+    )
+    budgets = tuple(draw(st.integers(3, 12)) for _ in range(draw(st.integers(1, 2))))
+    sites = []
+    for _ in range(draw(st.integers(1, 5))):
+        device = draw(st.integers(0, len(budgets) - 1))
+        options = [
+            Option(
+                draw(BYTES),
+                draw(BYTES),
+                draw(WORTH),
+                Offer(
+                    device,
+                    draw(st.integers(1, 8)) / 4,
+                    [(s, draw(WORTH)) for s in range(len(streams)) if draw(st.booleans())],
+                ),
+            )
+            for _ in range(draw(st.integers(1, 2)))
+        ]
+        absent = Option(0, 0, 0.0, None)
+        sites.append(Site.of(device, (*options, absent), len(options)))
+    return Problem(budgets, tuple(sites), streams)
+
+
+def brute_force(problem: Problem) -> float:
+    """Return the worth of the best picks of all that fit."""
+    every = itertools.product(*(range(len(site.options)) for site in problem.sites))
+    return max(search.value(problem, picks) for picks in every if search.fits(problem, picks))
+
+
+@given(problems())
+@settings(max_examples=100, deadline=None)
+def test_the_exact_search_finds_what_brute_force_finds(problem: Problem) -> None:
+    found = search.exact(problem, search.current(problem))
+    assert search.fits(problem, found)
+    assert abs(search.value(problem, found) - brute_force(problem)) < 1e-9
+
+
+@given(problems())
+@settings(max_examples=100, deadline=None)
+def test_the_greedy_search_keeps_to_the_memory_and_never_makes_it_worse(problem: Problem) -> None:
+    found = search.greedy(problem)
+    assert search.fits(problem, found)
+    assert search.value(problem, found) >= search.value(problem, search.current(problem))
+
+
+@given(problems())
+@settings(max_examples=40, deadline=None)
+def test_what_is_used_is_at_least_as_good_as_greedy(problem: Problem) -> None:
+    found = search.best(problem)
+    assert search.value(problem, found) >= search.value(problem, search.greedy(problem)) - 1e-9
+
+
+def wants(*worths: float, device: int = 0, serve_s: float = 0.0) -> Offer:
+    return Offer(device, serve_s, list(enumerate(worths)))
+
+
+def knapsack(sizes: tuple[int, ...], worths: tuple[float, ...], budget: int) -> Problem:
+    """Return a problem in which every variant serves a stream of its own."""
+    absent = Option(0, 0, 0.0, None)
+    sites = tuple(
+        Site.of(0, (Option(size, 0, 0.0, Offer(0, 0.0, [(i, worth)])), absent), 1)
+        for i, (size, worth) in enumerate(zip(sizes, worths, strict=True))
+    )
+    return Problem((budget,), sites, tuple(stream(uses=1.0, rate_hz=0.0) for _ in sizes))
+
+
+def test_the_exact_search_finds_the_pair_that_greed_passes_over() -> None:
+    problem = knapsack((6, 5, 5), (0.7, 0.6, 0.6), 10)
+    assert search.best(problem) == (1, 0, 0)
+
+
+def test_where_nothing_fits_nothing_is_changed() -> None:
+    heavy = Site.of(0, (Option(9, 0, 0.0, wants(1.0)),), 0)
+    problem = Problem((5,), (heavy,), (stream(),))
+    picks: Picks = (0,)
+    assert search.best(problem) == picks
+
+
+def test_the_largest_call_counts_once_for_all_that_rest() -> None:
+    sites = tuple(Site.of(0, (Option(2, 3, 0.0, None),), 0) for _ in range(2))
+    assert search.fits(Problem((7,), sites, ()), (0, 0))
+    assert not search.fits(Problem((6,), sites, ()), (0, 0))
+
+
+# ---- what residents serve -----------------------------------------------------------------------
+
+
+def test_a_request_is_served_once_by_the_best() -> None:
+    both = serve([wants(0.5), wants(0.9)], [stream(uses=2.0)], 1)
+    assert (both.total, both.by_offer) == (1.8, [0.0, 1.8])
+
+
+def test_a_device_has_one_second_in_a_second() -> None:
+    busy = stream(uses=10.0, rate_hz=2.0)
+    alone = serve([wants(0.8, serve_s=1.0)], [busy], 1)
+    assert (alone.total, alone.missed) == (4.0, [0.5])
+    shared = serve([wants(0.8, serve_s=1.0), wants(0.8, device=1, serve_s=1.0)], [busy], 2)
+    assert (shared.total, shared.missed) == (8.0, [0.0])
