@@ -15,6 +15,7 @@ from difs import processes
 from difs.errors import (
     CapacityError,
     ConfigError,
+    Denied,
     DifsError,
     Infeasible,
     RepositoryError,
@@ -41,6 +42,7 @@ def exit_code(error: DifsError) -> int:
         (RepositoryError, processes.EXIT_CONFIG),
         (Infeasible, os.EX_TEMPFAIL),
         (RequestEnded, os.EX_TEMPFAIL),
+        (Denied, os.EX_NOPERM),
         (RequestError, os.EX_USAGE),
         (CapacityError, os.EX_UNAVAILABLE),
     ]

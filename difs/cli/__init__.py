@@ -10,6 +10,7 @@ Exit codes (sysexits.h where there is one):
     73  another service runs in this run directory
     74  a file cannot be written
     75  the request was accepted and ended without a picture (expired, cancelled, infeasible)
+    77  the service does not accept the key, or the key may not do that
     78  the configuration is wrong or does not fit the machine
     130 interrupted
 """

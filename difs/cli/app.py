@@ -20,7 +20,8 @@ app = typer.Typer(
     help="DIFS: pictures from stated goals, on this machine.",
     epilog="Exit codes: 0 done; 1 the service ended by itself; 2 bad arguments; 64 bad request;"
     " 69 nobody can serve it now; 70 error of the service; 73 already running; 74 cannot write;"
-    " 75 accepted, but no picture (expired, cancelled, infeasible); 78 configuration; 130 interrupted.",
+    " 75 accepted, but no picture (expired, cancelled, infeasible); 77 denied; 78 configuration;"
+    " 130 interrupted.",
 )
 
 RunDirOption = Annotated[

@@ -3,6 +3,8 @@
 The first byte chooses among the readers behind one door. No fuzzing engine here.
 """
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -82,7 +84,7 @@ def profile(data: bytes) -> None:
 
 def settings(data: bytes) -> None:
     """Read a configuration file."""
-    path = _file()
+    path = _folder() / "difs.toml"
     path.write_bytes(data)
     try:
         found = config.load(path)
@@ -93,8 +95,11 @@ def settings(data: bytes) -> None:
 
 
 @cache
-def _file() -> Path:
-    return Path(tempfile.mkstemp(suffix=".toml")[1])
+def _folder() -> Path:
+    """Return a folder that goes when the process ends."""
+    folder = tempfile.mkdtemp(prefix="difs-fuzz-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def header(data: bytes) -> None:

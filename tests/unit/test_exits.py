@@ -23,6 +23,7 @@ CODES = {
     "unsupported": 64,
     "unknown_name": 64,
     "not_found": 64,
+    "denied": 77,
     "id_conflict": 64,
     "infeasible": 75,
     "overloaded": 69,
