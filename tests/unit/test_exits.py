@@ -25,6 +25,7 @@ CODES = {
     "not_found": 64,
     "id_conflict": 64,
     "infeasible": 75,
+    "quarantined": 64,
     "overloaded": 69,
     "too_many_outstanding": 69,
     "draining": 69,
