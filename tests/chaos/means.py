@@ -41,19 +41,24 @@ class MemoryGroup:
             (self.path / "cgroup.procs").write_text(str(pid))
 
 
-@contextlib.contextmanager
-def memory_group() -> Iterator[MemoryGroup | None]:
-    """Yield a new group, or None where we may make none."""
+def _make_group() -> MemoryGroup | None:
     for root, limit_file in ((CGROUPS / "memory", "memory.limit_in_bytes"), (CGROUPS, "memory.max")):
         path = root / f"difs-chaos-{os.getpid()}-{secrets.token_hex(4)}"
         with contextlib.suppress(OSError):
             path.mkdir()
             if (path / limit_file).exists():
-                try:
-                    yield MemoryGroup(path, limit_file)
-                finally:
-                    with contextlib.suppress(OSError):
-                        path.rmdir()
-                return
+                return MemoryGroup(path, limit_file)
             path.rmdir()
-    yield None
+    return None
+
+
+@contextlib.contextmanager
+def memory_group() -> Iterator[MemoryGroup | None]:
+    """Yield a new group, or None where we may make none."""
+    group = _make_group()
+    try:
+        yield group
+    finally:
+        if group is not None:
+            with contextlib.suppress(OSError):
+                group.path.rmdir()

@@ -197,7 +197,7 @@ class Storm:
             while True:
                 file.write(bytes(2**20))
         time.sleep(for_s)
-        filler.unlink()
+        filler.unlink(missing_ok=True)  # two may fill at a time
 
     def _noise(self, pick: float) -> None:
         chance = random.Random(pick)

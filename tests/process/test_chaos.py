@@ -12,16 +12,16 @@ from tests.chaos.plan import Kind, blows
 @pytest.mark.process
 def test_chaos_loses_nothing_and_leaves_nothing() -> None:
     with means.memory_group() as group:
-        found = storm.run(7.0, seed=1, devices=2, group=group)
+        found = storm.run(5.0, seed=1, devices=2, group=group)
     assert not found.problems
     assert found.ends[RIGHT] > 24, "each caller more than one"
-    assert sum(found.blows.values()) >= 4
+    assert sum(found.blows.values()) >= 2
 
 
 # ---- the tools ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.floats(0, 600), st.sets(st.sampled_from(Kind), min_size=1))
 def test_a_seed_says_what_happens_when(seed: int, seconds: float, kinds: set[Kind]) -> None:
     found = blows(seed, seconds, kinds)

@@ -9,15 +9,19 @@ import time
 import urllib.request
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
+import psutil
 import pytest
 
 from difs import Client
 from difs.errors import ActorLost, NotFound, Quarantined, RemoteProtocolError
+from difs.messages import PROTOCOL
 from tests.chaos import means
 from tests.process.conftest import Start
 from tests.process.service import (
     Calls,
+    Raw,
     Service,
     assert_one_line,
     big,
@@ -142,6 +146,22 @@ def test_every_line_of_the_log_is_an_object_with_ids_and_without_prompts(
     assert str(found[0]["actor"]).startswith("simulated-")
     assert {str(one["process"]) for one in lines()} >= {"difs", "broker"}
     assert "canary" not in service.log_text()
+
+
+def test_bombs_do_not_stay_with_the_broker(service: Service, client: Client) -> None:
+    bombs = (b"\x81\xa4type" + b"\x91" * 60_000, msgspec.msgpack.encode({"type": "x" * 60_000}))
+    process = psutil.Process(service.children()["broker"])
+    with Raw(service.address) as raw:
+
+        def throw(count: int) -> None:
+            for number in range(count):
+                raw.frames(PROTOCOL, bombs[number % 2])
+                assert raw.hear()["type"] == "error"
+
+        throw(50)
+        before = process.memory_info().rss
+        throw(400)
+        assert process.memory_info().rss - before < 400 * 60_000 / 4
 
 
 def test_a_story_is_told_on_the_command_line(service: Service, client: Client) -> None:

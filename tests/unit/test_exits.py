@@ -26,6 +26,7 @@ CODES = {
     "denied": 77,
     "id_conflict": 64,
     "infeasible": 75,
+    "quarantined": 64,
     "overloaded": 69,
     "too_many_outstanding": 69,
     "draining": 69,
