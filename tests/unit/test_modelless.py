@@ -106,7 +106,7 @@ def test_where_others_wait_it_leaves_room_for_them() -> None:
 
 def test_without_room_the_soonest_is_taken_and_a_quality_that_is_asked_for_still_counts() -> None:
     found = house(BASE, backlog_s=10.0)
-    assert plan_of(found, latency_s=10.5).steps == 2
+    assert plan_of(found, latency_s=10.5).steps == 1
     assert plan_of(found, latency_s=10.9, quality=0.8).steps == 8
 
 
