@@ -20,6 +20,7 @@ from difs.messages import (
     Level,
     Overrides,
     Requirements,
+    Side,
     Unit,
 )
 from difs.simulation import arrivals
@@ -78,7 +79,7 @@ class Wish(Struct, frozen=True, forbid_unknown_fields=True):
     family: str | None = None
     steps: Annotated[int, Meta(ge=1, le=150)] | None = None
     n: Annotated[int, Meta(ge=1, le=8)] = 1
-    size: tuple[int, int] | None = None
+    size: tuple[Side, Side] | None = None
     timeout_s: Positive = DEFAULT_TIMEOUT_S
 
     def message(self, name: str, prompt: str, *, seed: int) -> Generate:
@@ -162,6 +163,14 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """(threshold, share of pictures that a scorer finds below it), ascending; empty: all are as often."""
     sample_s: Positive = 1.0
     """How often memory is looked at for the figures."""
+
+
+def read(path: Path) -> Scenario:
+    """Read a scenario from a TOML file; raises ConfigError."""
+    try:
+        return parse(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} cannot be read: {error}") from None
 
 
 def parse(text: str) -> Scenario:

@@ -35,7 +35,9 @@ def test_figures_of_one_run_as_json(table: Path) -> None:
     assert told["requests"] == told["delivered"] > 0
     assert told["variants"].keys() <= {"sd15", "sd-turbo"}
     assert told["memory"][0][0] == 0.0
-    assert told["log_hash"] == runs_of(simulate(table, "--json", "--devices", "2"))["modelless"]["log_hash"]
+    assert (
+        told["log_hash"] == runs_of(simulate(table, "--json", "--devices", "2"))["modelless"]["log_hash"]
+    )
 
 
 def test_policies_side_by_side_and_what_a_change_would_bring(table: Path) -> None:
