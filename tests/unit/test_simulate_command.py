@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from difs.cli import app
+import difs.cli  # noqa: F401 -- adds the commands
+from difs.cli.app import app
 from tests.unit.test_simulation_world import RUN_TIMES
 
 
