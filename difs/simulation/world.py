@@ -221,7 +221,8 @@ class World:
 
     def _tell_steps_of(self, index: int) -> None:
         device = self.devices[index]
-        if device.work.run is not None:
+        run = device.work.run
+        if run is not None and run.told < run.units and run.done_by(self.now) > run.told:
             for at, stepped in device.steps(self.now):
                 self.state.handle(ActorSaid(device.route, stepped), at)
 
