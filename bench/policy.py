@@ -1,12 +1,12 @@
 """Policies against each other in virtual time: `modelless` and every baseline, on the same requests.
 
-    python -m bench.policy [--seconds 120] [--seeds 1 2 3] [--traces PATH]
+    python -m bench.policy [--devices 16] [--seconds 120] [--seeds 1 2 3] [--traces PATH]
 
-Three settings. (a) DiffServe's: 16 devices, its run times of SD-Turbo and SD 1.5, its trace at several
-speeds, 5 s for each request; `dial` with fewer steps of SD 1.5 to choose from, `fixed` without, as its
-authors have it. (b) The same run times under generated arrivals: Poisson, bursts, a day. (c) The embedded
-family as it was profiled on a CPU, two devices, 0.5, 1 or 3 s. A load of 1 is what one variant of the
-best quality could just do in full calls.
+Three settings. (a) DiffServe's: 16 devices, its run times of SD-Turbo and SD 1.5, its trace at two
+speeds, 5 s for each request (with fewer devices, as many fewer requests of the trace); `dial` with fewer
+steps of SD 1.5 to choose from, `fixed` without, as its authors have it. (b) The same run times under
+generated arrivals: Poisson, bursts, a day. (c) The embedded family as it was profiled on a CPU, two
+devices, 0.5, 1 or 3 s. A load of 1 is what one variant of the best quality could just do in full calls.
 
 The headline is `quality_attainment`: the mean delivered quality of all requests, where what is refused,
 fails or comes late counts 0. Qualities in (a) and (b) are declared, not measured (see
@@ -19,13 +19,14 @@ import statistics
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from random import Random
 from typing import Any, Literal, NamedTuple
+
+from msgspec.structs import replace
 
 from bench.report import RESULTS, keep
 from difs import repository
 from difs.policy import registry
-from difs.simulation import figures, tables
+from difs.simulation import arrivals, figures, tables
 from difs.simulation.scenario import Arrivals, Fleet, Scenario, Wish, changed
 from difs.simulation.tables import Model
 from difs.simulation.world import World
@@ -33,11 +34,13 @@ from difs.simulation.world import World
 TRACES = Path(__file__).parents[1].parent / "shared" / "traces" / "diffserve"
 TABLES = Path(__file__).parent / "tables"
 LATENCY_S = 5.0
-HEAVY_HZ = 16 / 0.805
-"""What 16 devices can do of SD 1.5 in calls of 16 images; the trace's mean rate is below it."""
+WORKERS = 16
+"""For so many devices the trace was made."""
+HEAVY_HZ = 1 / 0.805
+"""What a device can do of SD 1.5 in calls of 16 images."""
 LOADS = (0.5, 0.9, 1.3, 2.0)
 SPEEDS = (1.0, 1.35)
-"""Of the trace: as it is (its mean is about HEAVY_HZ, its most 1.6 times that), and faster."""
+"""Of the trace: as it is (in the mean about what the devices can do of SD 1.5), and faster."""
 BUSY = (0.9, 1.3)
 KEPT = (
     "quality_attainment",
@@ -60,32 +63,31 @@ class Setting(NamedTuple):
     scenario: Scenario
     models: Mapping[str, Model]
     load: float
+    times: tuple[float, ...] | None = None
+    """Instead of the scenario's arrivals."""
 
 
-def diffserve(traces: Path, seconds: float) -> Iterator[Setting]:
+def diffserve(traces: Path, devices: int, seconds: float) -> Iterator[Setting]:
     """Yield (a) and (b)."""
     file = traces / "stable_diffusion_runtimes_sdturbo.csv"
     text, scores = file.read_text("utf-8"), tables.read_scores(traces / "f_t_sdturbo_sdv15.csv")
     trace = traces / "trace_4to32qps.txt"
-    fleet, mix = Fleet(devices=16), (Wish(latency_s=LATENCY_S),)
-    base = Scenario(mix=mix, fleet=fleet, scores=scores)
+    base = Scenario(mix=(Wish(latency_s=LATENCY_S),), fleet=Fleet(devices=devices), scores=scores)
     for has_dial in (True, False):
         models = tables.diffserve(file.name, text, has_dial=has_dial)
         kind = "dial" if has_dial else "fixed"
         for speed in SPEEDS:
-            arrivals = Arrivals(pattern="file", file=str(trace), speed=speed, seconds=1000.0)
-            times = arrivals.times(Random(0))
-            load = round(len(times) / times[-1] / HEAVY_HZ, 2)
-            yield Setting(f"a trace {kind} {load:g}", _with(base, arrivals), models, load)
+            times = tuple(arrivals.read(trace, speed)[:: max(1, WORKERS // devices)])
+            load = round(len(times) / times[-1] / HEAVY_HZ / devices, 2)
+            yield Setting(f"a trace {kind} {load:g}", base, models, load, times)
     models = tables.diffserve(file.name, text, has_dial=False)
     patterns: dict[Literal["poisson", "burst", "diurnal"], tuple[float, ...]]
     patterns = {"poisson": LOADS, "burst": BUSY, "diurnal": BUSY}
     for pattern, loads in patterns.items():
         for load in loads:
-            arrivals = Arrivals(
-                pattern, rate_hz=load * HEAVY_HZ, seconds=seconds, cv=4.0, period_s=seconds
-            )
-            yield Setting(f"b {pattern} {load:g}", _with(base, arrivals), models, load)
+            rate = load * HEAVY_HZ * devices
+            wanted = Arrivals(pattern, rate_hz=rate, seconds=seconds, cv=4.0, period_s=seconds)
+            yield Setting(f"b {pattern} {load:g}", replace(base, arrivals=wanted), models, load)
 
 
 def emoji(seconds: float) -> Iterator[Setting]:
@@ -95,10 +97,9 @@ def emoji(seconds: float) -> Iterator[Setting]:
     mix = (Wish(latency_s=0.5), Wish(latency_s=1.0), Wish(latency_s=3.0))
     base = Scenario(mix=mix, fleet=Fleet(devices=2))
     for load in LOADS:
-        arrivals = Arrivals(
-            "poisson", rate_hz=load * 2 * capacity_hz(models["emoji-base"]), seconds=seconds
-        )
-        yield Setting(f"c emoji {load:g}", _with(base, arrivals), models, load)
+        rate = load * 2 * capacity_hz(models["emoji-base"])
+        wanted = Arrivals("poisson", rate_hz=rate, seconds=seconds)
+        yield Setting(f"c emoji {load:g}", replace(base, arrivals=wanted), models, load)
 
 
 def capacity_hz(model: Model) -> float:
@@ -108,16 +109,12 @@ def capacity_hz(model: Model) -> float:
     return 1.0 / (costs.encode_s + model.info.steps_default * 2 * row_s + costs.decode_s)
 
 
-def _with(scenario: Scenario, arrivals: Arrivals) -> Scenario:
-    return Scenario(mix=scenario.mix, fleet=scenario.fleet, scores=scenario.scores, arrivals=arrivals)
-
-
 def measure(setting: Setting, policy: str, seeds: list[int]) -> dict[str, Any]:
     """Return the figures of one policy, means over the seeds, and how far these lie apart."""
     found = []
     for seed in seeds:
         scenario = changed(setting.scenario, {"policy.name": policy, "seed": seed})
-        found.append(figures.of_run(World(scenario, setting.models).run()))
+        found.append(figures.of_run(World(scenario, setting.models, times=setting.times).run()))
     told: dict[str, Any] = {}
     for key in KEPT:
         known = [run[key] for run in found if run[key] is not None]
@@ -151,7 +148,7 @@ def tell(name: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def standing(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Return, for each setting, ours beside the best of the others; by misses at no worse quality too."""
+    """Return, for each setting, ours beside the best of the others."""
     rows = []
     for name, by_policy in found.items():
         ours = by_policy[OURS]
@@ -198,19 +195,20 @@ def draw(
 def main() -> None:
     """Simulate, print, keep."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--devices", type=int, default=WORKERS, help="in (a) and (b)")
     parser.add_argument("--seconds", type=float, default=120.0, help="of generated arrivals")
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
     parser.add_argument("--traces", type=Path, default=TRACES, help="the folder of DiffServe's artifact")
     asked = parser.parse_args()
     settings = list(emoji(asked.seconds))
     if (asked.traces / "trace_4to32qps.txt").is_file():
-        settings = [*diffserve(asked.traces, asked.seconds), *settings]
+        settings = [*diffserve(asked.traces, asked.devices, asked.seconds), *settings]
     else:
         print(f"  {asked.traces} has no traces of DiffServe: (a) and (b) are left out")
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for setting in settings:
-        # arrivals of a file are the same with every seed; what is drawn besides matters little
-        seeds = asked.seeds[:1] if setting.scenario.arrivals.pattern == "file" else asked.seeds
+        # a trace is the same with every seed; what is drawn besides matters little
+        seeds = asked.seeds[:1] if setting.times is not None else asked.seeds
         found[setting.name] = {name: measure(setting, name, seeds) for name in sorted(registry.OURS)}
         tell(setting.name, found[setting.name])
     rows = standing(found)
@@ -218,7 +216,8 @@ def main() -> None:
     for row in rows:
         print(f"  {row['setting']:22} {row['ours']:.3f}       {row['theirs']:.3f} {row['best_other']}")
     seeds = " ".join(map(str, asked.seeds))
-    command = f"python -m bench.policy --seconds {asked.seconds:g} --seeds {seeds}"
+    words = f"--devices {asked.devices} --seconds {asked.seconds:g} --seeds {seeds}"
+    command = f"python -m bench.policy {words}"
     path = keep("policy", command, {"standing": rows, "settings": found})
     print(path)
     if find_spec("matplotlib") is not None:

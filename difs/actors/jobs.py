@@ -174,18 +174,18 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
         if painting.is_decoded:
             continue
         left = (painting.total or evaluations) - painting.done
-        own = Candidate(
-            key=key + painting.index,
-            phase="step" if left else "decode",
-            group=(*group, key + painting.index) if painting.is_alone else group,
-            rows=rows,
-            due=due,
-            remaining_s=left * step_s + decode_s,
-            unit_s=step_s if left else decode_s,
-            evaluations=left,
-            latest=latest,
-            is_running=painting.is_running,
-            is_best_effort=gives_way,
+        own = Candidate(  # thousands are made a second: names would cost as much again
+            key + painting.index,
+            "step" if left else "decode",
+            (*group, key + painting.index) if painting.is_alone else group,
+            rows,
+            due,
+            left * step_s + decode_s,
+            step_s if left else decode_s,
+            left,
+            latest,
+            painting.is_running,
+            gives_way,
         )
         found.append(own)
     return found

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from difs import catalogue, config, logs, processes
-from difs.autoscaler import registry as registry_of_planners
-from difs.autoscaler.base import Options
+from difs.autoscaler import registry as planners
 from difs.broker.books import Segment
 from difs.broker.loop import BrokerLoop
 from difs.broker.records import Scaling
@@ -21,28 +20,11 @@ from difs.clock import MonotonicClock
 from difs.errors import ConfigError, Unavailable
 from difs.keys import KeyRing
 from difs.policy import registry
-from difs.policy.base import Options as PolicyOptions
+from difs.policy.base import Options
 from difs.rundir import RunDir
 from difs.shm import layout
 
 log = logging.getLogger("difs.broker")
-
-
-def scaling_of(settings: config.Config) -> Scaling | None:
-    """Return who plans what is loaded, as it is configured; None: nobody."""
-    asked = settings.autoscaler
-    planner = registry_of_planners.load(asked.planner)
-    if planner is None:
-        return None
-    options = Options(
-        headroom_bytes=asked.headroom,
-        cooldown_s=asked.cooldown,
-        settle_s=asked.settle,
-        idle_unload_s=asked.idle_unload,
-        min_residents=asked.min_residents,
-        parking_bytes=settings.actors.parking_budget,
-    )
-    return Scaling(planner, options)
 
 
 def main(run_dir: str, parent_pid: str) -> None:
@@ -60,18 +42,19 @@ def main(run_dir: str, parent_pid: str) -> None:
         log.warning("not registered: %s", problem)
     plan = layout.plan(config.slot_classes(settings.shm))
     clock = MonotonicClock()
+    planner = planners.configured(settings.autoscaler, settings.actors.parking_budget)
     state = BrokerState(
         rules=settings.broker,
         policy=registry.load(
             settings.policy.name,
-            PolicyOptions(settings.policy.variant, settings.policy.light, settings.policy.heavy),
+            Options(settings.policy.variant, settings.policy.light, settings.policy.heavy),
         ),
         variants={name: variant.info() for name, variant in found.variants.items()},
         adapters={name: adapter.info() for name, adapter in found.adapters.items()},
         segments={device: Segment(str(path), plan) for device, path in segments.items()},
         epoch=secrets.randbits(31),
         now=clock.now(),
-        scaler=scaling_of(settings),
+        scaler=Scaling(*planner) if planner is not None else None,
     )
     network = settings.network
     try:

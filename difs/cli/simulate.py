@@ -1,7 +1,7 @@
 """`difs simulate`: what a service would do, in virtual time: other devices, loads, policies, faults."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +11,6 @@ from difs import config, processes, telemetry
 from difs.cli.app import ConfigOption, JsonOption, RunDirOption, app, roots
 from difs.errors import ConfigError
 from difs.exits import readable
-
-Change = list[str] | None
 
 
 @app.command()
@@ -34,6 +32,7 @@ def simulate(
     compare: Annotated[
         str | None, typer.Option(help="Policies, with commas between, on the same requests.")
     ] = None,
+    planner: Annotated[str | None, typer.Option(help="A planner of residents by name, or off.")] = None,
     devices: Annotated[int | None, typer.Option(help="How many devices, all alike.")] = None,
     memory: Annotated[str | None, typer.Option(help='Of a device, as "8GiB".')] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second.")] = None,
@@ -72,9 +71,10 @@ def simulate(
 
     if out is not None:
         charts.check(out)
-    found = scenarios.parse(scenario_file.read_text("utf-8")) if scenario_file else scenarios.Scenario()
+    found = scenarios.read(scenario_file) if scenario_file else scenarios.Scenario()
     changes: dict[str, Any] = {
         "policy.name": policy,
+        "autoscaler.planner": planner,
         "fleet.devices": devices,
         "fleet.memory_bytes": memory,
         "arrivals.rate_hz": rate,
@@ -99,7 +99,7 @@ def simulate(
         drawing.draw(out, f"{found.arrivals.pattern} arrivals, {found.fleet.devices} devices", runs)
 
 
-def _variations(found: Any, compare: str | None, what_if: Change) -> Mapping[str, Any]:
+def _variations(found: Any, compare: str | None, what_if: Sequence[str] | None) -> Mapping[str, Any]:
     """Return the scenarios to run by name: one, or one a policy, and each with what is changed."""
     from difs.simulation.scenario import changed
 
@@ -112,7 +112,7 @@ def _variations(found: Any, compare: str | None, what_if: Change) -> Mapping[str
     return runs
 
 
-def _pairs(texts: Change, option: str) -> dict[str, str]:
+def _pairs(texts: Iterable[str] | None, option: str) -> dict[str, str]:
     """Split texts such as `devices=2`; raises ConfigError."""
     found = {}
     for text in texts or ():

@@ -135,7 +135,7 @@ class Device:
             case Abort(attempt):
                 self.work.abort(attempt)
             case LoadVariant(variant):
-                self.residents.load(variant, getattr(message, "memory_mode", None), now)
+                self.residents.load(variant, message.memory_mode, now)
             case CancelLoad(variant):
                 self.residents.cancel(variant, now)
             case EvictVariant(variant):

@@ -20,6 +20,7 @@ from difs.messages import (
     Level,
     Overrides,
     Requirements,
+    Side,
     Unit,
 )
 from difs.simulation import arrivals
@@ -78,7 +79,7 @@ class Wish(Struct, frozen=True, forbid_unknown_fields=True):
     family: str | None = None
     steps: Annotated[int, Meta(ge=1, le=150)] | None = None
     n: Annotated[int, Meta(ge=1, le=8)] = 1
-    size: tuple[int, int] | None = None
+    size: tuple[Side, Side] | None = None
     timeout_s: Positive = DEFAULT_TIMEOUT_S
 
     def message(self, name: str, prompt: str, *, seed: int) -> Generate:
@@ -153,6 +154,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """Empty: what the variants say that they can paint."""
     fleet: Fleet = Fleet()
     policy: config.PolicyChoice = config.PolicyChoice()
+    autoscaler: config.Autoscaler = config.Autoscaler()
     rules: config.Broker = config.Broker()
     clients: Annotated[int, Meta(ge=1, le=1024)] = 64
     """They take turns; each may have as many open requests as the rules say."""
@@ -162,6 +164,14 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """(threshold, share of pictures that a scorer finds below it), ascending; empty: all are as often."""
     sample_s: Positive = 1.0
     """How often memory is looked at for the figures."""
+
+
+def read(path: Path) -> Scenario:
+    """Read a scenario from a TOML file; raises ConfigError."""
+    try:
+        return parse(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} cannot be read: {error}") from None
 
 
 def parse(text: str) -> Scenario:
@@ -179,6 +189,7 @@ SHORT = {
     "seconds": "arrivals.seconds",
     "speed": "arrivals.speed",
     "policy": "policy.name",
+    "planner": "autoscaler.planner",
 }
 """Short words for what is changed most."""
 

@@ -12,9 +12,11 @@ from random import Random
 
 from difs import config, quality
 from difs.actor_messages import ActorExited, Execute, KillActor, Leaving, Supervise, Welcome
+from difs.autoscaler import registry as planners
 from difs.broker.books import Segment
 from difs.broker.effects import Complain, Effect, TellActor, TellClient, TellSupervisor
 from difs.broker.events import ActorSaid, ClientSaid, Event, Ticked
+from difs.broker.records import Scaling
 from difs.broker.state import BrokerState
 from difs.errors import ConfigError
 from difs.messages import Accepted, Error, Result
@@ -44,12 +46,10 @@ class World:
         policy: Policy | None = None,
         times: Sequence[float] | None = None,
         keeps_lines: bool = False,
-        make_state: Callable[..., BrokerState] = BrokerState,
     ) -> None:
         """Put everything together; nothing happens yet. Raises ConfigError.
 
         `policy`: instead of the one that the scenario names. `times`: instead of its arrivals.
-        `make_state`: called with the arguments of BrokerState, which it may add to.
         """
         if not models:
             raise ConfigError("a simulation needs the table of one variant at least")
@@ -66,7 +66,8 @@ class World:
         names = [f"{kind}-{i}" for i in range(scenario.fleet.devices)]
         self._prompts = scenario.prompts or _captions(models) or ("a picture",)
         plan = layout.plan(config.slot_classes(config.Shm()))
-        self.state = make_state(
+        planner = planners.configured(scenario.autoscaler, scenario.fleet.parking_bytes)
+        self.state = BrokerState(
             rules=scenario.rules,
             policy=policy or _policy(scenario.policy),
             variants={name: model.info for name, model in models.items()},
@@ -74,6 +75,7 @@ class World:
             segments={name: Segment(f"/simulated/{name}", plan) for name in names},
             epoch=scenario.seed,
             now=0.0,
+            scaler=Scaling(*planner) if planner is not None else None,
         )
         self.devices: list[Device] = []
         self._by_route: dict[bytes, int] = {}
@@ -221,7 +223,8 @@ class World:
 
     def _tell_steps_of(self, index: int) -> None:
         device = self.devices[index]
-        if device.work.run is not None:
+        run = device.work.run
+        if run is not None and run.told < run.units and run.done_by(self.now) > run.told:
             for at, stepped in device.steps(self.now):
                 self.state.handle(ActorSaid(device.route, stepped), at)
 

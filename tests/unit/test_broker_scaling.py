@@ -18,11 +18,11 @@ from difs.actor_messages import (
     SwitchMode,
     Welcome,
 )
+from difs.autoscaler import registry
 from difs.autoscaler.base import DeviceView, Load, Options, Park, Plan, Planner, SetMode, View
 from difs.autoscaler.base import Evict as Drop
 from difs.autoscaler.plan import Utility
 from difs.broker import demand, records
-from difs.broker.__main__ import scaling_of
 from difs.broker.effects import Complain, Effect
 from difs.broker.records import Scaling
 from difs.broker.state import BrokerState
@@ -365,12 +365,13 @@ def test_the_configured_planner_is_made_with_its_options() -> None:
     asked = config.parse(
         {"autoscaler": {"headroom": "1GiB", "cooldown": "2s"}, "actors": {"parking_budget": "1MiB"}}
     )
-    made = scaling_of(asked)
+    made = registry.configured(asked.autoscaler, asked.actors.parking_budget)
     assert made is not None
-    assert made.planner.name == "utility"
-    assert (made.options.headroom_bytes, made.options.cooldown_s) == (2**30, 2.0)
-    assert made.options.parking_bytes == 2**20
-    assert scaling_of(config.parse({"autoscaler": {"planner": "off"}})) is None
+    planner, options = made
+    assert planner.name == "utility"
+    assert (options.headroom_bytes, options.cooldown_s) == (2**30, 2.0)
+    assert options.parking_bytes == 2**20
+    assert registry.configured(config.parse({"autoscaler": {"planner": "off"}}).autoscaler, 0) is None
 
 
 def test_only_so_many_kinds_of_requests_are_remembered(script: Script) -> None:

@@ -95,6 +95,21 @@ def test_a_backlog_makes_it_choose_what_is_sooner() -> None:
     assert plan_of(latency_s=2.5).variant == "base"
 
 
+def test_where_others_wait_it_leaves_room_for_them() -> None:
+    """Base's 20 steps end 0.1 s before the latency: enough on an idle device, too tight behind others."""
+    alone = plan_of(house(BASE), latency_s=2.13)
+    behind = plan_of(house(BASE, backlog_s=1.0), latency_s=3.13)
+    assert alone.steps == 20
+    assert behind.steps < 20
+    assert behind.prediction.total_s <= 3.13 - modelless.ROOM * 1.0
+
+
+def test_without_room_the_soonest_is_taken_and_a_quality_that_is_asked_for_still_counts() -> None:
+    found = house(BASE, backlog_s=10.0)
+    assert plan_of(found, latency_s=10.5).steps == 1
+    assert plan_of(found, latency_s=10.9, quality=0.8).steps == 8
+
+
 def test_a_variant_that_must_be_loaded_first_counts_its_load() -> None:
     loaded = {"small": resident("small", COSTS["small"])}
     parked = {"base": resident("base", COSTS["base"])}

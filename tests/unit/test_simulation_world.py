@@ -131,7 +131,7 @@ def test_a_slow_device_is_slow_and_then_is_not() -> None:
 
 
 def test_calls_are_shared_under_load() -> None:
-    """Two devices do more than twice what one picture alone after the other would be."""
+    """A device does half as much again as it would one picture after the other."""
     mix = (Wish(variant="good", steps=20),)
     scenario = scene(mix=mix, arrivals=Arrivals(rate_hz=8.0, seconds=20.0), fleet=Fleet(devices=1))
     told = figures.of_run(lived(scenario))
