@@ -102,6 +102,19 @@ class Supervisor(Struct, frozen=True):
     start_timeout: Seconds = 600.0
 
 
+HTTP_DEFAULT = "127.0.0.1:7860"
+"""Where A1111 listens, so that its clients find us."""
+
+
+class Http(Struct, frozen=True):
+    """The HTTP door; nothing listens unless `listen` says where."""
+
+    listen: str = ""
+    remote: bool = False
+    token_file: str = ""
+    hosts: tuple[str, ...] = ()
+
+
 class Config(Struct, frozen=True):
     """The whole configuration."""
 
@@ -111,6 +124,7 @@ class Config(Struct, frozen=True):
     actors: Actors = Actors()
     shm: Shm = Shm()
     supervisor: Supervisor = Supervisor()
+    http: Http = Http()
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

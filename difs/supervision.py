@@ -14,6 +14,8 @@ from msgspec import Struct
 from difs import config
 
 BROKER = "broker"
+DOOR = "http"
+"""The HTTP door's process: a child that the service can do without."""
 BROKER_SILENCE_S = 5.0
 """A broker that was heard of and then is silent for so long is killed."""
 DRAIN_SLACK_S = 5.0
@@ -78,10 +80,13 @@ class Child:
 class Supervision:
     """Decides for the broker and all actors."""
 
-    def __init__(self, rules: config.Supervisor, devices: list[str], now: float) -> None:
+    def __init__(
+        self, rules: config.Supervisor, devices: list[str], now: float, *, has_door: bool = False
+    ) -> None:
         """Everything is due at once."""
         self._rules = rules
-        self.children = {name: Child(name, due_at=now) for name in (BROKER, *devices)}
+        names = (BROKER, *devices, DOOR) if has_door else (BROKER, *devices)
+        self.children = {name: Child(name, due_at=now) for name in names}
         self._drain_until: float | None = None
         self._forced = False
         self._failed_with = 1
@@ -143,7 +148,8 @@ class Supervision:
         """Return what is to be done now."""
         if self._drain_until is not None:
             return self._decide_ending(now)
-        broker, *actors = self.children.values()
+        broker, *others = self.children.values()
+        actors = [child for child in others if child.name != DOOR]
         if broker.state is ChildState.FAILED:
             return [Finish(self._failed_with, "the broker cannot be kept running")]
         if all(child.state is ChildState.FAILED for child in actors):
@@ -160,6 +166,8 @@ class Supervision:
         if child.name == BROKER:
             silent = child.heard_at is not None and now - child.heard_at > BROKER_SILENCE_S
             return f"silent for {BROKER_SILENCE_S:g} s" if silent else None
+        if child.name == DOOR:
+            return None  # the broker, which tells who is ready, does not know it
         since, limit = child.unready_since, self._rules.start_timeout
         return f"not ready for {limit:g} s" if since is not None and now - since > limit else None
 

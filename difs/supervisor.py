@@ -23,11 +23,12 @@ import zmq
 from difs import config, processes, repository, telemetry, wire
 from difs.actor_messages import ActorExited, DrainAll, Fleet, KillActor, Supervise
 from difs.clock import MonotonicClock
+from difs.doors import address
 from difs.errors import DifsError
 from difs.policy import registry
 from difs.rundir import RunDir
 from difs.shm import layout, reaper, segment
-from difs.supervision import BROKER, Action, Finish, Kill, Spawn, Supervision, Terminate
+from difs.supervision import BROKER, DOOR, Action, Finish, Kill, Spawn, Supervision, Terminate
 
 log = logging.getLogger("difs.supervisor")
 
@@ -38,9 +39,16 @@ class Supervisor:
     """One running service."""
 
     def __init__(
-        self, settings: config.Config, home: RunDir, on_ready: Callable[[tuple[str, ...]], None]
+        self,
+        settings: config.Config,
+        home: RunDir,
+        on_ready: Callable[[tuple[str, ...]], None],
+        door: socket.socket | None = None,
     ) -> None:
-        """`on_ready` is called once, when all devices are ready for the first time."""
+        """`on_ready` is called once, when all devices are ready for the first time.
+
+        `door` is where the HTTP door listens, None for no such door.
+        """
         self._settings = settings
         self._home = home
         self._on_ready: Callable[[tuple[str, ...]], None] | None = on_ready
@@ -49,7 +57,10 @@ class Supervisor:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pidfds: dict[int, str] = {}
         self._heard_at = 0.0
-        self._plan = Supervision(settings.supervisor, self._devices, self._clock.now())
+        self._door = door
+        self._plan = Supervision(
+            settings.supervisor, self._devices, self._clock.now(), has_door=door is not None
+        )
 
     def run(self) -> int:
         """Serve until stopped; returns the exit status."""
@@ -122,16 +133,22 @@ class Supervisor:
                 self._processes[name].terminate()
 
     def _spawn(self, name: str, poller: zmq.Poller) -> None:
-        arguments = [str(self._home.path), str(os.getpid())]
-        module = "difs.broker"
-        if name != BROKER:
-            module = "difs.actors"
-            arguments = [str(self._home.path), name, str(self._threads(name)), str(os.getpid())]
+        run_dir, me = str(self._home.path), str(os.getpid())
+        fds: tuple[int, ...] = ()
+        if name == BROKER:
+            words = ["difs.broker", run_dir, me]
+        elif name == DOOR:
+            assert self._door is not None
+            fds = (self._door.fileno(),)
+            words = ["difs.doors", run_dir, str(self._door.fileno()), me]
+        else:
+            words = ["difs.actors", run_dir, name, str(self._threads(name)), me]
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", *words],
             env=self._environment(name),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=fds,
         )
         fd = os.pidfd_open(process.pid)
         self._processes[name] = process
@@ -149,8 +166,9 @@ class Supervisor:
         )
 
     def _environment(self, name: str) -> dict[str, str]:
-        is_broker = name == BROKER
-        return dict(os.environ) if is_broker else processes.computing_environment(self._threads(name))
+        if name in (BROKER, DOOR):
+            return dict(os.environ)
+        return processes.computing_environment(self._threads(name))
 
     def _bury(self, name: str, poller: zmq.Poller, link: "zmq.Socket[bytes]") -> None:
         """Take note of a child that is gone, and tell the broker."""
@@ -163,7 +181,7 @@ class Supervisor:
         reason = f"{name} {_how_it_ended(status)}"
         log.log(logging.INFO if self._plan.is_draining else logging.WARNING, "%s", reason)
         self._plan.exited(name, self._clock.now(), random.random(), status=status)
-        if name != BROKER:
+        if name not in (BROKER, DOOR):
             self._send(link, ActorExited(name, process.pid, reason))
 
     # ---- messages -------------------------------------------------------------------------------
@@ -264,10 +282,16 @@ def serve(settings: config.Config, on_ready: Callable[[tuple[str, ...]], None]) 
         ),
     )
     registry.load(settings.policy.name)
+    if settings.http.listen:
+        address.check(settings.http)
     home = RunDir(config.run_dir(settings))
     home.make()
     lock = home.take()
     try:
-        return Supervisor(settings, home, on_ready).run()
+        with contextlib.ExitStack() as stack:
+            door = stack.enter_context(address.listen(settings.http)) if settings.http.listen else None
+            if door is not None:
+                log.info("HTTP at %s", address.url(door))
+            return Supervisor(settings, home, on_ready, door).run()
     finally:
         os.close(lock)

@@ -118,7 +118,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[M], frames: Sequence[Frame]) -> M:
     try:
         return decoder.decode(frames[1])
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
+        raise refusal(str(error)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError) as error:
         raise RemoteProtocolError(f"not a msgpack map: {error}", field="frame 1") from None
 
@@ -137,7 +137,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = {
 }
 
 
-def _refusal(text: str) -> DifsError:
+def refusal(text: str) -> DifsError:
     """Turn msgspec's sentence into a typed refusal that names field, problem and limit."""
     match = _AT.match(text)
     problem, path = (match["problem"], match["path"] or "") if match else (text, "")

@@ -16,7 +16,7 @@ Exit codes (sysexits.h where there is one):
 
 # Each adds its commands; their order is that of `difs --help`.
 # isort: off
-from difs.cli import serve, generate, questions, plot, registration, profiling, admin  # noqa: F401
+from difs.cli import serve, generate, questions, plot, registration, profiling, admin, tokens  # noqa: F401
 from difs.cli.app import app
 # isort: on
 
