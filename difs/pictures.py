@@ -103,6 +103,6 @@ def texts(data: bytes) -> dict[str, str]:
     """Return the texts in a PNG file, such as `parameters`; no pixels are read. Raises ValueError."""
     try:
         with PilImage.open(io.BytesIO(data), formats=["PNG"]) as image:
-            return {str(name): text for name, text in image.info.items() if isinstance(text, str)}
+            return {str(name): str(text) for name, text in image.info.items() if isinstance(text, str)}
     except (OSError, SyntaxError, PilImage.DecompressionBombError) as error:
         raise ValueError(f"not a PNG file: {error}") from None
