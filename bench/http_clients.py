@@ -61,7 +61,11 @@ def openai_makes_a_picture_of_a_size() -> None:
 @case
 def openai_makes_several_with_seeds_and_a_form() -> None:
     got = client.images.generate(
-        prompt="red apple", n=2, output_format="jpeg", output_compression=40, extra_body={"seed": 7, "steps": 4}
+        prompt="red apple",
+        n=2,
+        output_format="jpeg",
+        output_compression=40,
+        extra_body={"seed": 7, "steps": 4},
     )
     assert [picture(d.b64_json).format for d in got.data] == ["JPEG", "JPEG"]
     assert got.difs["seeds"] == [7, 8]
@@ -70,7 +74,9 @@ def openai_makes_several_with_seeds_and_a_form() -> None:
 
 @case
 def openai_serves_an_unknown_model_and_says_so() -> None:
-    got = client.images.generate(prompt="red apple", model="dall-e-3", quality="hd", response_format="url")
+    got = client.images.generate(
+        prompt="red apple", model="dall-e-3", quality="hd", response_format="url"
+    )
     assert got.data[0].url.startswith("data:image/png;base64,")
     assert any("dall-e-3" in note for note in got.difs["notes"])
 
@@ -78,7 +84,9 @@ def openai_serves_an_unknown_model_and_says_so() -> None:
 @case
 def openai_streams_previews_and_the_picture() -> None:
     events = list(
-        client.images.generate(prompt="red apple", stream=True, partial_images=2, extra_body={"steps": 12})
+        client.images.generate(
+            prompt="red apple", stream=True, partial_images=2, extra_body={"steps": 12}
+        )
     )
     kinds = [event.type for event in events]
     assert kinds[-1] == "image_generation.completed", kinds
