@@ -161,7 +161,7 @@ def webuiapi_pins_a_variant_and_a_schedule() -> None:
     variant = next(m.id for m in client.models.list() if m.owned_by == "difs-variant")
     got = web.txt2img(
         prompt="red apple",
-        **{"steps": 4, "width": 64, "height": 64, "sampler_name": "DPM++ 2M", "scheduler": "Karras"},
+        steps=4, width=64, height=64, sampler_name="DPM++ 2M", scheduler="Karras",
         override_settings={"sd_model_checkpoint": variant},
     )
     assert got.info["sd_model_name"] == variant, name

@@ -31,6 +31,7 @@ from tests.process.service import (
     Service,
     assert_one_line,
     difs,
+    free_port,
     picture,
     processes_of,
     script,
@@ -64,13 +65,6 @@ class Door:
         """Return the door's process, 0 where there is none."""
         words = processes_of(self.service.home.path)
         return next((pid for pid, line in words.items() if "difs.doors" in line), 0)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +362,7 @@ def test_a_door_that_ends_is_started_again_and_the_service_goes_on(door: Door) -
 
 
 def in_process(
-    door: Door, work: Callable[[httpx2.AsyncClient], Awaitable[None]], rules: guard.Rules = guard.Rules()
+    door: Door, work: Callable[[httpx2.AsyncClient], Awaitable[None]], rules: guard.Rules
 ) -> None:
     """Call `work` with a client of an application of our own over the same service."""
 
