@@ -2,6 +2,7 @@
 
 import functools
 import os
+import resource
 import signal
 import socket
 import sys
@@ -32,6 +33,7 @@ def main(run_dir: str, fd: str, parent_pid: str) -> None:
     processes.die_with_parent(int(parent_pid))
     processes.set_name("difs-http")
     os.umask(0o077)
+    _allow_files(2 * MOST_CONNECTIONS)
     home = RunDir(Path(run_dir))
     settings, _ = home.read_facts()
     processes.log_to_stderr("http", settings.service.log_level)
@@ -63,6 +65,14 @@ def main(run_dir: str, fd: str, parent_pid: str) -> None:
         )
     )
     server.run(sockets=[listener])
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open so many files, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":

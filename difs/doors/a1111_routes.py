@@ -26,6 +26,8 @@ from difs.errors import InvalidRequest, Unsupported
 PATH = "/sdapi/v1"
 PICTURE_BYTES = 24 * 2**20
 """Bytes of the body of `/png-info`, which holds a picture."""
+PICTURES_AT_ONCE = 4
+"""Bodies of that size that are held at a time."""
 
 
 class PngInfoAsk(Struct, frozen=True):
@@ -63,6 +65,7 @@ class A1111Door:
         self._service = service
         self._settings: dict[str, a1111.Settings] = defaultdict(a1111.Settings)
         self._sittings: dict[str, list[Sitting]] = defaultdict(list)
+        self._reading = asyncio.Semaphore(PICTURES_AT_ONCE)
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -230,8 +233,9 @@ class A1111Door:
 
     async def png_info(self, request: Request) -> Response:
         """Tell what a picture's file says of itself."""
-        asked = decode(await body_of(request, PICTURE_BYTES), PngInfoAsk)
-        return json(a1111_lists.text_of(await self._service.in_thread(_texts, asked.image)))
+        async with self._reading:
+            asked = decode(await body_of(request, PICTURE_BYTES), PngInfoAsk)
+            return json(a1111_lists.text_of(await self._service.in_thread(_texts, asked.image)))
 
 
 def _texts(image: str) -> dict[str, Any]:

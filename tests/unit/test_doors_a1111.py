@@ -283,6 +283,7 @@ def test_nothing_open_is_what_clients_wait_for() -> None:
 
 
 @given(steps=st.lists(st.integers(1, 20), max_size=5))
+@settings(max_examples=60)
 def test_progress_lies_between_nothing_and_all(steps: list[int]) -> None:
     job = Job("", "r1", 2, 0.0)
     job.heard(Accepted("r1", 1, 1, builders.plan()), 0.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.routing import Route
 
@@ -59,6 +59,7 @@ def test_beyond_loopback_addresses_are_taken_and_names_still_not() -> None:
 
 
 @given(st.text(max_size=40))
+@settings(max_examples=300)
 def test_any_host_is_judged(host: str) -> None:
     assert judged(host=host) in ("", "foreign_host")
 

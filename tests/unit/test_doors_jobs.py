@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difs.client import requests
@@ -83,6 +83,7 @@ def test_ended_jobs_are_dropped_after_a_while_and_open_ones_are_not() -> None:
     assert list(book) == [open_]
 
 
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, jobs.KEPT_BYTES // 3), min_size=1, max_size=12))
 def test_pictures_kept_are_bounded_and_the_newest_stay(sizes: list[int]) -> None:
     book, made = Jobs(), []
