@@ -1,8 +1,8 @@
 """Drive a running HTTP door with the unmodified `openai` and `webuiapi` clients and say what they got.
 
     difs serve --http &
-    pip install openai webuiapi          # into any Python; DIFS is not needed there
-    python bench/http_clients.py http://127.0.0.1:7860
+    pip install openai webuiapi                # into any Python; DIFS is not needed there
+    python -m bench.http_clients http://127.0.0.1:7860
 
 Ends with status 1 when a case fails. What Open WebUI sends is replayed in tests/process/test_doors.py.
 """
@@ -161,7 +161,11 @@ def webuiapi_pins_a_variant_and_a_schedule() -> None:
     variant = next(m.id for m in client.models.list() if m.owned_by == "difs-variant")
     got = web.txt2img(
         prompt="red apple",
-        steps=4, width=64, height=64, sampler_name="DPM++ 2M", scheduler="Karras",
+        steps=4,
+        width=64,
+        height=64,
+        sampler_name="DPM++ 2M",
+        scheduler="Karras",
         override_settings={"sd_model_checkpoint": variant},
     )
     assert got.info["sd_model_name"] == variant, name
