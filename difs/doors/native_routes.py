@@ -87,12 +87,14 @@ class NativeDoor:
         self._jobs.add(job)
         key = (caller, request_id)
         self._tasks[key] = asyncio.create_task(self._run(job, order))
-        self._tasks[key].add_done_callback(lambda _: self._ended(key))
+        self._tasks[key].add_done_callback(lambda _: self._ended(job))
         return job
 
-    def _ended(self, key: tuple[str, str]) -> None:
-        del self._tasks[key]
-        self._tell(key)
+    def _ended(self, job: Job) -> None:
+        if job.is_open:  # cancelled before its task began
+            job.failed(native.GIVEN_UP, self._service.clock.now())
+        del self._tasks[job.caller, job.request_id]
+        self._tell((job.caller, job.request_id))
 
     async def _run(self, job: Job, order: Order) -> None:
         clock, key = self._service.clock, (job.caller, job.request_id)
