@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 import openai
@@ -31,6 +33,17 @@ def case(work: Callable[[], None]) -> Callable[[], None]:
     """Note a case."""
     CASES.append((work.__name__.replace("_", " "), work))
     return work
+
+
+def each(*values: Any) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    """Note a case for each value."""
+
+    def noted(work: Callable[[Any], None]) -> Callable[[Any], None]:
+        for value in values:
+            CASES.append((f"{work.__name__.replace('_', ' ')}: {value}", partial(work, value)))
+        return work
+
+    return noted
 
 
 def picture(text: str | None) -> Image.Image:
@@ -122,6 +135,55 @@ def openai_is_told_once_that_edits_are_not_here() -> None:
     assert time.monotonic() - before < 0.5, "it was tried again"
 
 
+SMALL = {"prompt": "red apple", "size": "64x64"}
+
+
+@each("auto", "draft", "fast", "balanced", "best", "dall-e-2", "gpt-image-1", "emoji-base")
+def openai_serves_the_model(model: str) -> None:
+    assert client.images.generate(model=model, **SMALL).data[0].b64_json
+
+
+@each("auto", "low", "medium", "high", "standard", "hd")
+def openai_serves_the_quality(quality: Any) -> None:
+    assert client.images.generate(quality=quality, **SMALL).quality == quality
+
+
+@each("auto", "64x64", "256x256", "512x256", "256x512")
+def openai_serves_the_size(size: str) -> None:
+    got = client.images.generate(prompt="red apple", size=size, extra_body={"steps": 2})
+    width, height = picture(got.data[0].b64_json).size
+    assert got.size == f"{width}x{height}"
+    assert size in ("auto", got.size)
+
+
+@each("png", "jpeg", "webp")
+def openai_writes_the_form(form: Any) -> None:
+    got = client.images.generate(output_format=form, **SMALL)
+    assert picture(got.data[0].b64_json).format == form.upper()
+
+
+@each(0, 1, 2, 3)
+def openai_streams_as_many_previews(partials: int) -> None:
+    fields = {"stream": True, "partial_images": partials, "extra_body": {"steps": 20}}
+    events = list(client.images.generate(**SMALL, **fields))
+    assert len(events) == partials + 1
+
+
+@each(1, 2, 5, 8)
+def openai_makes_as_many(n: int) -> None:
+    assert len(client.images.generate(n=n, **SMALL).data) == n
+
+
+@each({"n": 11}, {"size": "0x0"}, {"prompt": "x" * 5000}, {"quality": "x"}, {"output_format": "gif"})
+def openai_is_refused_with_the_field(fields: dict[str, Any]) -> None:
+    try:
+        client.images.generate(**{**SMALL, **fields})
+    except openai.BadRequestError as error:
+        assert error.param == next(iter(fields))
+    else:
+        raise AssertionError("served")
+
+
 # ---- webuiapi -------------------------------------------------------------------------------------
 
 
@@ -181,6 +243,35 @@ def webuiapi_is_refused_by_name() -> None:
             assert next(iter(fields)) in str(error.args)
         else:
             raise AssertionError(f"{fields} was served")
+
+
+@each(*web.util_get_sampler_names())
+def webuiapi_paints_with_the_sampler(name: str) -> None:
+    got = web.txt2img(
+        prompt="apple", steps=4, width=64, height=64, sampler_name=name, scheduler="Automatic"
+    )
+    assert got.info["sampler_name"] == name
+
+
+@each("png", "jpg", "webp")
+def webuiapi_gets_the_format(form: str) -> None:
+    fields = {"steps": 2, "width": 64, "height": 64, "override_settings": {"samples_format": form}}
+    got = web.txt2img(prompt="apple", **fields)
+    assert got.image.format == {"jpg": "JPEG"}.get(form, form.upper())
+
+
+@each((1, 1), (2, 1), (1, 3), (2, 2))
+def webuiapi_makes_batches(sizes: tuple[int, int]) -> None:
+    fields = {
+        "steps": 2,
+        "width": 64,
+        "height": 64,
+        "batch_size": sizes[0],
+        "n_iter": sizes[1],
+        "seed": 3,
+    }
+    got = web.txt2img(prompt="apple", **fields)
+    assert got.info["all_seeds"] == [3 + i for i in range(sizes[0] * sizes[1])]
 
 
 @case
