@@ -131,6 +131,19 @@ class Metrics(Struct, frozen=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
 
 
+HTTP_DEFAULT = "127.0.0.1:7860"
+"""Where A1111 listens, so that its clients find us."""
+
+
+class Http(Struct, frozen=True):
+    """The HTTP door; nothing listens unless `listen` says where."""
+
+    listen: str = ""
+    remote: bool = False
+    token_file: str = ""
+    hosts: tuple[str, ...] = ()
+
+
 class Config(Struct, frozen=True):
     """The whole configuration."""
 
@@ -143,6 +156,7 @@ class Config(Struct, frozen=True):
     shm: Shm = Shm()
     supervisor: Supervisor = Supervisor()
     metrics: Metrics = Metrics()
+    http: Http = Http()
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

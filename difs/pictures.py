@@ -59,10 +59,17 @@ def parameters_text(facts: Facts, height: int, width: int) -> str:
     return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in pairs)])
 
 
-def encode(pixels: bytes | memoryview, size: tuple[int, int], form: str, facts: Facts | None) -> bytes:
+def encode(
+    pixels: bytes | memoryview,
+    size: tuple[int, int],
+    form: str,
+    facts: Facts | None,
+    *,
+    quality: int | None = None,
+) -> bytes:
     """Return a file of `form` with RGB `pixels`, row by row; `size` is (height, width).
 
-    `facts` None leaves no trace of how the picture came to be.
+    `facts` None leaves no trace of how the picture came to be; `quality` 0..100 is that of a lossy form.
     """
     height, width = size
     image = PilImage.frombytes("RGB", (width, height), bytes(pixels))
@@ -75,7 +82,8 @@ def encode(pixels: bytes | memoryview, size: tuple[int, int], form: str, facts: 
             info.add_itxt("difs", facts.plan_json)
         image.save(file, "png", pnginfo=info, compress_level=4)
         return file.getvalue()
-    quality = JPEG_QUALITY if form == "jpeg" else WEBP_QUALITY
+    if quality is None:
+        quality = JPEG_QUALITY if form == "jpeg" else WEBP_QUALITY
     exif = PilImage.Exif()
     if facts is not None:
         exif.get_ifd(IFD.Exif)[Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
@@ -89,3 +97,12 @@ def decode(data: bytes | memoryview) -> "NDArray[np.uint8]":
 
     with PilImage.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def texts(data: bytes) -> dict[str, str]:
+    """Return the texts in a PNG file, such as `parameters`; no pixels are read. Raises ValueError."""
+    try:
+        with PilImage.open(io.BytesIO(data), formats=["PNG"]) as image:
+            return {str(name): str(text) for name, text in image.info.items() if isinstance(text, str)}
+    except (OSError, SyntaxError, PilImage.DecompressionBombError) as error:
+        raise ValueError(f"not a PNG file: {error}") from None

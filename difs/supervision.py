@@ -14,8 +14,8 @@ from msgspec import Struct
 from difs import config
 
 BROKER = "broker"
-METRICS = "metrics"
-"""Stands beside the service: without it everything else goes on."""
+METRICS, DOOR = "metrics", "http"
+"""They stand beside the service: without them everything else goes on."""
 MAX_EXCUSES = 10
 """So often is a device excused until it has worked again: where everything ends it, it is the device."""
 BROKER_SILENCE_S = 5.0

@@ -25,11 +25,12 @@ from difs import config, processes, repository, telemetry, wire
 from difs.actor_messages import ActorExited, DrainAll, Excuse, Fleet, KillActor, Supervise
 from difs.batches.keeper import Keeper
 from difs.clock import MonotonicClock
+from difs.doors import address
 from difs.errors import ConfigError, DifsError
 from difs.policy import registry
 from difs.rundir import RunDir
 from difs.shm import layout, reaper, segment
-from difs.supervision import METRICS, Action, Finish, Kill, Spawn, Supervision, Terminate
+from difs.supervision import DOOR, METRICS, Action, Finish, Kill, Spawn, Supervision, Terminate
 
 log = logging.getLogger("difs.supervisor")
 
@@ -40,9 +41,16 @@ class Supervisor:
     """One running service."""
 
     def __init__(
-        self, settings: config.Config, home: RunDir, on_ready: Callable[[tuple[str, ...]], None]
+        self,
+        settings: config.Config,
+        home: RunDir,
+        on_ready: Callable[[tuple[str, ...]], None],
+        door: socket.socket | None = None,
     ) -> None:
-        """`on_ready` is called once, when all devices are ready that were not given up."""
+        """`on_ready` is called once, when all devices are ready that were not given up.
+
+        `door` is where the HTTP door listens, None for no such door.
+        """
         self._settings = settings
         self._home = home
         self._on_ready: Callable[[tuple[str, ...]], None] | None = on_ready
@@ -51,8 +59,12 @@ class Supervisor:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pidfds: dict[int, str] = {}
         self._heard_at = 0.0
-        beside = (METRICS,) if settings.metrics.port else ()
-        self._plan = Supervision(settings.supervisor, self._devices, self._clock.now(), beside=beside)
+        self._door = door
+        beside = [METRICS] if settings.metrics.port else []
+        beside += [DOOR] if door is not None else []
+        self._plan = Supervision(
+            settings.supervisor, self._devices, self._clock.now(), beside=tuple(beside)
+        )
         self._batches = Keeper(home, settings.service)
 
     def run(self) -> int:
@@ -128,16 +140,22 @@ class Supervisor:
                 self._processes[name].terminate()
 
     def _spawn(self, name: str, poller: zmq.Poller) -> None:
-        arguments = [str(self._home.path), str(os.getpid())]
-        module = "difs.metrics" if name == METRICS else "difs.broker"
+        run_dir, me = str(self._home.path), str(os.getpid())
+        fds: tuple[int, ...] = ()
         if name in self._devices:
-            module = "difs.actors"
-            arguments = [str(self._home.path), name, str(self._threads(name)), str(os.getpid())]
+            words = ["difs.actors", run_dir, name, str(self._threads(name)), me]
+        elif name == DOOR:
+            assert self._door is not None
+            fds = (self._door.fileno(),)
+            words = ["difs.doors", run_dir, str(self._door.fileno()), me]
+        else:
+            words = ["difs.metrics" if name == METRICS else "difs.broker", run_dir, me]
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", *words],
             env=self._environment(name),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=fds,
         )
         fd = os.pidfd_open(process.pid)
         self._processes[name] = process
@@ -288,10 +306,16 @@ def serve(settings: config.Config, on_ready: Callable[[tuple[str, ...]], None]) 
     registry.load(settings.policy.name)
     if settings.metrics.port and importlib.util.find_spec("prometheus_client") is None:
         raise ConfigError("metrics.port needs prometheus-client; install it, or difs[metrics]")
+    if settings.http.listen:
+        address.check(settings.http)
     home = RunDir(config.run_dir(settings))
     home.make()
     lock = home.take()
     try:
-        return Supervisor(settings, home, on_ready).run()
+        with contextlib.ExitStack() as stack:
+            door = stack.enter_context(address.listen(settings.http)) if settings.http.listen else None
+            if door is not None:
+                log.info("HTTP at %s", address.url(door))
+            return Supervisor(settings, home, on_ready, door).run()
     finally:
         os.close(lock)

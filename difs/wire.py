@@ -118,10 +118,10 @@ def _decode(decoder: msgspec.msgpack.Decoder[M], frames: Sequence[Frame]) -> M:
     try:
         return decoder.decode(frames[1])
     except msgspec.ValidationError as error:
-        refusal = _refusal(str(error))
+        problem = refusal(str(error))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError) as error:
-        refusal = RemoteProtocolError(f"not a msgpack map: {error}", field="frame 1")
-    raise refusal  # out here it has no `__context__`, whose traceback would keep the frames
+        problem = RemoteProtocolError(f"not a msgpack map: {error}", field="frame 1")
+    raise problem  # out here it has no `__context__`, whose traceback would keep the frames
 
 
 _AT = re.compile(r"^(?P<problem>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -138,7 +138,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = {
 }
 
 
-def _refusal(text: str) -> DifsError:
+def refusal(text: str) -> DifsError:
     """Turn msgspec's sentence into a typed refusal that names field, problem and limit."""
     match = _AT.match(text)
     problem, path = (match["problem"], match["path"] or "") if match else (text, "")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as PilImage
 
+    from difs import pictures
+
 SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
@@ -201,22 +203,30 @@ class Result:
         for i, image in enumerate(self._message.images):
             several = len(self._message.images) > 1
             name = target.with_stem(f"{target.stem}-{image.seed}") if several else target
-            name.write_bytes(self._file(i, form, metadata))
+            name.write_bytes(self.file(i, form, metadata=metadata))
             written.append(name)
         return written
 
-    def _file(self, i: int, form: str, metadata: bool) -> bytes:
+    def file(self, i: int, form: str, *, metadata: bool = True, quality: int | None = None) -> bytes:
+        """Return image `i` as a file of `form` (png, jpeg, webp); `quality` 0..100 of a lossy one."""
         image = self._message.images[i]
         wrote_metadata = self._request.delivery.metadata
-        if image.format == form and wrote_metadata == metadata:
+        if image.format == form and wrote_metadata == metadata and quality is None:
             return self.data(i)
         from difs import pictures  # noqa: PLC0415
 
         pixels = self._view(i) if image.format == "raw" else self._array(i).tobytes()
         facts = self._facts(image.seed) if metadata else None
-        return pictures.encode(pixels, (image.height, image.width), form, facts)
+        return pictures.encode(pixels, (image.height, image.width), form, facts, quality=quality)
 
-    def _facts(self, seed: int) -> Any:
+    def parameters(self, i: int = 0) -> str:
+        """Return how image `i` came to be, as A1111 writes it into its files."""
+        from difs import pictures  # noqa: PLC0415
+
+        image = self._message.images[i]
+        return pictures.parameters_text(self._facts(image.seed), image.height, image.width)
+
+    def _facts(self, seed: int) -> "pictures.Facts":
         from difs import pictures  # noqa: PLC0415
 
         request, plan = self._request, self.plan

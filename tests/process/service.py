@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -63,6 +64,14 @@ def script(faults: Sequence[str] = (), step_s: float = 0.05) -> str:
 def settings(*pairs: str) -> list[str]:
     """Return `--set` options."""
     return [text for pair in pairs for text in ("--set", pair)]
+
+
+def free_port() -> int:
+    """Return a TCP port of this machine that was free just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
 
 
 # ---- processes ------------------------------------------------------------------------------------

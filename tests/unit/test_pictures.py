@@ -187,3 +187,31 @@ def test_decoding_gives_rgb_bytes_of_any_picture() -> None:
 def test_pixels_may_come_as_a_view() -> None:
     flat = PIXELS.data.cast("B")
     assert pictures.encode(flat, (64, 80), "png", None) == encode("png", None)
+
+
+# ---- what a file says -----------------------------------------------------------------------------
+
+
+def test_the_texts_of_a_png_are_read_without_its_pixels() -> None:
+    file = pictures.encode(PIXELS.tobytes(), (64, 80), "png", facts())
+    texts = pictures.texts(file)
+    assert texts["parameters"] == pictures.parameters_text(facts(), 64, 80)
+    assert all(type(text) is str for text in texts.values())
+    cut = pictures.texts(file[: file.index(b"IDAT") + 20])
+    assert cut["parameters"] == texts["parameters"]
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200)
+def test_what_is_no_png_is_a_bad_value(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a PNG file"):
+        pictures.texts(data)
+
+
+def test_quality_makes_a_lossy_file_smaller() -> None:
+    sizes = [
+        len(pictures.encode(PIXELS.tobytes(), (64, 80), "jpeg", None, quality=quality))
+        for quality in (5, 50, 95)
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[2]

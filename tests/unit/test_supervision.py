@@ -8,6 +8,7 @@ from difs import config
 from difs.supervision import (
     BROKER,
     BROKER_SILENCE_S,
+    DOOR,
     DRAIN_SLACK_S,
     MAX_EXCUSES,
     METRICS,
@@ -327,3 +328,48 @@ def test_decisions_are_due_twice_a_second_and_when_a_child_is() -> None:
     crash(plan, "cpu-0", 10.0, jitter=0.0)
     assert plan.next_wake(10.2) == pytest.approx(10.5)
     assert plan.next_wake(9.0) == pytest.approx(9.5)
+
+
+# ---- the HTTP door -------------------------------------------------------------------------------
+
+
+def with_door() -> Supervision:
+    """Return a supervision with all children up and a door."""
+    plan = Supervision(RULES, DEVICES, 0.0, beside=(DOOR,))
+    for name in (BROKER, *DEVICES, DOOR):
+        plan.started(name, 0.0)
+    plan.heard(tuple(DEVICES), 0.0)
+    return plan
+
+
+def test_a_door_is_started_with_the_others_and_started_again_alone() -> None:
+    plan = Supervision(RULES, DEVICES, 0.0, beside=(DOOR,))
+    assert plan.decide(0.0) == [Spawn(BROKER), Spawn("cpu-0"), Spawn("cpu-1"), Spawn(DOOR)]
+    plan = with_door()
+    wait_s = crash(plan, DOOR, 1.0)
+    assert plan.decide(1.0 + wait_s) == [Spawn(DOOR)]
+
+
+def test_nobody_waits_for_a_door_to_be_ready() -> None:
+    assert heard_until(with_door(), 1, int(RULES.start_timeout) + 2, tuple(DEVICES)) == []
+
+
+def test_the_service_does_without_a_door_and_not_with_a_door_alone() -> None:
+    plan = with_door()
+    while crash(plan, DOOR, 1.0) < float("inf"):
+        plan.started(DOOR, 1.0)
+    assert plan.decide(1.0) == []
+    plan = with_door()
+    for device in DEVICES:
+        while crash(plan, device, 1.0) < float("inf"):
+            plan.started(device, 1.0)
+    [over] = plan.decide(1.0)
+    assert isinstance(over, Finish)
+
+
+def test_a_door_stays_until_the_broker_is_drained() -> None:
+    plan = with_door()
+    plan.asked_to_stop(1.0)
+    assert plan.decide(1.0) == []
+    plan.exited(BROKER, 2.0, 0.0, status=0)
+    assert Terminate(DOOR) in plan.decide(2.0)
