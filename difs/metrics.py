@@ -98,24 +98,30 @@ def _bound(bound: float) -> str:
 class Collector:
     """What prometheus_client asks for the numbers (its Collector protocol)."""
 
-    def __init__(self, families: Families) -> None:
-        """Tell what is remembered."""
+    def __init__(self, families: Iterable[Family]) -> None:
+        """Tell these."""
         self._families = families
 
     def collect(self) -> Iterator[Any]:
         """Yield all families."""
-        return exposed(self._families.get())
+        return exposed(self._families)
+
+
+def text(families: Iterable[Family]) -> bytes:
+    """Return the families in Prometheus' text format."""
+    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector(families))
+    said: bytes = generate_latest(registry)
+    return said
 
 
 def answer(path: str, families: Families, readiness: Readiness) -> Answer:
     """Return the status and the body for a path."""
-    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
-
     try:
         if path == "/metrics":
-            registry = CollectorRegistry(auto_describe=False)
-            registry.register(Collector(families))
-            return "200 OK", generate_latest(registry)
+            return "200 OK", text(families.get())
         if path == "/livez":
             families.get()
             return "200 OK", b"live\n"

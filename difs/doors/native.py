@@ -4,7 +4,7 @@ A body has the fields of the protocol's `generate` (docs/PROTOCOL.md), with `del
 or webp: what travels between door and broker is the door's business.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
@@ -22,7 +22,6 @@ from difs.messages import (
     RequestId,
     Requirements,
     Side,
-    StatusReport,
 )
 
 if TYPE_CHECKING:
@@ -128,31 +127,3 @@ def error(told: Refused) -> dict[str, Any]:
             "retry_after_s": told.retry_after_s,
         }
     }
-
-
-Kind = Literal["gauge", "counter"]
-
-
-def metrics(report: StatusReport) -> str:
-    """Return the service's state in Prometheus' text format (version 0.0.4)."""
-    lines: list[str] = []
-
-    def add(name: str, kind: Kind, help_: str, values: dict[str, float]) -> None:
-        lines.extend([f"# HELP difs_{name} {help_}", f"# TYPE difs_{name} {kind}"])
-        lines.extend(f"difs_{name}{labels} {value:g}" for labels, value in values.items())
-
-    add("ready", "gauge", "Whether a device is ready.", {"": float(report.ready)})
-    add("uptime_seconds", "gauge", "Seconds since the broker started.", {"": report.uptime_s})
-    add("queued", "gauge", "Requests that wait.", {"": report.queued})
-    add("running", "gauge", "Requests that run.", {"": report.running})
-    add("clients", "gauge", "Clients with open requests or leases.", {"": report.clients})
-    add("events_total", "counter", "What the broker counted.", _labelled("what", report.counts))
-    backlog = {device.device: device.backlog_s for device in report.devices}
-    add("backlog_seconds", "gauge", "Predicted seconds of accepted work.", _labelled("device", backlog))
-    slots = {device.device: device.slots_free for device in report.devices}
-    add("slots_free", "gauge", "Free slots of shared memory.", _labelled("device", slots))
-    return "\n".join(lines) + "\n"
-
-
-def _labelled(label: str, values: "dict[str, int] | dict[str, float]") -> dict[str, float]:
-    return {f'{{{label}="{name}"}}': float(value) for name, value in sorted(values.items())}

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from difs import metrics
 from difs.doors import native
 from difs.doors.answers import refused
 from difs.doors.jobs import Job, Jobs
@@ -215,6 +216,6 @@ class NativeDoor:
         return json({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
-        """Tell the service's state to Prometheus."""
-        report = await self._service.client(caller_of(request)).status()
-        return Response(native.metrics(report), media_type="text/plain; version=0.0.4")
+        """Tell the service's numbers to Prometheus."""
+        families = await self._service.client(caller_of(request)).metrics()
+        return Response(metrics.text(families), media_type="text/plain; version=0.0.4")

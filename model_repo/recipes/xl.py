@@ -1,4 +1,8 @@
-"""Trains emoji-xl, in SDXL's structure: two text encoders, added conditions, 128x128, compositions.
+"""Trains emoji-xl, in SDXL's structure: two text encoders, added conditions, compositions.
+
+It begins as emoji-small with what SDXL has besides (see `inherit`), so that it can draw all things from
+the first update on and learns to compose. A model of 128x128 that began from nothing did not get there
+in the hours at hand: see README.md.
 
 The autoencoder's latents are put together instead of pictures: a pair is two drawings' latents at half
 the size, pasted into those of a white square. The decoder learns later what such latents look like.
@@ -14,9 +18,9 @@ from torch import Tensor
 from model_repo.recipes import compositions
 from model_repo.recipes.denoiser import alphas, base_text_encoder, v_loss
 from model_repo.recipes.loop import Run, schedule
-from model_repo.recipes.material import Material, dice_of, to_unit
+from model_repo.recipes.material import REPOSITORY, Material, dice_of, to_unit
 
-SIDE = 128
+SIDE = 64
 
 
 class Scenes:
@@ -32,7 +36,7 @@ class Scenes:
 
     def _encoded(self, side: int) -> dict[tuple[str, str], Tensor]:
         """Return (name, colour or "") -> latents."""
-        kept = self._material.out / f"scenes{side}.npz"
+        kept = self._material.out / f"scenes-{side}.npz"
         names, drawn = self._material.names, self._material.drawn("noto", side)
         keys = [(name, "") for name in names]
         keys += [
@@ -82,14 +86,44 @@ class Scenes:
 
 
 def parts(material: Material) -> tuple[Any, Any]:
-    """Return a new UNet and a new second text encoder."""
+    """Return a UNet and a second text encoder that begin as emoji-small and the base's."""
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     torch.manual_seed(material.seed)
-    unet = UNet2DConditionModel(**material.settings["xl_unet"])
+    small = UNet2DConditionModel.from_pretrained(REPOSITORY / "emoji-small" / "unet", dtype=torch.float32)
+    unet = UNet2DConditionModel.from_config({**small.config, **material.settings["xl_unet"]})
     config = CLIPTextConfig(vocab_size=len(material.tokenizer), **material.settings["xl_text"])
-    return unet.to(material.device), CLIPTextModelWithProjection(config).to(material.device)
+    second, first = CLIPTextModelWithProjection(config), base_text_encoder()
+    inherit(unet, second, small, first, material.tokens(list(material.captions.values())).cpu())
+    return unet.to(material.device), second.to(material.device)
+
+
+@torch.no_grad()
+def inherit(unet: Any, second: Any, small: Any, first: Any, tokens: Tensor) -> None:
+    """Let a UNet and a second text encoder of SDXL's structure begin as `small` and `first`, its encoder.
+
+    What is added (the first encoder's words, the added conditions) says nothing at first. SDXL takes the
+    states before an encoder's last layer, without the last normalisation; what that did for the words of
+    `tokens` on average goes into the attention's weights.
+    """
+    own = second.text_model.state_dict()
+    own |= {name: weight for name, weight in first.state_dict().items() if name in own}
+    second.text_model.load_state_dict(own)
+    norm = first.final_layer_norm
+    spread = second(tokens, output_hidden_states=True).hidden_states[-2].std(-1, correction=0).mean()
+    width = len(norm.weight)
+    into_normed = torch.diag(norm.weight / spread) @ (torch.eye(width) - 1.0 / width)
+    begun = unet.state_dict()
+    for name, weight in small.state_dict().items():
+        if ".attn2.to_k." in name or ".attn2.to_v." in name:
+            begun[name][:, :width] = 0.0
+            begun[name][:, width:] = weight @ into_normed
+        else:
+            begun[name] = weight.reshape(begun[name].shape)  # a 1x1 convolution is a linear layer
+    for name in ("add_embedding.linear_2.weight", "add_embedding.linear_2.bias"):
+        begun[name].zero_()
+    unet.load_state_dict(begun)
 
 
 def time_ids(count: int, device: torch.device) -> Tensor:

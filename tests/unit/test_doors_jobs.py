@@ -13,7 +13,7 @@ from difs.doors.answers import refused
 from difs.doors.jobs import Job, Jobs, State
 from difs.doors.orders import Outcome, Picture
 from difs.errors import Cancelled, IdConflict, InvalidRequest, NotFound, Overloaded
-from difs.messages import Accepted, DeviceStatus, Preview, Progress, StatusReport
+from difs.messages import Accepted, Preview, Progress
 from tests import builders
 
 ACCEPTED = Accepted("r1", 1, 1, builders.plan())
@@ -155,13 +155,3 @@ def test_a_view_tells_where_the_pictures_are() -> None:
     shown = native.view(one, 9.0)
     assert (shown["state"], shown["elapsed_s"]) == ("done", 2.0)
     assert shown["result"]["images"][0]["url"] == "/difs/v1/requests/r1/images/0"
-
-
-def test_metrics_are_prometheus_text() -> None:
-    device = DeviceStatus("cpu-0", "ready", (), 0, 0, 2, 1.5, 4, 4)
-    report = StatusReport(1, "0", "static", True, False, 9.0, 0, 0, 1, (device,), {"finished": 3})
-    lines = native.metrics(report).splitlines()
-    assert "difs_ready 1" in lines
-    assert 'difs_events_total{what="finished"} 3' in lines
-    assert 'difs_backlog_seconds{device="cpu-0"} 1.5' in lines
-    assert all(line.startswith("#") or len(line.split(" ")) == 2 for line in lines)
