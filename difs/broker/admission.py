@@ -82,6 +82,14 @@ def _check_wishes(peer: Peer, asked: Generate) -> Error | None:
     return None
 
 
+def check_entry(books: Books, client: Client, message: Generate, now: float) -> Error | None:
+    """Refuse what the service takes from nobody now, not from this client, or in this content."""
+    if books.draining_until is not None:
+        words = "the service is shutting down"
+        return refusal("draining", words, request_id=message.request_id, retry_after_s=5.0)
+    return check_quarantine(books, message, now) or _check_capacity(books, client, message)
+
+
 def check_quarantine(books: Books, message: Generate, now: float) -> Error | None:
     """Refuse a content that ended too many actors, until its time is over."""
     case = books.quarantine.find(message, now)
@@ -94,11 +102,9 @@ def check_quarantine(books: Books, message: Generate, now: float) -> Error | Non
     return refusal("quarantined", words, request_id=message.request_id, retry_after_s=case.until - now)
 
 
-def check_capacity(books: Books, client: Client, message: Generate) -> Error | None:
+def _check_capacity(books: Books, client: Client, message: Generate) -> Error | None:
     """Refuse what this client, or the whole queue, has no room for."""
     name = message.request_id
-    if books.draining_until is not None:
-        return refusal("draining", "the service is shutting down", request_id=name, retry_after_s=5.0)
     outstanding = books.outstanding(client)
     if outstanding >= books.rules.max_outstanding:
         return refusal(

@@ -108,8 +108,7 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
         _join(books, route, known, message)
         return
     client = books.client(route)
-    refused = admission.check_quarantine(books, message, now)
-    refused = refused or admission.check_capacity(books, client, message)
+    refused = admission.check_entry(books, client, message, now)
     if refused is None:
         decision = planning.decide(books, message, now, books.variants)
         refused = planning.refusal_of(books, message, decision)
@@ -146,11 +145,8 @@ def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     decision = planning.decide(books, asked, now, books.variants)
     books.decisions, books.memory = turn, memory  # an explanation changes nothing
     asker = books.clients.get(route) or Client(route, peer=books.peer)
-    refused = (
-        admission.check_quarantine(books, asked, now)
-        or admission.check_capacity(books, asker, asked)
-        or planning.refusal_of(books, asked, decision)
-    )
+    entry = admission.check_entry(books, asker, asked, now)
+    refused = entry or planning.refusal_of(books, asked, decision)
     plan = decision.plan if refused is None and isinstance(decision, Admit) else None
     points = planning.survey(books, asked, now) if message.survey else ()
     tell(books, route, Explanation(asked.request_id, plan, refused, points))
