@@ -1,7 +1,6 @@
 """What a variant with a small vocabulary says of a prompt: a pure rule over words."""
 
 import re
-from functools import lru_cache
 
 Captions = tuple[tuple[str, ...], ...]
 """Everything that a variant can paint, each with other words for it."""
@@ -38,8 +37,22 @@ def note(variant: str, captions: Captions, prompt: str) -> str | None:
     )
 
 
-@lru_cache(maxsize=64)
-def _known(captions: Captions) -> tuple[dict[str, str], int]:
+Index = tuple[dict[str, str], int]
+_indices: dict[int, tuple[Captions, Index]] = {}
+"""By identity: to hash hundreds of captions costs more than to look one up. Kept objects keep their ids."""
+MOST_INDICES = 64
+
+
+def _known(captions: Captions) -> Index:
+    kept = _indices.get(id(captions))
+    if kept is None:
+        if len(_indices) >= MOST_INDICES:
+            _indices.clear()
+        kept = _indices[id(captions)] = (captions, _index(captions))
+    return kept[1]
+
+
+def _index(captions: Captions) -> Index:
     """Return word or words -> caption, and the most words that belong together."""
     found = {}
     for caption, *others in reversed(captions):
