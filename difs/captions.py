@@ -39,7 +39,7 @@ def note(variant: str, captions: Captions, prompt: str) -> str | None:
 
 Index = tuple[dict[str, str], int]
 _indices: dict[int, tuple[Captions, Index]] = {}
-"""By identity: to hash hundreds of captions costs more than to look one up. Kept objects keep their ids."""
+"""By identity: hashing hundreds of captions costs more than a look. Kept objects keep their ids."""
 MOST_INDICES = 64
 
 
