@@ -263,12 +263,15 @@ def bring(
 ) -> bool:
     """Have a variant loaded that is wanted on a device, and others leave for it, if it is not there.
 
-    `mode`: the memory mode of the request's plan. Returns False where something busy must end first:
-    a request waits for that, an administrator's wish (`is_asked`) does not.
+    `mode`: the memory mode of the request's plan. Returns False where something busy must end first, or
+    what the last change left of the memory is not known yet: a request waits for that, an
+    administrator's wish (`is_asked`) does not.
     """
     if variant in actor.residents or actor.is_loading(variant):
         loads.ask(books, actor, variant, is_asked=is_asked)
         return True
+    if books.scaling is not None and actor.read_at < actor.changed_at and not is_asked:
+        return False
     made = _room_for(books, actor, variant, now)
     if not (made.fits or is_asked) and any(is_running(actor, name) for name in actor.residents):
         return False

@@ -1,6 +1,7 @@
 """`python -m tests.model.lossy --seeds 10000 --from 0`: many lives, one after the other."""
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ def main() -> int:
     options.add_argument("--seeds", type=int, default=1000)
     options.add_argument("--from", type=int, default=0, dest="first")
     asked = options.parse_args()
+    logging.disable()  # what goes wrong on purpose
     counts: Counter[str] = Counter()
     broken, events, seconds = 0, 0, 0.0
     started = time.process_time()

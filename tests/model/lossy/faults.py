@@ -82,7 +82,7 @@ class Plan:
     has_planner: bool
     devices: int
     has_little_memory: bool
-    """A device holds one variant at a time."""
+    """A device holds one variant at a time: without a planner none would give way."""
     clients: tuple[Client, ...]
     blows: tuple[Blow, ...]
 
@@ -115,13 +115,14 @@ def draw(seed: int) -> Plan:
         )
         for i, peer in enumerate(peers)
     ]
+    has_planner = dice.random() < 0.4
     return Plan(
         seed=seed,
         nature=nature,
         policy=dice.choice(("modelless", "modelless", "static", "round_robin")),
-        has_planner=dice.random() < 0.4,
+        has_planner=has_planner,
         devices=devices,
-        has_little_memory=dice.random() < 0.3,
+        has_little_memory=has_planner and dice.random() < 0.6,
         clients=tuple(clients),
         blows=blows,
     )

@@ -47,6 +47,8 @@ class Ledger:
         self.counts: Counter[str] = Counter()
         self.may_lose_leases = False
         """A broker was killed: what it had leased is the next one's to lease."""
+        self.was_cut: set[str] = set()
+        """Callers whose connection broke: what they held was taken back with it."""
         self._dead: set[str] = set()
 
     def asked(self, caller: str, call: Call, now: float) -> None:
@@ -73,8 +75,8 @@ class Ledger:
         if entry.is_given_up:
             self._broken(name, f"ended with {how} after it was given up")
         if how == LEASE_LOST:
-            if not self.may_lose_leases:
-                self._broken(name, "its picture was written over though no broker was killed")
+            if not self._may_lose(entry):
+                self._broken(name, "its picture was written over, and nothing excuses that")
         elif how != RESULT and how not in TYPED:
             self._broken(name, f"ended with {how}")
         if entry.call.must_succeed and how not in (RESULT, "cancelled"):
@@ -84,8 +86,11 @@ class Ledger:
 
     def kept(self, name: str, how: str) -> None:
         """Note what a caller found when it looked at its pictures once more."""
-        if how != RESULT and not (how == LEASE_LOST and self.may_lose_leases):
+        if how != RESULT and not (how == LEASE_LOST and self._may_lose(self.entries[name])):
             self._broken(name, f"kept pictures became {how}")
+
+    def _may_lose(self, entry: Entry) -> bool:
+        return self.may_lose_leases or entry.caller in self.was_cut
 
     def open(self) -> list[str]:
         """Return the calls that wait."""

@@ -8,8 +8,8 @@ one connection only. Between two connections, so between two peers, and between 
 heartbeat, there is no order.
 
 `HARSH` is worse than any real link: beyond that, messages between clients and the broker are dropped and
-doubled, and so are an actor's heartbeats, the broker's to it, and reports of steps; reports of an attempt's
-end are doubled. Orders to actors and what answers them are not dropped: the protocol relies on ZeroMQ there.
+doubled, and so are an actor's heartbeats and its reports of steps; what ends an attempt and the broker's
+greetings are doubled. Nothing else between the broker and actors is: there the protocol relies on ZeroMQ.
 """
 
 from collections import deque
@@ -35,8 +35,8 @@ class Nature(NamedTuple):
 LATENCY_S = (0.0001, 0.004)
 TRUE = Nature(late=0.01, late_s=0.4)
 HARSH = Nature(drop=0.08, double=0.08, late=0.08, late_s=1.5)
-MAY_DROP = (Pulse, Welcome, Stepped)
-MAY_DOUBLE = (*MAY_DROP, Finished, Ended)
+MAY_DROP = (Pulse, Stepped)
+MAY_DOUBLE = (*MAY_DROP, Welcome, Finished, Ended)
 MOST_PULSES = 4
 """The heartbeat's socket keeps so many while the broker is away."""
 

@@ -11,7 +11,7 @@ from tests.model.lossy.links import Link
 from tests.model.lossy.timeline import Timeline
 
 REINTRODUCE_S = 1.0
-RULES = config.Supervisor(backoff=0.2, backoff_cap=1.0, max_restarts=1000)
+RULES = config.Supervisor(backoff=0.2, backoff_cap=1.0, max_restarts=1000, start_timeout=8.0)
 """It never gives up: that is not what is tried here."""
 
 

@@ -186,7 +186,7 @@ class World:
             "clients": books.clients,
             "processes that were to be buried": books.killed,
         }
-        left = [f"left: {what}: {there}" for what, there in found.items() if there]
+        left = [f"left: {what}: {list(there)}" for what, there in found.items() if there]
         left += [
             f"left: {pool.total - pool.free} slots of {device}"
             for device, pool in books.pools.items()
@@ -349,6 +349,7 @@ class World:
             case Kind.HOLD_CALLER:
                 caller.link.hold(blow.seconds)
             case Kind.CUT_CALLER:
+                self.ledger.was_cut.add(caller.name)
                 caller.link.disconnect()
                 self.time.after(blow.seconds, lambda: self._join(caller.link, caller))
         if self.broker is not None and blow.kind is not Kind.HOLD_CALLER:
