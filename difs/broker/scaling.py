@@ -270,7 +270,8 @@ def bring(
     if variant in actor.residents or actor.is_loading(variant):
         loads.ask(books, actor, variant, is_asked=is_asked)
         return True
-    if books.scaling is not None and actor.read_at < actor.changed_at and not is_asked:
+    is_known = actor.reading is not None and actor.read_at >= actor.changed_at
+    if books.scaling is not None and not (is_known or is_asked):
         return False
     made = _room_for(books, actor, variant, now)
     if not (made.fits or is_asked) and any(is_running(actor, name) for name in actor.residents):
