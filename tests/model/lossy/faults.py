@@ -108,7 +108,8 @@ def draw(seed: int) -> Plan:
     blows = tuple(sorted((_blow(dice, devices, len(peers)) for _ in range(number)), key=lambda b: b.at))
     has_poison = dice.random() < 0.3
     deaths = sum(blow.kind in ENDS_ACTORS for blow in blows) + 2 * has_poison
-    is_kind = nature is TRUE and deaths <= MOST_DEATHS
+    hangs = any(blow.kind is Kind.HANG_ACTOR for blow in blows)  # a load may take 600 s
+    is_kind = nature is TRUE and deaths <= MOST_DEATHS and not hangs
     clients = [
         Client(
             peer, tuple(_call(dice, f"{i}.{k}", peer, is_kind, has_poison) for k in range(dice.randint(1, 4)))

@@ -154,6 +154,8 @@ class World:
         self._nature = TRUE
         for process in self.processes.values():
             process.slowness, process.is_mute = 1.0, False
+            if process.is_hung:  # the broker would leave it 600 s where a load is waited for
+                process.end()
 
     def _until(self, what: str, is_so: Callable[[], bool]) -> None:
         latest = self.time.now + LONGEST_S
