@@ -8,7 +8,7 @@ from difs.actors.simulated import pattern
 from difs.broker.events import Peer
 from difs.client.core import ClientCore, Deliver, Effect, Send
 from difs.errors import DifsError, LeaseLost
-from difs.messages import Generate, Image, Result
+from difs.messages import Cancel, ClientMessage, Generate, Image, Result
 from difs.shm.reader import SegmentReader, matches
 from tests.model.lossy.broker import Painted
 from tests.model.lossy.faults import Call
@@ -54,6 +54,18 @@ class Caller:
         if call.gives_up_s is not None:
             self._time.after(call.gives_up_s, lambda: self._cancel(message.request_id))
 
+    def wonder(self, question: ClientMessage) -> None:
+        """Ask a question, or for something to be done."""
+        if not self.is_dead:
+            ticket, effects = self.core.ask(question, self._time.now)
+            self._ledger.wondered(self.name, ticket)
+            self._perform(effects)
+
+    def steal(self, asked: Generate) -> None:
+        """Send what only another's key may: its answers are nothing to us."""
+        self.link.send(Cancel(asked.request_id))
+        self.link.send(asked)
+
     def _cancel(self, name: str) -> None:
         if not self.is_dead and not self._ledger.has_ended(name):
             self._ledger.given_up(name)
@@ -93,6 +105,8 @@ class Caller:
                 self.link.send(effect.message)
             elif isinstance(effect, Deliver):
                 self._take(effect)
+            else:
+                self._ledger.replied(self.name, effect.ticket)
         due = self.core.next_wake(self._time.now)
         if due is not None and due < self._wake_at:
             self._wake_at = due = max(due, self._time.now + 0.005)

@@ -6,12 +6,34 @@ from random import Random
 from typing import Any, NamedTuple
 
 from difs.broker.events import LOCAL, Peer
-from difs.messages import Generate
+from difs.messages import (
+    ClientMessage,
+    Evict,
+    Explain,
+    Generate,
+    Load,
+    Pin,
+    Ping,
+    SetMode,
+    Status,
+    Variants,
+)
 from tests import builders
 from tests.model.lossy.actors import CURSED, POISON
 from tests.model.lossy.links import HARSH, TRUE, Nature
 
 REMOTE = tuple(Peer(account=name, is_local=False, is_admin=False) for name in ("ann", "bob"))
+QUESTIONS: tuple[ClientMessage, ...] = (Ping(), Status(), Variants(), Explain(builders.generate("why")))
+TIDY: tuple[ClientMessage, ...] = (Evict("tiny"), Evict("wide"))
+"""What an administrator may do though memory is short; of what he loads or pins then, others fail."""
+ADMIN: tuple[ClientMessage, ...] = (
+    *TIDY,
+    Load("wide"),
+    SetMode("tiny", "tiled"),
+    SetMode("wide", "full"),
+    Pin("tiny"),
+    Pin("tiny", pinned=False),
+)
 CALLS_END_S, CALM_AT_S = 4.0, 7.0
 """The last call comes before the one, the last fault before the other."""
 PATIENT_S = 40.0
@@ -35,6 +57,7 @@ class Kind(Enum):
     CUT_CALLER = "a client's connection breaks"
     HOLD_CALLER = "nothing gets through to a client, or from it, for a while"
     HOLD_ACTOR = "nothing gets through to an actor, or from it, for a while"
+    STEAL_CALLER = "a client tries to cancel, and to join, what others have open"
 
 
 ENDS_ACTORS = frozenset(
@@ -65,11 +88,19 @@ class Call(NamedTuple):
     """Nothing that is drawn excuses an error."""
 
 
+class Question(NamedTuple):
+    """What a client wants to know, or to be done, and when."""
+
+    at: float
+    message: ClientMessage
+
+
 class Client(NamedTuple):
     """A client: who it is, and what it asks."""
 
     peer: Peer
     calls: tuple[Call, ...]
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +141,23 @@ def draw(seed: int) -> Plan:
     deaths = sum(blow.kind in ENDS_ACTORS for blow in blows) + 2 * has_poison
     hangs = any(blow.kind is Kind.HANG_ACTOR for blow in blows)  # a load may take 600 s
     is_kind = nature is TRUE and deaths <= MOST_DEATHS and not hangs
+    has_planner = dice.random() < 0.4
+    has_little_memory = has_planner and dice.random() < 0.6
     clients = [
         Client(
-            peer, tuple(_call(dice, f"{i}.{k}", peer, is_kind, has_poison) for k in range(dice.randint(1, 4)))
+            peer,
+            tuple(_call(dice, f"{i}.{k}", peer, is_kind, has_poison) for k in range(dice.randint(1, 4))),
+            tuple(_question(dice, peer, has_little_memory) for _ in range(dice.choice((0, 0, 1, 3)))),
         )
         for i, peer in enumerate(peers)
     ]
-    has_planner = dice.random() < 0.4
     return Plan(
         seed=seed,
         nature=nature,
         policy=dice.choice(("modelless", "modelless", "static", "round_robin")),
         has_planner=has_planner,
         devices=devices,
-        has_little_memory=has_planner and dice.random() < 0.6,
+        has_little_memory=has_little_memory,
         clients=tuple(clients),
         blows=blows,
     )
@@ -134,6 +168,11 @@ def _blow(dice: Random, devices: int, clients: int) -> Blow:
     whom = dice.randrange(clients if "CALLER" in kind.name else devices)
     longest = 2.5 if kind in (Kind.STOP_BROKER, Kind.HOLD_CALLER, Kind.HOLD_ACTOR) else 5.0
     return Blow(dice.uniform(0.3, CALM_AT_S - 2.0), kind, whom, dice.uniform(0.2, longest))
+
+
+def _question(dice: Random, peer: Peer, has_little_memory: bool) -> Question:
+    orders = () if not peer.is_admin else TIDY if has_little_memory else ADMIN
+    return Question(dice.uniform(0.0, CALLS_END_S), dice.choice(QUESTIONS + orders))
 
 
 def _call(dice: Random, name: str, peer: Peer, is_kind: bool, has_poison: bool) -> Call:

@@ -50,10 +50,20 @@ class Ledger:
         self.was_cut: set[str] = set()
         """Callers whose connection broke: what they held was taken back with it."""
         self._dead: set[str] = set()
+        self._questions: dict[tuple[str, int], int] = {}
+        """How often each was answered."""
 
     def asked(self, caller: str, call: Call, now: float) -> None:
         """Note a call."""
         self.entries[call.message.request_id] = Entry(caller, call, now)
+
+    def wondered(self, caller: str, ticket: int) -> None:
+        """Note a question."""
+        self._questions[caller, ticket] = 0
+
+    def replied(self, caller: str, ticket: int) -> None:
+        """Note that a question was answered, or ended with an error."""
+        self._questions[caller, ticket] += 1
 
     def given_up(self, name: str) -> None:
         """Note that a caller cancelled: it wants to hear no more of it."""
@@ -107,6 +117,9 @@ class Ledger:
         for name, entry in self.entries.items():
             if len(entry.ends) > 1:
                 self._broken(name, f"ended {len(entry.ends)} times: {', '.join(entry.ends)}")
+        for (caller, ticket), answers in self._questions.items():
+            if answers != 1 and (answers or caller not in self._dead):
+                self.problems.append(f"question {ticket} of {caller} was answered {answers} times")
         return self.problems
 
     def _broken(self, name: str, how: str) -> None:

@@ -133,6 +133,8 @@ class World:
         for caller, client in zip(self.callers, self.plan.clients, strict=False):
             for call in client.calls:
                 self.time.at(call.at, lambda caller=caller, call=call: caller.ask(call))  # type: ignore[misc]
+            for question in client.questions:
+                self.time.at(question.at, lambda c=caller, q=question: c.wonder(q.message))  # type: ignore[misc]
             self._join_later(caller.link, caller)
         self._join_later(self.callers[-1].link, self.callers[-1])
         for blow in self.plan.blows:
@@ -166,7 +168,9 @@ class World:
             self.time.run(self.time.now + 0.25)
 
     def _is_whole(self) -> bool:
-        return self.broker is not None and len(self.broker.state.books.ready) == len(self.devices)
+        ready = self.broker.state.books.ready if self.broker is not None else []
+        alive = {(device, process.pid) for device, process in self.processes.items() if not process.is_dead}
+        return {(actor.device, actor.pid) for actor in ready} == alive and len(alive) == len(self.devices)
 
     def _probe(self) -> None:
         """Whoever comes now is served, by every device."""
@@ -260,7 +264,8 @@ class World:
             exited=self._exited,
         )
         self.processes[device] = process
-        process.start(("tiny", "wide"), self._dice.uniform(0.1, 0.3))
+        fitting = ("tiny",) if self.plan.has_little_memory else ("tiny", "wide")
+        process.start(fitting, self._dice.uniform(0.1, 0.3))
         self._join_later(process.link)
         self._join_later(process.pulses)
 
@@ -342,6 +347,13 @@ class World:
                 process.link.hold(blow.seconds)
                 process.pulses.hold(blow.seconds)
 
+    def _steal(self, thief: Caller) -> None:
+        """Let a client with another key than theirs try to have what others have open."""
+        if self.broker is not None and not thief.is_dead:
+            for request in self.broker.state.books.requests.values():
+                if request.client.peer != thief.peer:
+                    thief.steal(request.message)
+
     def _befall_caller(self, blow: Blow, caller: Caller) -> None:
         match blow.kind:
             case Kind.KILL_CALLER:
@@ -350,6 +362,9 @@ class World:
                 caller.close()
             case Kind.HOLD_CALLER:
                 caller.link.hold(blow.seconds)
+            case Kind.STEAL_CALLER:
+                self._steal(caller)
+                return
             case Kind.CUT_CALLER:
                 self.ledger.was_cut.add(caller.name)
                 caller.link.disconnect()
