@@ -39,7 +39,7 @@ class Caller:
         self._calls: dict[str, Call] = {}
         self._payloads: tuple[bytes, ...] = ()
         self._wake_at = float("inf")
-        self.is_dead = False
+        self.is_dead = self._is_closing = False
 
     # ---- life -----------------------------------------------------------------------------------
 
@@ -74,6 +74,7 @@ class Caller:
     def close(self) -> None:
         """End as a program does that leaves the client's context."""
         if not self.is_dead:
+            self._is_closing = True
             self._perform(self.core.close())
             self.is_dead = True
             self._time.after(0.5, self.link.close)  # the socket's linger
@@ -122,7 +123,7 @@ class Caller:
     def _take(self, delivery: Deliver) -> None:
         name, event = delivery.request_id, delivery.event
         if isinstance(event, DifsError):
-            self._ledger.ended(name, event.code, self._time.now)
+            self._ledger.ended(name, event.code, self._time.now, is_closing=self._is_closing)
         elif isinstance(event, Result):
             call = self._calls[name]
             self._ledger.ended(name, self._look(call.message, event), self._time.now)

@@ -41,6 +41,13 @@ MOST_DEATHS = 2
 """A request that was there when so many actors ended is still tried again."""
 
 
+FAULTY = frozenset({"actor_lost", "broker_lost", "expired", "overloaded", "unavailable", "too_many_outstanding"})
+POISONOUS = frozenset({"quarantined"})
+HASTY = frozenset({"expired", "infeasible", "overloaded", "unavailable"})
+CRAMPED = frozenset({"engine_failed"})
+"""A variant may fail to load that was thought to fit: see `CRAMPED` in the module's text."""
+
+
 class Kind(Enum):
     """What may befall somebody."""
 
@@ -84,8 +91,8 @@ class Call(NamedTuple):
     """It cancels after so long, if nothing has come."""
     keeps_s: float
     """It releases the pictures so long after it has them."""
-    must_succeed: bool
-    """Nothing that is drawn excuses an error."""
+    excused: frozenset[str] = frozenset()
+    """The errors that what is drawn excuses: where there are none, it must succeed."""
 
 
 class Question(NamedTuple):
@@ -146,7 +153,17 @@ def draw(seed: int) -> Plan:
     clients = [
         Client(
             peer,
-            tuple(_call(dice, f"{i}.{k}", peer, is_kind, has_poison) for k in range(dice.randint(1, 4))),
+            tuple(
+                _call(
+                    dice,
+                    f"{i}.{k}",
+                    peer,
+                    is_kind=is_kind,
+                    has_poison=has_poison,
+                    has_little_memory=has_little_memory,
+                )
+                for k in range(dice.randint(1, 4))
+            ),
             tuple(_question(dice, peer, has_little_memory) for _ in range(dice.choice((0, 0, 1, 3)))),
         )
         for i, peer in enumerate(peers)
@@ -175,7 +192,9 @@ def _question(dice: Random, peer: Peer, has_little_memory: bool) -> Question:
     return Question(dice.uniform(0.0, CALLS_END_S), dice.choice(QUESTIONS + orders))
 
 
-def _call(dice: Random, name: str, peer: Peer, is_kind: bool, has_poison: bool) -> Call:
+def _call(
+    dice: Random, name: str, peer: Peer, *, is_kind: bool, has_poison: bool, has_little_memory: bool
+) -> Call:
     wishes: dict[str, Any] = {"n": dice.choice((1, 1, 1, 2, 3)), "seed": dice.choice((None, 5))}
     wishes["mode"] = dice.choice(("shm", "inline")) if peer.is_local else "inline"
     wishes |= dice.choice(({}, {}, {"variant": "wide"}, {"variant": "tiny"}, {"best_effort": True}))
@@ -184,6 +203,10 @@ def _call(dice: Random, name: str, peer: Peer, is_kind: bool, has_poison: bool) 
     wishes["timeout_s"] = PATIENT_S if is_patient else dice.choice((0.3, 1.0, 3.0))
     hurt = dice.choice((POISON, CURSED)) if has_poison and name == "0.0" else ""
     message = builders.generate(name, prompt=f"apple {name} {hurt}".strip(), **wishes)
+    excuses = frozenset() if is_patient and is_kind and not hurt else FAULTY
+    excuses |= POISONOUS if hurt else frozenset()
+    excuses |= HASTY if not is_patient else frozenset()
+    excuses |= CRAMPED if has_little_memory else frozenset()
     gives_up_s = dice.uniform(0.0, 1.0) if dice.random() < 0.1 else None
     return Call(
         at=dice.uniform(0.0, CALLS_END_S),
@@ -191,5 +214,5 @@ def _call(dice: Random, name: str, peer: Peer, is_kind: bool, has_poison: bool) 
         retries=dice.choice((0, 3)) if not is_patient else 6,
         gives_up_s=gives_up_s,
         keeps_s=dice.choice((0.0, 0.3, 2.0)),
-        must_succeed=is_patient and is_kind and not hurt,
+        excused=excuses,
     )

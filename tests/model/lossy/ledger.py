@@ -8,21 +8,6 @@ from difs.errors import LeaseLost
 from tests.model.lossy.faults import Call
 
 RESULT, LEASE_LOST = "result", LeaseLost.code
-TYPED = frozenset(
-    {
-        "actor_lost",
-        "broker_lost",
-        "cancelled",
-        "engine_failed",
-        "expired",
-        "infeasible",
-        "overloaded",
-        "quarantined",
-        "too_many_outstanding",
-        "unavailable",
-    }
-)
-"""The errors that faults, deadlines and bounds excuse. Never `internal`, `id_conflict`, `not_found`."""
 LATE_S = 0.1
 
 
@@ -77,8 +62,11 @@ class Ledger:
         """Whether a call has ended for its caller."""
         return bool(self.entries[name].ends)
 
-    def ended(self, name: str, how: str, now: float) -> None:
-        """Note how a call ended: `result`, an error's code, or what is wrong with a picture."""
+    def ended(self, name: str, how: str, now: float, *, is_closing: bool = False) -> None:
+        """Note how a call ended: `result`, an error's code, or what is wrong with a picture.
+
+        `is_closing`: its caller ended it itself.
+        """
         entry = self.entries[name]
         entry.ends.append(how)
         self.counts[how] += 1
@@ -87,9 +75,7 @@ class Ledger:
         if how == LEASE_LOST:
             if not self._may_lose(entry):
                 self._broken(name, "its picture was written over, and nothing excuses that")
-        elif how != RESULT and how not in TYPED:
-            self._broken(name, f"ended with {how}")
-        if entry.call.must_succeed and how not in (RESULT, "cancelled"):
+        elif how != RESULT and how not in entry.call.excused and not (how == "cancelled" and is_closing):
             self._broken(name, f"ended with {how}, and nothing excuses that")
         if now > entry.asked_at + entry.call.message.timeout_s + GRACE_S + LATE_S:
             self._broken(name, f"ended late, at {now:.2f} s")
