@@ -15,10 +15,11 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.model.lossy", description=__doc__)
     options.add_argument("--seeds", type=int, default=1000)
     options.add_argument("--from", type=int, default=0, dest="first")
+    options.add_argument("--stop", action="store_true", help="after the first that breaks a promise")
     asked = options.parse_args()
     logging.disable()  # what goes wrong on purpose
     counts: Counter[str] = Counter()
-    broken, events, seconds = 0, 0, 0.0
+    broken, events, seconds, seed = 0, 0, 0.0, asked.first
     started = time.process_time()
     with studio() as made:
         for seed in range(asked.first, asked.first + asked.seeds):
@@ -32,8 +33,10 @@ def main() -> int:
                 print(plan)
                 for problem in problems:
                     print(f"  BROKEN: {problem}")
+                if asked.stop:
+                    break
     used = time.process_time() - started
-    print(f"{asked.seeds} seeds, {seconds:.0f} simulated s, {events} events in {used:.1f} s of one core")
+    print(f"{seed + 1 - asked.first} seeds, {seconds:.0f} simulated s, {events} events in {used:.1f} s of one core")
     print("ends: " + ", ".join(f"{how} {n}" for how, n in counts.most_common()))
     print(f"{broken} seeds broke a promise" if broken else "every promise was kept")
     return bool(broken)
