@@ -36,7 +36,8 @@ def main() -> int:
                 if asked.stop:
                     break
     used = time.process_time() - started
-    print(f"{seed + 1 - asked.first} seeds, {seconds:.0f} simulated s, {events} events in {used:.1f} s of one core")
+    lived = seed + 1 - asked.first
+    print(f"{lived} seeds, {seconds:.0f} simulated s, {events} events in {used:.1f} s of one core")
     print("ends: " + ", ".join(f"{how} {n}" for how, n in counts.most_common()))
     print(f"{broken} seeds broke a promise" if broken else "every promise was kept")
     return bool(broken)

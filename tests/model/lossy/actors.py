@@ -105,6 +105,7 @@ class Process:
             profiled=profiled,
         )
         self.is_dead = self.is_hung = self.is_stopped = self.is_mute = False
+        self.hung_at = float("inf")
         self._is_at_work = True
         self._turn = 0
 
@@ -141,7 +142,7 @@ class Process:
 
     def hang(self) -> None:
         """Never make progress again; its heartbeat goes on."""
-        self.is_hung = True
+        self.is_hung, self.hung_at = True, self._time.now
 
     def stop(self, seconds: float) -> None:
         """Do nothing for so long, as after SIGSTOP."""

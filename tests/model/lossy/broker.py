@@ -55,9 +55,9 @@ class Broker:
     def join(self, link: Link, peer: Peer | None) -> None:
         """Let a peer connect: a client with its `peer`, or one on the actors' socket."""
         if peer is None:
-            link.connect(lambda route, message: self._hear(ActorSaid(route, message)))
+            link.connect(lambda route, message: self.hear(ActorSaid(route, message)))
         else:
-            link.connect(lambda route, message: self._hear(ClientSaid(route, message, peer)))
+            link.connect(lambda route, message: self.hear(ClientSaid(route, message, peer)))
         self._links[link.route] = link
 
     def part(self, link: Link, *, is_remote: bool) -> None:
@@ -83,7 +83,8 @@ class Broker:
 
     # ---- events ---------------------------------------------------------------------------------
 
-    def _hear(self, event: Event) -> None:
+    def hear(self, event: Event) -> None:
+        """Take what came."""
         if not self.is_dead:
             self._inbox.append(event)
             self._handle()

@@ -8,7 +8,7 @@ from difs.actors.simulated import pattern
 from difs.broker.events import Peer
 from difs.client.core import ClientCore, Deliver, Effect, Send
 from difs.errors import DifsError, LeaseLost
-from difs.messages import Cancel, ClientMessage, Generate, Image, Result
+from difs.messages import Accepted, ClientMessage, Generate, Image, Progress, Result
 from difs.shm.reader import SegmentReader, matches
 from tests.model.lossy.broker import Painted
 from tests.model.lossy.faults import Call
@@ -61,11 +61,6 @@ class Caller:
             self._ledger.wondered(self.name, ticket)
             self._perform(effects)
 
-    def steal(self, asked: Generate) -> None:
-        """Send what only another's key may: its answers are nothing to us."""
-        self.link.send(Cancel(asked.request_id))
-        self.link.send(asked)
-
     def _cancel(self, name: str) -> None:
         if not self.is_dead and not self._ledger.has_ended(name):
             self._ledger.given_up(name)
@@ -98,6 +93,8 @@ class Caller:
             return
         if isinstance(message, Painted):
             self._payloads, message = message.payloads, message.result
+        if isinstance(message, (Accepted, Progress, Result)) and message.request_id not in self._calls:
+            self._ledger.problems.append(f"{self.name} is told of another's call {message.request_id}")
         self._perform(self.core.received(message, self._time.now, self._dice.random()))
 
     def _perform(self, effects: list[Effect]) -> None:

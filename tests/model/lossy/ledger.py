@@ -25,8 +25,11 @@ class Entry:
 class Ledger:
     """All calls of a run."""
 
-    def __init__(self) -> None:
-        """Nothing was asked."""
+    def __init__(self, grace_s: float = GRACE_S) -> None:
+        """Nothing was asked; `grace_s`: so long after its deadline a call must have ended
+        that is not asked again.
+        """
+        self._grace_s = grace_s
         self.entries: dict[str, Entry] = {}
         self.problems: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -77,7 +80,8 @@ class Ledger:
                 self._broken(name, "its picture was written over, and nothing excuses that")
         elif how != RESULT and how not in entry.call.excused and not (how == "cancelled" and is_closing):
             self._broken(name, f"ended with {how}, and nothing excuses that")
-        if now > entry.asked_at + entry.call.message.timeout_s + GRACE_S + LATE_S:
+        grace_s = GRACE_S if entry.call.retries else self._grace_s  # who asks again has time again
+        if now > entry.asked_at + entry.call.message.timeout_s + grace_s + LATE_S:
             self._broken(name, f"ended late, at {now:.2f} s")
 
     def kept(self, name: str, how: str) -> None:

@@ -1,11 +1,11 @@
 """What happens to messages between a peer and the broker.
 
-`TRUE` is what ZeroMQ does over ipc and TCP, as its guides and our measurements have it. While two ends are
-connected no message is lost, doubled or overtaken by a later one; it may only be late. What the end of a
-connection loses is a stretch that begins with the oldest that have not arrived: they were with the kernel;
-what the sender's pipe still holds is sent over the next connection. What the broker's ROUTER sends is for
-one connection only. Between two connections, so between two peers, and between an actor's reports and its
-heartbeat, there is no order.
+`TRUE` is what ZeroMQ does over ipc and TCP. While two ends are connected no message is lost, doubled or
+overtaken by a later one of the same connection; it may only be late. The end of a connection loses what
+had left the sender's pipe and had not arrived: of a DEALER's messages the oldest, however many; the rest
+is sent over its next connection. All that the broker's ROUTER has sent is for one connection, and lost
+with it. Between two connections, so between two peers, and between an actor's reports and its heartbeat,
+there is no order.
 
 `HARSH` is worse than any real link: beyond that, messages between clients and the broker are dropped and
 doubled, and so are an actor's heartbeats and its reports of steps; what ends an attempt and the broker's

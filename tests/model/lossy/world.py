@@ -15,9 +15,11 @@ from difs.actors.simulated import Script, ScriptedRoom, profiled
 from difs.autoscaler.base import Options
 from difs.autoscaler.registry import load as load_planner
 from difs.broker.books import Segment
-from difs.broker.events import LOCAL
+from difs.broker.events import LOCAL, ClientSaid
 from difs.broker.records import Scaling
 from difs.broker.state import BrokerState
+from difs.client.core import GRACE_S
+from difs.messages import Cancel
 from difs.repository import Repository
 from difs.shm import layout, segment
 from difs.shm.reader import SegmentReader
@@ -46,6 +48,7 @@ SCRIPT = Script(
     rooms={"full": ScriptedRoom(400 * MIB, 80 * MIB), "tiled": ScriptedRoom(300 * MIB, 20 * MIB, 1.5)},
 )
 """At 64x64, a 64th of that: a guided step takes 0.03 s."""
+SLOW = replace(SCRIPT, load_s=1.0, encode_s=0.1, step_s=20.0)
 ROOMY, NARROW = 2**40, 600 * MIB
 STEPS = replace(MANIFEST.steps, min=2, default=4, max=6)
 VARIANTS = {
@@ -54,12 +57,18 @@ VARIANTS = {
 }
 LIBRARY = Repository(MappingProxyType(VARIANTS))
 INFOS = {name: variant.info() for name, variant in VARIANTS.items()}
-PROFILED = profiled(SCRIPT, VARIANTS.values())
 DEVICES = ("simulated-0", "simulated-1", "simulated-2")
 LEASE_S = 6.0
 RULES = config.Broker(
     lease=LEASE_S, stall_floor=2.0, stall_steps=5.0, max_outstanding=6, max_queued=10, validate=True
 )
+NOTICED_S = 1.0
+"""Beyond its patience the broker may take so long to notice that an actor hangs."""
+PROMPT_S = 1.0
+"""So long after its deadline a call has ended at the latest, where nothing is in the way."""
+FORGOTTEN_S = 2.5
+"""So long after its connection broke a client has nothing any more: noticed, and a beat later told."""
+STEALS, STEALS_S = 10, 3.0
 LONGEST_S = 90.0
 """After so many seconds of calm everything must have come to its end."""
 
@@ -96,9 +105,10 @@ class World:
         """Put everything together; nothing happens yet."""
         studio.wipe()
         self.plan, self._studio = plan, studio
-        self.time, self.ledger = Timeline(), Ledger()
+        self.time, self.ledger = Timeline(), Ledger(PROMPT_S if plan.is_prompt else GRACE_S)
         self._dice = Random(f"{plan.seed} world")
         self._nature = plan.nature
+        self._kinds = {blow.kind for blow in plan.blows}
         self.links: list[Link] = []
         self.broker: Broker | None = None
         self.states: list[BrokerState] = []
@@ -109,7 +119,7 @@ class World:
             self.time,
             Random(f"{plan.seed} supervisor"),
             self.devices,
-            link=lambda name, hear: self._link(name, hear),
+            link=self._link,
             spawn=self._spawn,
             kill=self._kill,
         )
@@ -120,7 +130,7 @@ class World:
                 Random(f"{plan.seed} caller {i}"),
                 name=f"client-{i}",
                 peer=client.peer,
-                link=lambda name, hear: self._link(name, hear),
+                link=self._link,
                 ledger=self.ledger,
                 readers=paths,
             )
@@ -155,9 +165,38 @@ class World:
             link.mend(TRUE)
         self._nature = TRUE
         for process in self.processes.values():
-            process.slowness, process.is_mute = 1.0, False
             if process.is_hung:  # the broker would leave it 600 s where a load is waited for
+                self._check_noticed(process)
                 process.end()
+            process.slowness, process.is_mute = 1.0, False
+
+    def _check_noticed(self, process: Process) -> None:
+        """A process that hangs at work is given up by now, unless the broker rested."""
+        if self.broker is None or self.plan.is_slow or Kind.STOP_BROKER in self._kinds:
+            return
+        actor = self.broker.state.books.by_device.get(process.device)
+        if actor is None or actor.pid != process.pid:
+            return
+        latest = self.time.now - RULES.stall_floor - NOTICED_S
+        if process.slowness != 1.0 or process.hung_at > latest:
+            return
+        if any(a.started_at < latest and not actor.waits(a) for a in actor.attempts.values()):
+            self.ledger.problems.append(f"{process.device} hangs at work, and nobody notices")
+
+    def _check_unfit(self, process: Process) -> None:
+        """The supervisor ends what is never ready: nothing that is well."""
+        is_well = not (process.is_hung or process.is_stopped or process.is_mute)
+        if is_well and Kind.HOLD_SUPERVISOR not in self._kinds:
+            self.ledger.problems.append(f"{process.device} is ended as never ready, and is well")
+
+    def _check_forgotten(self, broker: Broker, route: bytes) -> None:
+        """A client that is gone has nothing any more, unless the broker rested or is gone, too."""
+        if (
+            broker is self.broker
+            and Kind.STOP_BROKER not in self._kinds
+            and route in broker.state.books.clients
+        ):
+            self.ledger.problems.append(f"{route!r} is gone, and still has something")
 
     def _until(self, what: str, is_so: Callable[[], bool]) -> None:
         latest = self.time.now + LONGEST_S
@@ -169,7 +208,9 @@ class World:
 
     def _is_whole(self) -> bool:
         ready = self.broker.state.books.ready if self.broker is not None else []
-        alive = {(device, process.pid) for device, process in self.processes.items() if not process.is_dead}
+        alive = {
+            (device, process.pid) for device, process in self.processes.items() if not process.is_dead
+        }
         return {(actor.device, actor.pid) for actor in ready} == alive and len(alive) == len(self.devices)
 
     def _probe(self) -> None:
@@ -256,10 +297,10 @@ class World:
             self.time,
             device=device,
             pid=self._pids,
-            script=SCRIPT,
+            script=SLOW if self.plan.is_slow else SCRIPT,
             library=LIBRARY,
             writer=self._studio.writers[device],
-            profiled=PROFILED,
+            profiled=profiled(SLOW if self.plan.is_slow else SCRIPT, VARIANTS.values()),
             memory_bytes=NARROW if self.plan.has_little_memory else ROOMY,
             link=lambda name, hear: self._link(name, hear, is_actors=True),
             exited=self._exited,
@@ -297,6 +338,8 @@ class World:
         """Kill the broker, or an actor, if it is still that process."""
         if name in self.devices:
             process = self.processes[name]
+            if pid is None:
+                self._check_unfit(process)
             if pid in (None, process.pid):
                 process.end()
             return
@@ -321,6 +364,8 @@ class World:
     def _befall(self, blow: Blow) -> None:
         if "CALLER" in blow.kind.name:
             self._befall_caller(blow, self.callers[blow.whom])
+        elif blow.kind is Kind.HOLD_SUPERVISOR:
+            self.supervisor.link.hold(blow.seconds)
         elif "BROKER" not in blow.kind.name:
             self._befall_actor(blow, self.processes[self.devices[blow.whom]])
         elif blow.kind is Kind.KILL_BROKER:
@@ -349,11 +394,17 @@ class World:
                 process.pulses.hold(blow.seconds)
 
     def _steal(self, thief: Caller) -> None:
-        """Let a client with another key than theirs try to have what others have open."""
-        if self.broker is not None and not thief.is_dead:
-            for request in self.broker.state.books.requests.values():
-                if request.client.peer != thief.peer:
-                    thief.steal(request.message)
+        """Let a client with another key than theirs try to have what others have open.
+
+        At once: a moment later it may have ended, and the same would be a request of the thief's own.
+        """
+        broker = self.broker
+        if broker is None or broker.is_stopped or not thief.link.is_up:
+            return
+        for request in list(broker.state.books.requests.values()):
+            if request.client.peer != thief.peer:
+                for message in (Cancel(request.message.request_id), request.message):
+                    broker.hear(ClientSaid(thief.link.route, message, thief.peer))
 
     def _befall_caller(self, blow: Blow, caller: Caller) -> None:
         match blow.kind:
@@ -364,11 +415,14 @@ class World:
             case Kind.HOLD_CALLER:
                 caller.link.hold(blow.seconds)
             case Kind.STEAL_CALLER:
-                self._steal(caller)
+                for k in range(STEALS):
+                    self.time.after(STEALS_S * k / STEALS, lambda: self._steal(caller))
                 return
             case Kind.CUT_CALLER:
                 self.ledger.was_cut.add(caller.name)
                 caller.link.disconnect()
                 self.time.after(blow.seconds, lambda: self._join(caller.link, caller))
         if self.broker is not None and blow.kind is not Kind.HOLD_CALLER:
-            self.broker.part(caller.link, is_remote=not caller.peer.is_local)
+            broker, route = self.broker, caller.link.route
+            broker.part(caller.link, is_remote=not caller.peer.is_local)
+            self.time.after(FORGOTTEN_S, lambda: self._check_forgotten(broker, route))
