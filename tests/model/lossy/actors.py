@@ -151,6 +151,8 @@ class Process:
 
     def _go_on(self) -> None:
         self.is_stopped = False
+        if self.is_hung:
+            self.hung_at = self._time.now  # as far as anybody can tell
         self._wake()
 
     def ask_to_leave(self) -> None:
@@ -163,6 +165,11 @@ class Process:
     def _hear(self, message: Any) -> None:
         self._pipe.inbox.append(message)
         self._wake()
+
+    def _wake_from(self, turn: int) -> None:
+        """End the rest after a turn, if nothing came meanwhile."""
+        if turn == self._turn:
+            self._wake()
 
     def _wake(self) -> None:
         """Begin a turn, unless one is under way."""
@@ -205,7 +212,7 @@ class Process:
         self._is_at_work = False
         wait_s = 0.0 if self._pipe.inbox else self.actor.rest_s()
         turn = self._turn
-        self._time.after(wait_s, lambda: turn == self._turn and self._wake())  # type: ignore[func-returns-value]
+        self._time.after(wait_s, lambda: self._wake_from(turn))
 
     def _say(self) -> None:
         said, self._pipe.outbox = self._pipe.outbox, []

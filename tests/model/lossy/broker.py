@@ -64,7 +64,10 @@ class Broker:
         """Let a connection be gone; that is noticed a little later."""
         route = link.route
         seconds = self._dice.uniform(*(REMOTE_NOTICE_S if is_remote else NOTICE_S))
-        self._time.after(seconds, lambda: self._links.pop(route, None) and None)
+        self._time.after(seconds, lambda: self._forget(route))
+
+    def _forget(self, route: bytes) -> None:
+        self._links.pop(route, None)
 
     def die(self) -> None:
         """End as by SIGKILL."""

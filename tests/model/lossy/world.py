@@ -1,7 +1,7 @@
 """One life of everything: it begins, blows fall, it calms down, and nothing may be left."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -62,7 +62,7 @@ LEASE_S = 6.0
 RULES = config.Broker(
     lease=LEASE_S, stall_floor=2.0, stall_steps=5.0, max_outstanding=6, max_queued=10, validate=True
 )
-NOTICED_S = 1.0
+NOTICED_S = 2.5
 """Beyond its patience the broker may take so long to notice that an actor hangs."""
 PROMPT_S = 1.0
 """So long after its deadline a call has ended at the latest, where nothing is in the way."""
@@ -226,7 +226,7 @@ class World:
         if self.broker is None:
             return ["there is no broker"]
         books = self.broker.state.books
-        found = {
+        found: dict[str, Collection[object]] = {
             "requests": books.requests,
             "waiting": books.waiting,
             "attempts": books.attempts,
