@@ -15,7 +15,7 @@ from tests.model.lossy.world import Studio, World, studio
 
 SEEDS = 1000
 REGRESSIONS = (1058, 1519, 1896)
-"""Further seeds that once broke a promise: a second copy of a result gave pictures back that were being
+"""Further seeds that once broke a promise: a second copy of a result gave pictures back that somebody
 looked at. What a seed means changes with what is drawn, so each such defect has a test of its own, too."""
 
 
@@ -28,6 +28,7 @@ def made() -> Iterator[Studio]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.timeout(600)
 def test_lossy_links_lose_no_request(made: Studio) -> None:
     broken = []
     for seed in (*range(SEEDS), *REGRESSIONS):
@@ -56,14 +57,14 @@ def test_seeds_try_everything(made: Studio) -> None:
     """What never happens would prove nothing."""
     plans = [draw(seed) for seed in range(200)]
     assert {blow.kind.name for plan in plans for blow in plan.blows} >= {"KILL_BROKER", "STEAL_CALLER"}
-    lives = [World(plan, made) for plan in plans[:60]]
+    lives = [World(plan, made) for plan in plans[:80]]
     for life in lives:
         life.run()
     links = [link for life in lives for link in life.links]
     assert sum(link.lost for link in links) > 100
     assert sum(link.doubled for link in links) > 100
     ends = {how for life in lives for how in life.ledger.counts}
-    assert ends >= {"result", "expired", "actor_lost", "broker_lost", "cancelled"}
+    assert ends >= {"result", "expired", "actor_lost", "unavailable", "cancelled"}
     counts = [state.books.counts for life in lives for state in life.states]
     for what in ("late_reports", "actors_lost", "clients_lost", "recalled", "leases_timed_out"):
         assert sum(count[what] for count in counts), what
