@@ -15,8 +15,9 @@ from tests.model.lossy.world import Studio, World, studio
 
 SEEDS = 1000
 REGRESSIONS = (1058, 1519, 1896)
-"""Further seeds that once broke a promise: a second copy of a result gave pictures back that somebody
-looked at. What a seed means changes with what is drawn, so each such defect has a test of its own, too."""
+"""Further seeds that once broke a promise: a second copy of a result gave back pictures that somebody
+looked at. What a seed means changes with what is drawn, so each such defect has its own test, too.
+"""
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ class World:
     def _check_unfit(self, process: Process) -> None:
         """The supervisor ends what is never ready: nothing that is well."""
         is_well = not (process.is_hung or process.is_stopped or process.is_mute)
-        if is_well and Kind.HOLD_SUPERVISOR not in self._kinds:
+        if is_well and not {Kind.HOLD_SUPERVISOR, Kind.SLOW_ACTOR} & self._kinds:
             self.ledger.problems.append(f"{process.device} is ended as never ready, and is well")
 
     def _check_forgotten(self, broker: Broker, route: bytes) -> None:
