@@ -104,7 +104,7 @@ class Actor:
                         problem = report.message
                 self.progress += 1
                 if not self._engine.is_busy:
-                    self._link.pause(self._rest_s())
+                    self._link.pause(self.rest_s())
         if problem is not None and not self._engine.residents:
             raise EngineFailed(problem)
 
@@ -127,23 +127,32 @@ class Actor:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._asked_to_stop)
         self._worked_at = self._clock.now()
-        while not (self._is_draining and self._engine.is_idle):
-            if self._is_draining and not self._has_retired:
-                self._has_retired = True
-                self._link.send(Retiring())
-            for message in self._link.receive(self._rest_s()):
-                self._heard_at = self._clock.now()
-                self._obey(message)
-            for report in self._engine.turn():
-                _tell(report)
-                self._link.send(report)
-            self._load_another()
-            self.progress += 1
-            if self._engine.wants_restart and not self._wants_restart:
-                log.error("memory failed too often: leaving, to be started anew")
-                self._wants_restart = self._is_draining = True
-            if self._clock.now() - self._heard_at > BROKER_SILENCE_S:
-                self.announce()
+        while not self.is_over:
+            self.turn()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was told to stop, and everything taken is done."""
+        return self._is_draining and self._engine.is_idle
+
+    def turn(self) -> None:
+        """Take messages, do one unit of work, send the reports. Raises DeviceBroken."""
+        if self._is_draining and not self._has_retired:
+            self._has_retired = True
+            self._link.send(Retiring())
+        for message in self._link.receive(self.rest_s()):
+            self._heard_at = self._clock.now()
+            self._obey(message)
+        for report in self._engine.turn():
+            _tell(report)
+            self._link.send(report)
+        self._load_another()
+        self.progress += 1
+        if self._engine.wants_restart and not self._wants_restart:
+            log.error("memory failed too often: leaving, to be started anew")
+            self._wants_restart = self._is_draining = True
+        if self._clock.now() - self._heard_at > BROKER_SILENCE_S:
+            self.announce()
 
     def _load_another(self) -> None:
         """Load one more of the variants for the start, once nobody has wanted anything for a while."""
@@ -153,8 +162,8 @@ class Actor:
         elif self._wanted and not self._is_draining and now - self._worked_at > CALM_S:
             self._engine.load(self._wanted.popleft())
 
-    def _rest_s(self) -> float:
-        """Return how long to wait for a message."""
+    def rest_s(self) -> float:
+        """Return how long the next turn may wait for a message."""
         return 0.0 if self._engine.is_busy else max(0.0, min(IDLE_WAIT_S, self._engine.wait_s()))
 
     def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:

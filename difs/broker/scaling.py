@@ -263,14 +263,18 @@ def bring(
 ) -> bool:
     """Have a variant loaded that is wanted on a device, and others leave for it, if it is not there.
 
-    `mode`: the memory mode of the request's plan. Returns False where something busy must end first:
-    a request waits for that, an administrator's wish (`is_asked`) does not.
+    `mode`: the memory mode of the request's plan. Returns False where something busy must end first, or
+    what the last change left of the memory is not known yet: a request waits for that, an
+    administrator's wish (`is_asked`) does not.
     """
     if variant in actor.residents or actor.is_loading(variant):
         loads.ask(books, actor, variant, is_asked=is_asked)
         return True
+    is_known = actor.reading is not None and actor.read_at >= actor.changed_at
+    if books.scaling is not None and not (is_known or is_asked):
+        return False
     made = _room_for(books, actor, variant, now)
-    if not (made.fits or is_asked) and any(is_running(actor, name) for name in actor.residents):
+    if not (made.fits or is_asked) and actor.attempts:  # they hold residents, or wait for what comes
         return False
     mode = made.memory_mode or mode
     loads.ask(books, actor, variant, mode, is_asked=is_asked, is_settled=made.memory_mode is not None)
@@ -288,11 +292,6 @@ def _room_for(books: Books, actor: Actor, variant: str, now: float) -> room.Room
     made = room.make(view, device, variant)
     _do(books, scaling, made.leaving, now)
     return made
-
-
-def is_running(actor: Actor, variant: str) -> bool:
-    """Whether an actor works with a variant now."""
-    return any(a.plan.variant == variant for a in actor.attempts.values())
 
 
 # ---- telling ------------------------------------------------------------------------------------

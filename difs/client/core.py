@@ -195,11 +195,12 @@ class ClientCore:
         return [Deliver(message.request_id, message)]
 
     def _result(self, message: Result) -> list[Effect]:
-        leases = [image.lease for image in message.images if isinstance(image.lease, int)]
-        self._leases.update(leases)
+        found = [image.lease for image in message.images if isinstance(image.lease, int)]
+        fresh = [lease for lease in found if lease not in self._leases]  # else somebody looks at them
+        self._leases.update(fresh)
         self._lease_s = message.lease_s
         if self._calls.pop(message.request_id, None) is None:
-            return self.release(leases)  # cancelled meanwhile: nobody will look at it
+            return self.release(fresh)  # cancelled meanwhile: nobody will look at it
         return [Deliver(message.request_id, message)]
 
     def _error(self, message: Error, now: float, jitter: float) -> list[Effect]:

@@ -308,6 +308,37 @@ def test_a_request_waits_while_what_is_busy_leaves_it_no_room() -> None:
     assert only(effects, EvictVariant).variant == "tiny"
 
 
+def test_nothing_is_loaded_before_it_is_known_what_a_change_left_of_the_memory() -> None:
+    house = Scaled()
+    house.wait(1.0)
+    house.ask(Evict("tiny"))
+    assert commands(house.ask("a", variant="wide")) == []
+    house.pulse()
+    assert [type(m) for m in commands(house.wait(0.25))] == [LoadVariant, Execute]
+
+
+def test_a_device_that_has_told_nothing_yet_is_not_loaded() -> None:
+    house = Scaled()
+    house.join(route=b"next", incarnation="next", residents=(loaded("tiny"),))
+    assert told(house.ask("a", variant="wide"), LoadVariant) == []
+    house.tell(Pulse("next", 0, Reading("cpu", 1000 * MB, 300 * MB, 300 * MB, 700 * MB)), b"pulse socket")
+    assert told(house.wait(0.25), LoadVariant) == [LoadVariant("wide", "full")]
+
+
+def test_a_request_waits_while_what_is_on_its_way_leaves_it_no_room() -> None:
+    house = Scaled(here=())
+    house.others = 300 * MB
+    house.pulse()
+    first = only(house.ask("w", variant="wide"), Execute)
+    house.pulse()
+    assert commands(house.ask("d", variant="deep")) == []
+    house.now += 1.0
+    assert commands(house.tell(Loaded(loaded("wide", "tiled")))) == []
+    house.now += 0.5
+    house.pulse()
+    assert [type(m) for m in commands(house.tell(finished(first)))] == [LoadVariant, Execute]
+
+
 def test_without_a_planner_everything_comes_as_it_is_asked_for() -> None:
     house = builders.served(variants=builders.TWO)
     assert told(house.ask("a", variant="wide"), LoadVariant) == [LoadVariant("wide")]

@@ -347,6 +347,13 @@ def test_the_late_result_of_a_cancelled_call_is_given_back() -> None:
     assert core.next_wake(1.0) is None, "no lease is kept alive"
 
 
+def test_a_second_copy_of_a_result_takes_nothing_from_whoever_looks_at_the_first() -> None:
+    core = called()
+    core.received(result("r1", leases=(8, 9)), 1.0, 0.0)
+    assert core.received(result("r1", leases=(8, 9)), 1.1, 0.0) == []
+    assert core.release([8, 9]) == [Send(Release((8, 9)))]
+
+
 # ---- leases -------------------------------------------------------------------------------------
 
 
