@@ -207,6 +207,11 @@ class _Planning:
         places, problem = _problem(view, {d.device for d in calm}, rested)
         picks = search.best(problem)
         arriving: list[tuple[DeviceView, str, Form]] = []
+        wanted = {
+            device.device
+            for (device, variant, forms), pick in zip(places, picks, strict=True)
+            if pick < len(forms) and variant not in room.present(device)
+        }
         spare = {d.device: len(d.residents) - view.options.min_residents for d in calm}
         for (device, variant, forms), site, pick in zip(places, problem.sites, picks, strict=True):
             if pick == site.current:
@@ -218,6 +223,9 @@ class _Planning:
                 why = "others are worth more in its place"
                 self._actions += room.leave(view, device, variant, why)
             elif variant in device.residents:
+                is_slower = forms[pick].serve_s > forms[site.current].serve_s
+                if is_slower and device.device not in wanted:
+                    continue  # it would make room for nobody
                 mode = forms[pick].memory_mode
                 self._actions.append(SetMode(device.device, variant, mode, "serves more so"))
             else:

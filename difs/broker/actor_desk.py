@@ -69,6 +69,7 @@ def _ready(books: Books, route: bytes, message: Ready, now: float) -> None:
             last_heard=now,
             progressed_at=now,
             residents={r.variant: r for r in message.residents},
+            arrived_at={r.variant: now for r in message.residents},
         )
         actor.first_costs = {name: found.costs for name, found in actor.residents.items()}
         for found in message.profiled:

@@ -234,15 +234,17 @@ def _execute(attempt: Attempt) -> Execute:
 def _due(request: Request, plan: Plan) -> tuple[float, float]:
     """Return when the images were predicted, and when their client stated that it wants them (or 0.0).
 
-    Served in the order of the predictions, requests come when they were told to: who was told that its
-    latency cannot be kept goes before nobody for that. A best effort has until its deadline.
+    Served in the order of the predictions, requests come when they were told to; whose latency is not kept
+    by its prediction keeps its place by the latency, or light work would go ahead of heavy for ever. A best
+    effort has until its deadline.
     """
     needs = request.message.requirements
     if needs.best_effort:
         return request.deadline, 0.0
     latency_s = needs.latency_s
     latest = 0.0 if latency_s is None else min(request.deadline, request.arrived_at + latency_s)
-    return min(request.deadline, request.arrived_at + plan.prediction.total_s), latest
+    predicted = min(request.deadline, request.arrived_at + plan.prediction.total_s)
+    return min(predicted, latest) if latest else predicted, latest
 
 
 def _metadata(message: Generate, plan: Plan) -> str:

@@ -398,7 +398,7 @@ class Ledger:
             assert (execute.due, execute.latest) == (entry.deadline, 0.0), "a best effort yields"
         elif needs.latency_s is not None:
             assert execute.latest == min(entry.deadline, entry.arrived_at + needs.latency_s)
-            assert entry.arrived_at < execute.due <= entry.deadline
+            assert entry.arrived_at < execute.due <= execute.latest
         else:
             assert execute.latest == 0.0
             assert entry.arrived_at < execute.due <= entry.deadline

@@ -126,6 +126,12 @@ def commands(effects: list[Effect]) -> list[object]:
 # ---- what the planner sees ----------------------------------------------------------------------
 
 
+def test_what_an_actor_brings_along_has_been_there_since_then(script: Script) -> None:
+    house = Scaled(script, here=("tiny", "wide"))
+    house.wait(1.0)
+    assert {r.wanted_at for r in latest(script).residents.values()} == {0.0}, "not idle for ever"
+
+
 def test_the_planner_is_asked_four_times_a_second(script: Script) -> None:
     house = Scaled(script)
     house.wait(0.0)
