@@ -234,8 +234,8 @@ def _execute(attempt: Attempt) -> Execute:
 def _due(request: Request, plan: Plan) -> tuple[float, float]:
     """Return when the images were predicted, and when their client stated that it wants them (or 0.0).
 
-    Served in the order of the predictions, requests come when they were told to; whose latency is not kept
-    by its prediction keeps its place by the latency, or light work would go ahead of heavy for ever. A best
+    Served in the order of the predictions, requests come when they were told to. Who is predicted to miss
+    its latency keeps its place by it all the same, or light work would go ahead of heavy for ever. A best
     effort has until its deadline.
     """
     needs = request.message.requirements
