@@ -24,8 +24,8 @@ REPOSITORY = repository.scan(MODEL_REPO)
 MEMBERS = sorted(v.name for v in REPOSITORY.variants.values() if v.manifest.captions == "emoji-base")
 ADAPTERS = sorted(a.name for a in REPOSITORY.adapters.values() if "emoji-base" in a.manifest.variants)
 THINGS = ("frog", "red-apple", "rocket")
-MOST_BYTES = 48e6
-MOST_FILE_BYTES = 25e6
+MOST_BYTES = 48 * 2**20
+MOST_FILE_BYTES = 25 * 2**20
 
 
 @pytest.fixture(autouse=True)
