@@ -100,6 +100,7 @@ def test_the_bound_that_a_reply_states_was_measured_and_holds(bench: Bench) -> N
     assert largest(alone, bench.pixels(execute)) <= 1
 
 
+@pytest.mark.usefixtures("sharing")
 def test_a_newcomer_joins_at_the_next_step_and_changes_nobody_s_picture(bench: Bench) -> None:
     first, second = bench.execute("red apple", steps=8), bench.execute("cat", steps=4)
     alone = [bench.paint(bench.execute(e.prompt, steps=e.steps))[0] for e in (first, second)]
@@ -117,6 +118,7 @@ def test_a_newcomer_joins_at_the_next_step_and_changes_nobody_s_picture(bench: B
         assert largest(picture, bench.pixels(execute)) <= IMAGE_BOUND
 
 
+@pytest.mark.usefixtures("sharing")
 def test_a_cancel_inside_a_batch_leaves_the_others_bits_unchanged(bench: Bench) -> None:
     """A third that is cancelled after its third step, against one that is finished there."""
     prompts = ("red apple", "cat")

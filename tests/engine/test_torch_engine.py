@@ -366,6 +366,7 @@ def test_memory_that_never_suffices_is_a_typed_failure_and_the_engine_goes_on(
     assert len(finished(bench.run(bench.execute()))) == 1
 
 
+@pytest.mark.usefixtures("sharing")
 def test_a_batch_that_is_too_large_is_halved_and_loses_no_step(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
