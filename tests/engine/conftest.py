@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ class Bench:
         """Load a variant if it is not there."""
         if variant not in {resident.variant for resident in self.engine.residents}:
             self.load(variant)
+
+    @contextmanager
+    def sharing(self, variant: str) -> Iterator[None]:
+        """Let calls of eight rows of a variant pay, whatever a busy machine measured."""
+        residents = self.engine._residents
+        found = residents[variant]
+        residents[variant] = replace(found, costs=builders.SHARED)
+        yield
+        residents[variant] = found
 
     def execute(self, prompt: str = "red apple", **changes: object) -> Execute:
         self.attempts += 1
@@ -134,11 +144,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 @pytest.fixture
 def sharing(bench: Bench) -> Iterator[None]:
     """Calls of eight rows pay, whatever a busy machine measured."""
-    residents = bench.engine._residents
-    found = residents["emoji-base"]
-    residents["emoji-base"] = replace(found, costs=builders.SHARED)
-    yield
-    residents["emoji-base"] = found
+    with bench.sharing("emoji-base"):
+        yield
 
 
 TINY: dict[str, Callable[[Path], Path]] = {

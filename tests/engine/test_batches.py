@@ -70,7 +70,8 @@ def test_a_mixed_batch_differs_from_solo_runs_by_no_more_than_the_bounds(
     tiny.ensure(variant)
     solo, shared = executes(tiny, variant), executes(tiny, variant)
     alone = [tiny.paint(execute)[0] for execute in solo]
-    reports = tiny.run(*shared)
+    with tiny.sharing(variant):
+        reports = tiny.run(*shared)
     done = {r.attempt: r for r in reports if isinstance(r, Finished)}
     for one, other, picture in zip(solo, shared, alone, strict=True):
         difference = (latents[one.attempt] - latents[other.attempt]).abs().max()

@@ -79,7 +79,8 @@ def test_different_adapters_weights_and_none_share_a_batch_and_paint_what_they_p
     wishes: list[tuple[Adapter, ...]] = [(OIL,), (), (FLAT,), (HALF,), (OIL, FLAT), ()]
     alone = [paint(styled, *adapters) for adapters in wishes]
     executes = [styled.execute("red apple", adapters=adapters) for adapters in wishes]
-    reports = styled.run(*executes)
+    with styled.sharing(styled.variant):
+        reports = styled.run(*executes)
     shared = {r.attempt: r.shared_by for r in reports if isinstance(r, Finished)}
     for execute, picture in zip(executes, alone, strict=True):
         assert largest(styled.pixels(execute), picture) <= IMAGE_BOUND
