@@ -333,7 +333,7 @@ def test_an_actor_that_always_breaks_ends_the_service(start: Start, calls: Calls
     )
     calls.submit(service.client.generate, "exit", retries=0)
     assert service.end(20) == 1
-    assert "no actor" in service.log_text().splitlines()[-1]
+    assert "difs ERROR: no actor can be kept running" in service.log_text()
     until(lambda: not processes_of(service.home.path), 2, "an end of the broker")
 
 

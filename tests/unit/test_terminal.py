@@ -23,7 +23,7 @@ READ = Timings(0.0, 0.01, 0.2, 0.02, 0.0, 0.23)
 
 def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **facts: Any) -> str:
     """Return what `show_result` prints."""
-    monkeypatch.setattr(terminal.output, "file", None)
+    monkeypatch.setattr(terminal.output, "_file", None)
     known = {"paths": ["a.png"], "plan": builders.plan(), "timings": READ, "notes": ()}
     terminal.show_result(known | {"seed_contract": "bitwise", "seed_bound": 0.0} | facts)
     return capsys.readouterr().out
@@ -121,7 +121,7 @@ def test_the_bar_counts_the_steps_of_all_images(monkeypatch: pytest.MonkeyPatch)
 def test_variants_and_adapters_are_listed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal.output, "file", None)
+    monkeypatch.setattr(terminal.output, "_file", None)
     ink = AdapterInfo("ink", "sd15", "CC0-1.0", "ink drawings", 1_250_000)
     oil = AdapterInfo("oil", "sdxl", "CC0-1.0", "oil paintings", 1000, ("tiny",))
     terminal.show_variants([builders.variant()], [ink, oil], [])
@@ -134,7 +134,7 @@ def test_variants_and_adapters_are_listed(
 def test_without_adapters_no_table_of_them_is_shown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal.output, "file", None)
+    monkeypatch.setattr(terminal.output, "_file", None)
     terminal.show_variants([builders.variant()], [], [])
     assert "adapter" not in capsys.readouterr().out
 
@@ -144,7 +144,7 @@ def test_without_adapters_no_table_of_them_is_shown(
 
 def quality_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **facts: Any) -> str:
     """Return what `show_quality` prints of a variant."""
-    monkeypatch.setattr(terminal.output, "file", None)
+    monkeypatch.setattr(terminal.output, "_file", None)
     terminal.show_quality(builders.variant(**facts))
     return capsys.readouterr().out
 
