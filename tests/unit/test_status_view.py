@@ -14,7 +14,7 @@ READING = Reading("cuda", 24 * GB, 9 * GB, 4 * GB, 15 * GB, 0.5, 61.0, 250.0, ("
 
 def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **facts: Any) -> list[str]:
     """Return the lines of a status with one busy and one bare device, blanks squeezed."""
-    monkeypatch.setattr(terminal.output, "file", None)
+    monkeypatch.setattr(terminal.output, "_file", None)
     monkeypatch.setattr(terminal.output, "width", 200)
     busy = DeviceStatus(
         *("cuda-0", "ready", ("tiny", "wide"), 1, 2, 8, 0.5, 3, 4),
