@@ -244,10 +244,13 @@ def _device_status(books: Books, actor: Actor) -> DeviceStatus:
 def _admin(
     act: Callable[[Books, bytes, Any, float], None],
 ) -> Callable[[Books, bytes, Any, float], None]:
-    """Refuse an admin message where the configuration forbids it."""
+    """Refuse an admin message of who is no administrator, and where the configuration forbids it."""
 
     def guarded(books: Books, route: bytes, message: Any, now: float) -> None:
-        if books.rules.admin:
+        if not books.peer.is_admin:
+            words = "only this user's own programs and keys made with --admin may do that"
+            tell(books, route, admission.refusal("denied", words))
+        elif books.rules.admin:
             act(books, route, message, now)
         else:
             tell(books, route, admission.refusal("unsupported", "broker.admin is off"))

@@ -1,7 +1,7 @@
 """difs.broker: what a key counts for, what a client of another machine may ask, and who sees what."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -12,14 +12,24 @@ from difs.messages import (
     DEFAULT_PRIORITY,
     Accepted,
     Cancel,
+    ClearQuarantine,
     ClientMessage,
     Drain,
     Error,
     Evict,
     Explain,
+    Generate,
     Load,
+    Metrics,
+    Pin,
+    Ping,
+    Quarantine,
+    Release,
     Result,
     SetMode,
+    Status,
+    Story,
+    Variants,
 )
 from tests.builders import House, ended, finished, generate, is_over, only, refused, served, told
 
@@ -87,7 +97,24 @@ def test_open_requests_of_local_programs_are_counted_by_connection() -> None:
 # ---- rights --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("message", [Load("tiny"), Evict("tiny"), SetMode("tiny", "full"), Drain()])
+ADMINISTERING = (
+    Load("tiny"),
+    Evict("tiny"),
+    SetMode("tiny", "full"),
+    Pin("tiny"),
+    Drain(),
+    Story(),
+    Quarantine(),
+    ClearQuarantine(),
+)
+FOR_ALL = (Generate, Explain, Cancel, Release, Variants, Status, Ping, Metrics)
+
+
+def test_every_message_is_for_all_or_for_administrators() -> None:
+    assert {*map(type, ADMINISTERING), *FOR_ALL} == set(get_args(ClientMessage))
+
+
+@pytest.mark.parametrize("message", ADMINISTERING)
 @pytest.mark.parametrize("peer", [ANNA, ANYONE])
 def test_who_is_no_administrator_administers_nothing(message: ClientMessage, peer: Peer) -> None:
     house = served()
