@@ -44,8 +44,6 @@ log = logging.getLogger(__name__)
 Report = Stepped | Finished | Ended | Loaded | LoadFailed | Evicted | Switched | SwitchFailed
 MEASURE_PATIENCE_S = 10.0
 """A loaded variant is measured at the latest so many seconds after its turn first came."""
-ROWS_REST_S = 60.0
-"""After so many seconds without an error, twice as many rows may share a call again."""
 
 
 @dataclass
@@ -81,11 +79,9 @@ class Engine(ABC):
         self._clock = clock
         self._easel = easel
         self._kind = kind
-        self._most_rows = max_rows
         self._residents: dict[str, Resident] = {}
         self._profiled = {(found.variant, found.memory_mode): found for found in profiled}
-        self._limits: dict[str, tuple[int, float]] = {}
-        """Rows that one call of a resident may have after an error, and since when."""
+        self._limits = ladder.RowLimits(max_rows)
         self._measuring: dict[str, Measuring] = {}
         self._book = JobBook(clock, self.drop)
         self._reports: list[Report] = []
@@ -302,8 +298,8 @@ class Engine(ABC):
         """Return everything that could be done now; keys below 0 stand for measurements."""
         keys: dict[int, Painting] = {}
         found = [
-            Candidate(-1 - i, "measure", None, 0, since + MEASURE_PATIENCE_S, 0.0, 0.0)
-            for i, since in enumerate([m.since for m in self._measuring.values()])
+            Candidate(-1 - i, "measure", None, 0, measuring.since + MEASURE_PATIENCE_S, 0.0, 0.0)
+            for i, measuring in enumerate(self._measuring.values())
         ]
         paces: dict[Hashable, Pace] = {}
         for i, job in enumerate(self._book):
@@ -315,18 +311,10 @@ class Engine(ABC):
             calls = samplers.evaluations(execute.sampler, execute.steps)
             fresh = candidates_of(key, job, costs, self.rows(execute), calls)
             found += fresh
-            pace = Pace(costs, execute.width * execute.height, self._rows_allowed(execute.variant, now))
+            rows = self._limits.allowed(execute.variant, now)
+            pace = Pace(costs, execute.width * execute.height, rows)
             paces |= {c.group: pace for c in fresh}
         return keys, found, paces
-
-    def _rows_allowed(self, variant: str, now: float) -> int:
-        rows, since = self._limits.get(variant, (self._most_rows, now))
-        if now - since > ROWS_REST_S:
-            rows *= 2
-            self._limits[variant] = (rows, now)
-        if rows >= self._most_rows:
-            self._limits.pop(variant, None)
-        return min(rows, self._most_rows)
 
     def _encode(self, job: Job) -> None:
         def then(seconds: float) -> None:
@@ -508,7 +496,7 @@ class Engine(ABC):
                 paintings[0].is_tiled = True
                 paintings[0].job.is_exact = False
             case ladder.Shrink(rows):
-                self._limits[variant] = (rows, now)
+                self._limits.shrink(variant, rows, now)
             case ladder.Lighten(mode):
                 try:
                     self._switch(variant, mode)

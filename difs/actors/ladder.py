@@ -17,6 +17,10 @@ INCIDENTS, WITHIN_S = 2, 60.0
 not reliably freed (pytorch issues 18853, 27600)."""
 
 
+ROWS_REST_S = 60.0
+"""After so many seconds without an error, twice as many rows may share a call again."""
+
+
 class Tile(Struct, frozen=True):
     """Decode in tiles."""
 
@@ -61,6 +65,35 @@ def describe(rung: Rung, phase: Phase) -> str:
         case Lighten(mode):
             what = f"memory mode {mode}"
     return f"out of memory at {phase}: {what}"
+
+
+class RowLimits:
+    """How many rows may share a call of each variant after it ran out of memory."""
+
+    def __init__(self, most: int) -> None:
+        """`most`: where there was no error."""
+        self._most = most
+        self._limits: dict[str, tuple[int, float]] = {}
+
+    def shrink(self, variant: str, rows: int, now: float) -> None:
+        """Allow at most so many from now on."""
+        self._limits[variant] = (rows, now)
+
+    def allowed(self, variant: str, now: float) -> int:
+        """Return how many may share a call now."""
+        if variant not in self._limits:
+            return self._most
+        rows, since = self._limits[variant]
+        if now - since > ROWS_REST_S:
+            rows *= 2
+            self.shrink(variant, rows, now)
+        if rows >= self._most:
+            del self._limits[variant]
+        return min(rows, self._most)
+
+    def clear(self) -> None:
+        """Forget all errors."""
+        self._limits.clear()
 
 
 class Incidents:

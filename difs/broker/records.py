@@ -369,9 +369,8 @@ class Actor:
 
     def known_in(self, variant: str, mode: MemoryMode) -> Resident | None:
         """Return what is known of a variant here that is loaded, or would be loaded into `mode`."""
-        if variant in self.residents or variant in self.parked:
-            return self.known(variant)
-        return self.profile_of(variant, mode) or self.known(variant)
+        found = measured(variant, self.residents, self.parked, self.profiled, mode)
+        return found or self.known(variant)
 
     def is_loading(self, variant: str) -> bool:
         """Whether a load of `variant` is on its way that nobody has given up."""

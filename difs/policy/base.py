@@ -20,10 +20,18 @@ Profiled = Mapping[str, tuple[Resident, ...]]
 
 
 def measured(
-    variant: str, residents: Mapping[str, Resident], parked: Mapping[str, Resident], profiled: Profiled
+    variant: str,
+    residents: Mapping[str, Resident],
+    parked: Mapping[str, Resident],
+    profiled: Profiled,
+    mode: MemoryMode | None = None,
 ) -> Resident | None:
-    """Return what was measured of a variant on a device: loaded, else parked, else by its profile."""
-    return residents.get(variant) or parked.get(variant) or next(iter(profiled.get(variant, ())), None)
+    """Return what was measured of a variant on a device: loaded, else parked, else by its profile.
+
+    `mode`: the memory mode of which the profile is asked; None: the one that it is loaded into.
+    """
+    by_profile = (r for r in profiled.get(variant, ()) if mode in (None, r.memory_mode))
+    return residents.get(variant) or parked.get(variant) or next(by_profile, None)
 
 
 class DeviceView(Struct, frozen=True):
@@ -63,10 +71,8 @@ class DeviceView(Struct, frozen=True):
 
     def known_in(self, variant: str, mode: MemoryMode) -> Resident | None:
         """Return what is known of `variant` here in a memory mode into which it could be loaded."""
-        known = self.known(variant)
-        if variant in self.residents or variant in self.parked:
-            return known
-        return next((r for r in self.profiled.get(variant, ()) if r.memory_mode == mode), known)
+        found = measured(variant, self.residents, self.parked, self.profiled, mode)
+        return found or self.known(variant)
 
     def known(self, variant: str) -> Resident | None:
         """Return what is known of `variant` here; None: nothing.

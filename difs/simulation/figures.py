@@ -27,7 +27,7 @@ def of_run(ledger: Ledger) -> dict[str, Any]:
     done = [f for f in fates if f.is_delivered]
     goals = [f for f in fates if f.asked.requirements.latency_s is not None]
     promised = [f for f in goals if f.promised]
-    seconds = sorted(f.seconds for f in done)
+    seconds = sooner(fates)
     known = [f.quality for f in done if f.quality is not None]
     worth = sum(f.quality or 0.0 for f in done if f.is_kept)
     counts, attempts = ledger.counts, ledger.counts["hits"] + ledger.counts["misses"]

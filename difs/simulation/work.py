@@ -23,8 +23,6 @@ from difs.simulation.residents import Residents
 
 MOST_UNITS = 64
 """Of one run: what falls behind while it waits is looked at again after so many."""
-ROWS_REST_S = 60.0
-"""After so many seconds without an error, twice as many rows may share a call again; as the engine's."""
 LEARNED = 1e-3
 """An error of a prediction below which nothing is learned from it."""
 CHANNELS = 3
@@ -81,11 +79,10 @@ class Work:
         self._residents = residents
         self._memory = memory
         self._kind = kind
-        self._max_rows = max_rows
         self._score = score
         self._painted = painted
         self._jobs: list[Job] = []
-        self._limits: dict[str, tuple[int, float]] = {}
+        self._limits = ladder.RowLimits(max_rows)
         self._aside_s = 0.0
         self._reports: list[Finished | Ended] = []
         self._is_ripe = False
@@ -235,7 +232,7 @@ class Work:
             found += fresh
             for candidate in fresh:
                 if candidate.group not in paces:
-                    rows = self._rows_allowed(execute.variant, now)
+                    rows = self._limits.allowed(execute.variant, now)
                     paces[candidate.group] = Pace(costs, execute.width * execute.height, rows)
         return keys, found, paces
 
@@ -269,17 +266,6 @@ class Work:
         decode_s = decode_seconds(self._believed(job), execute.width * execute.height)
         rest_s = len(job.paintings) * decode_s
         return left * unit_s + rest_s - (execute.latest - now) > unit_s
-
-    def _rows_allowed(self, variant: str, now: float) -> int:
-        if variant not in self._limits:
-            return self._max_rows
-        rows, since = self._limits[variant]
-        if now - since > ROWS_REST_S:
-            rows *= 2
-            self._limits[variant] = (rows, now)
-        if rows >= self._max_rows:
-            del self._limits[variant]
-        return min(rows, self._max_rows)
 
     # ---- units ------------------------------------------------------------------------------------
 
@@ -414,7 +400,7 @@ class Work:
             case ladder.Tile():
                 paintings[0].is_tiled = True
             case ladder.Shrink(rows):
-                self._limits[variant] = (rows, now)
+                self._limits.shrink(variant, rows, now)
             case ladder.Lighten(mode):
                 seconds = self._residents.switch(variant, mode)
                 if seconds:

@@ -360,11 +360,11 @@ def test_a_batch_that_is_too_large_goes_on_in_halves_with_no_step_lost(studio: A
 def test_after_a_minute_without_errors_batches_grow_again(studio: Any) -> None:
     it = studio(Fault("oom", "", "step", step=1, times=1))
     it.run(*(it.order(attempt, steps=2) for attempt in range(8)))
-    assert it.engine._rows_allowed("tiny", it.clock.now()) == 8
+    assert it.engine._limits.allowed("tiny", it.clock.now()) == 8
     it.clock.advance(61)
-    assert it.engine._rows_allowed("tiny", it.clock.now()) == 16
+    assert it.engine._limits.allowed("tiny", it.clock.now()) == 16
     it.clock.advance(61)
-    assert it.engine._rows_allowed("tiny", it.clock.now()) == 32
+    assert it.engine._limits.allowed("tiny", it.clock.now()) == 32
 
 
 def test_two_incidents_in_a_minute_ask_for_a_restart_and_lose_nothing(studio: Any) -> None:
