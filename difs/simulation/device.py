@@ -138,8 +138,8 @@ class Device:
                 self.residents.load(variant, message.memory_mode, now)
             case CancelLoad(variant):
                 self.residents.cancel(variant, now)
-            case EvictVariant(variant):
-                self.residents.evict(variant, now)
+            case EvictVariant(variant, is_final):
+                self.residents.evict(variant, now, is_final=is_final)
             case SwitchMode():
                 self._switches.append(message)
             case Stop():

@@ -104,9 +104,16 @@ class Residents:
             self._fail(variant, "cancelled")
         self._begin(now)
 
-    def evict(self, variant: str, now: float) -> None:
-        """See Engine.evict: parked where there is room."""
+    def evict(self, variant: str, now: float, *, is_final: bool = False) -> None:
+        """See Engine.evict: parked where there is room, unless it `is_final`."""
         found = self.here.pop(variant, None)
+        if is_final:
+            self._lot.take(variant)
+            if found is not None:
+                self.counts["evictions"] += 1
+                self._memory.give_back(variant)
+            self._reports.append(Evicted(variant, None, (variant,)))
+            return
         if found is None:
             self._reports.append(Evicted(variant))
             return

@@ -194,6 +194,19 @@ def test_an_evicted_variant_is_dropped_where_host_memory_has_no_room() -> None:
     assert bench.device.memory.own == 0
 
 
+@pytest.mark.parametrize("is_parked", [False, True])
+def test_what_is_evicted_for_good_is_not_kept_in_host_memory(is_parked: bool) -> None:
+    bench = Bench()
+    if is_parked:
+        bench.tell(EvictVariant("good"))
+        bench.run(1.0)
+        assert bench.device.residents.parked_bytes > 0
+    bench.tell(EvictVariant("good", is_final=True))
+    bench.run(1.0)
+    assert bench.told(Evicted)[-1] == Evicted("good", None, ("good",))
+    assert (bench.device.memory.own, bench.device.residents.parked_bytes) == (0, 0)
+
+
 def test_a_mode_is_switched_and_one_that_does_not_fit_is_not() -> None:
     bench = Bench(memory_mib=120)
     bench.tell(SwitchMode("good", "model_offload"))
