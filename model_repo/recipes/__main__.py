@@ -12,12 +12,22 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from model_repo.recipes.material import Material
 
-FAMILY = ("base", "small", "turbo", "style-fluent", "style-mono", "xl", "decoder", "references")
+FAMILY = (
+    "base",
+    "small",
+    "turbo",
+    "style-fluent",
+    "style-mono",
+    "xl",
+    "xl-again",
+    "decoder",
+    "references",
+)
 FIRST = ("autoencoder", "first-base")
 
 
@@ -54,8 +64,8 @@ def stages(material: "Material") -> dict[str, Callable[[], object]]:
 
         return make
 
-    def large() -> None:
-        unet, second = xl.train(material)
+    def large(train: Callable[["Material"], tuple[Any, Any]]) -> None:
+        unet, second = train(material)
         export.part(unet, "emoji-xl", "unet")
         export.part(second, "emoji-xl", "text_encoder_2")
 
@@ -71,7 +81,8 @@ def stages(material: "Material") -> dict[str, Callable[[], object]]:
         "turbo": adapter("turbo"),
         "style-fluent": adapter("style-fluent"),
         "style-mono": adapter("style-mono"),
-        "xl": large,
+        "xl": lambda: large(xl.train),
+        "xl-again": lambda: large(xl.train_again),
         "decoder": lambda: export.part(
             decoder.train(material, samples.pairs(material)), "emoji-base", "vae"
         ),

@@ -9,6 +9,7 @@ the size, pasted into those of a white square. The decoder learns later what suc
 """
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,10 @@ SIDE = 64
 class Scenes:
     """Draws latents (4, 32, 32) and captions of single, coloured and paired drawings."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, material: Material, shares: Mapping[str, float]) -> None:
         """Encode every drawing in every colour, whole and at half the size, once."""
         self._material = material
-        self._shares = material.settings["scenes"]
+        self._shares = shares
         self._whole, self._half = self._encoded(SIDE), self._encoded(SIDE // 2)
         self._white = material.encode(torch.ones(1, 3, SIDE, SIDE, device=material.device))[0]
         self.can_turn = compositions.colourable(material.captions)
@@ -141,18 +142,37 @@ def say(unet: Any, encoders: tuple[Any, Any], tokens: Tensor, x: Tensor, t: Tens
     return said
 
 
-def train(material: Material, encoder: Any | None = None) -> tuple[Any, Any]:
+def train(material: Material) -> tuple[Any, Any]:
     """Train the UNet and the second text encoder beside the family's first one; returns both."""
-    first = (encoder or base_text_encoder()).to(material.device).eval().requires_grad_(False)
     unet, second = parts(material)
-    known = schedule(material.settings["xl"])
-    run = Run(material.out / "xl", {"unet": unet, "text_encoder_2": second}, known)
+    fit(material, "xl", unet, second, material.settings["scenes"])
+    return unet, second
+
+
+def train_again(material: Material) -> tuple[Any, Any]:
+    """Train what stands in the repository on other shares of scenes; returns both parts."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModelWithProjection
+
+    shipped = REPOSITORY / "emoji-xl"
+    unet = UNet2DConditionModel.from_pretrained(shipped / "unet", dtype=torch.float32)
+    second = CLIPTextModelWithProjection.from_pretrained(shipped / "text_encoder_2", dtype=torch.float32)
+    shares = {name: material.settings["xl_again"][name] for name in ("coloured", "paired")}
+    fit(material, "xl_again", unet.to(material.device), second.to(material.device), shares)
+    return unet, second
+
+
+def fit(material: Material, stage: str, unet: Any, second: Any, shares: Mapping[str, float]) -> None:
+    """Let both parts learn scenes in these shares, as a stage of the settings says."""
+    first = base_text_encoder().to(material.device).eval().requires_grad_(False)
+    known = schedule({k: v for k, v in material.settings[stage].items() if k not in shares})
+    run = Run(material.out / stage, {"unet": unet, "text_encoder_2": second}, known)
     unet.to(memory_format=torch.channels_last).train()
-    scenes, cumulative = Scenes(material), alphas(material.device)
+    scenes, cumulative = Scenes(material, shares), alphas(material.device)
     steps = torch.arange(len(cumulative))
 
     def loss_of(update: int) -> Tensor:
-        dice, generator = dice_of(material.seed + 2, update)
+        dice, generator = dice_of(material.seed + (2 if stage == "xl" else 6), update)
         drawn = [scenes.draw(dice) for _ in range(known.batch)]
         x = torch.stack([scene for scene, _ in drawn])
         captions = ["" if dice.random() < 0.1 else words for _, words in drawn]
@@ -167,4 +187,4 @@ def train(material: Material, encoder: Any | None = None) -> tuple[Any, Any]:
 
     run.train(loss_of)
     unet.to(memory_format=torch.contiguous_format).eval()
-    return unet, second.eval()
+    second.eval()
