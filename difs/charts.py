@@ -65,7 +65,7 @@ def tradeoff(path: Path, prompt: str, points: Sequence[Alternative], latency_s: 
     best = front(points)
     axes.plot(*_places(best), drawstyle="steps-post", lw=1, color="black", label="Pareto front", zorder=0)
     for chosen in [p for p in points if not p.why_not]:
-        label = f"chosen: {chosen.variant}, {chosen.steps} steps"
+        label = f"chosen: {chosen.variant}, {chosen.steps} step{'s' if chosen.steps > 1 else ''}"
         axes.plot(*_places([chosen]), "*", ms=16, color="crimson", label=label)
     if latency_s is not None:
         axes.axvline(latency_s, color="crimson", ls=":", lw=1, label=f"latency {latency_s:g} s")
