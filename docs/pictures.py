@@ -1,8 +1,8 @@
 """Draws the two pictures that README shows: `python -m docs.pictures` (a minute; needs difs[plot]).
 
 Both are of a service that really runs, with the embedded family: `status.svg` is what
-`difs status --watch` shows while six callers ask it for pictures and its memory has room for part of the family, and
-`tradeoff.png` is what `difs plot tradeoff` draws.
+`difs status --watch` shows while six callers ask it for pictures and its memory has room for part of
+the family, and `tradeoff.png` is what `difs plot tradeoff` draws.
 """
 
 import contextlib
