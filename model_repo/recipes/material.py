@@ -102,7 +102,7 @@ class Material:
         vae = AutoencoderKL.from_pretrained(BASE / "vae", dtype=torch.float32)
         return vae.to(self.device).eval().requires_grad_(False)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the mean latents of pictures in -1..1."""
         parts = [self.autoencoder.encode(part).latent_dist.mean for part in torch.split(pictures, 64)]
