@@ -13,7 +13,7 @@ from model_repo.recipes.loop import Run, schedule
 from model_repo.recipes.material import Material, compute, dice_of
 
 Pairs = list[tuple[Tensor, Tensor]]
-"""Latents and the pictures (-1..1) to make of them; those of one entry have one size."""
+"""Latents and the pictures (-1..1) to make of them."""
 
 
 def train(material: Material, pairs: Pairs) -> Any:
@@ -31,8 +31,7 @@ def train(material: Material, pairs: Pairs) -> Any:
     def loss_of(update: int) -> Tensor:
         dice, generator = dice_of(material.seed + 4, update)
         latents, pictures = dice.choices(pairs, weights)[0]
-        shrunk = latents[0].shape[-1] // 16
-        size = run.schedule.batch // shrunk**2
+        size = run.schedule.batch
         chosen = torch.randint(len(latents), (size,), generator=generator)
         noise = torch.randn((size, *latents.shape[1:]), generator=generator).to(latents)
         with compute(material.device):

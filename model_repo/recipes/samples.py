@@ -32,22 +32,20 @@ def pairs(material: Material) -> Pairs:
     drawn["mono"] = lora.mono(drawn["noto"])
     device = material.device
     small = {style: to_unit(pictures).to(device) for style, pictures in drawn.items()}
-    large = to_unit(material.drawn("noto", 128)).to(device)
     found = [(material.encode(pictures), pictures) for pictures in small.values()]
-    found += [(material.encode(large), large), scenes(material)]
+    found.append(scenes(material))
     repo = repository.scan(REPOSITORY)
     for member, points in SAMPLED.items():
         if member not in repo.variants:
             print(f"samples: there is no {member} yet")
             continue
-        wanted = large if member == "emoji-xl" else small["noto"]
-        found += [(sampled(material, repo, member, point), wanted) for point in points]
+        found += [(sampled(material, repo, member, point), small["noto"]) for point in points]
     return found
 
 
 def scenes(material: Material, count: int = 600) -> tuple[Tensor, Tensor]:
     """Return latents and pictures of coloured and paired drawings, as emoji-xl learns them."""
-    drawn = material.drawn("noto", 128).astype(np.float32) / 255
+    drawn = material.drawn("noto", 64).astype(np.float32) / 255
     dice = np.random.default_rng(material.seed)
     can_turn = [material.names.index(name) for name in compositions.colourable(material.captions)]
     made = []
