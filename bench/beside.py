@@ -1,6 +1,6 @@
-"""DIFS beside its peers: throughput, latencies, first picture, memory and bytes moved; same weights, same asks.
+"""DIFS beside its peers: throughput, latency, first picture, memory, bytes; same weights, same asks.
 
-    python -m bench.beside [--model emoji-base] [--rounds 2] [--flood 64] [--seconds 15] [--quick] [--fresh]
+    python -m bench.beside [--model emoji-base] [--rounds 2] [--quick] [--fresh]
 
 Serial diffusers, LitServe, Ray Serve, Mosec, BentoML and DIFS, one after the other, each alone on the
 machine with all cores for torch; their order turns from round to round. A peer that is not installed is
@@ -11,12 +11,12 @@ best kept (`bench.calibration`). Twenty minutes; a run that was cut short goes o
 - first picture: seconds from the start of its processes until the first picture is there; files are in
   the page cache.
 - capacity: pictures per second of a flood, from the first arrival until the last picture is back.
-- 0.3, 0.7, 0.9: open-loop Poisson arrivals at that share of the system's *own* capacity: a faster one gets
-  more to do. Latencies count from the scheduled arrival.
+- 0.3, 0.7, 0.9: open-loop Poisson arrivals at that share of the system's *own* capacity: a faster one
+  gets more to do. Latencies count from the scheduled arrival.
 - memory: PSS and USS of the process tree after the flood (psutil). The client's is not counted.
-- moved: bytes through the client's socket or pipe for one picture, asked alone, both ways, counted by a relay
-  between the two. DIFS's pixels are not among them: the client maps them. What a system's own processes
-  send to each other is counted for none; all but serial diffusers have such a hop.
+- moved: bytes through the client's socket or pipe for one picture, asked alone, both ways, counted by a
+  relay between the two. DIFS's pixels are not among them: the client maps them. What a system's own
+  processes send to each other is counted for none; all but serial diffusers have such a hop.
 """
 
 import argparse
@@ -46,7 +46,6 @@ from difs import repository
 
 SYSTEMS: tuple[type[System], ...] = (Alone, LitServe, RayServe, Mosec, BentoMl, Difs)
 SHARES = (0.3, 0.7, 0.9)
-STEPS = (4, 6, 8)
 GUIDANCE = (1.5, 2.5, 4.0)
 QUICK = {"rounds": 1, "flood": 24, "seconds": 3.0}
 UNSWEPT = Batching(16, 0.0)
@@ -105,7 +104,7 @@ class Bench:
         """Return asks that no one has seen, or those of a seed."""
         self._seed += 1
         chosen = 200_000 + self._seed if seed is None else seed
-        return mix(self._captions, GUIDANCE, STEPS, count, chosen)
+        return mix(self._captions, GUIDANCE, self._asked.steps, count, chosen)
 
     async def run(self) -> None:
         """Measure what is not measured yet."""
@@ -218,7 +217,7 @@ class Bench:
                 )
         return {
             "model": self.model.name,
-            "steps": list(STEPS),
+            "steps": self._asked.steps,
             "guidance": list(GUIDANCE),
             "rounds": self._asked.rounds,
             "not_measured": self.not_measured,
@@ -256,11 +255,21 @@ def options() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="emoji-base")
+    parser.add_argument(
+        "--steps",
+        type=lambda text: [int(part) for part in text.split(",")],
+        default=[4, 6, 8],
+        help="numbers of steps that the requests have, as 4,6,8",
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--flood", type=int, default=64, help="requests at once, to measure a capacity")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of arrivals, per system, share and round")
+    parser.add_argument(
+        "--seconds", type=float, default=15.0, help="of arrivals, per system, share and round"
+    )
     parser.add_argument("--quick", action="store_true", help="a few minutes; figures are rough")
-    parser.add_argument("--fresh", action="store_true", help="measure again what an earlier run has measured")
+    parser.add_argument(
+        "--fresh", action="store_true", help="measure again what an earlier run has measured"
+    )
     asked = parser.parse_args()
     if asked.quick:
         vars(asked).update(QUICK)
@@ -279,8 +288,10 @@ def main() -> None:
         for name, entry in found["systems"].items()
         if "largest_difference_of_255" in entry
     ]
-    command = f"python -m bench.beside --model {asked.model} --rounds {asked.rounds} --flood {asked.flood}"
-    command += f" --seconds {asked.seconds:g}"
+    command = (
+        f"python -m bench.beside --model {asked.model} --rounds {asked.rounds} --flood {asked.flood}"
+    )
+    command += f" --seconds {asked.seconds:g} --steps {','.join(map(str, asked.steps))}"
     name = "beside-quick" if asked.quick else "beside"
     print(keep(name, command, {**found, "goals": goals}))
     bench.progress.forget()

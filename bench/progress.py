@@ -33,7 +33,7 @@ class Progress:
         return self._cells.get(name)
 
     def keep(self, name: str, found: Any) -> None:
-        """Add a finished cell; the file is replaced whole, so that a kill leaves the old or the new one."""
+        """Add a finished cell; the file is replaced whole: a kill leaves the old or the new one."""
         self._cells[name] = found
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")

@@ -23,6 +23,7 @@ class Relay:
         self.front = ""
         self._folder = tempfile.TemporaryDirectory(prefix="difs-relay-")
         self._links: set[asyncio.Task[None]] = set()
+        self._ends: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> Self:
         if self._kind == "ipc":
@@ -41,6 +42,9 @@ class Relay:
         for link in self._links:
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
+        for end in self._ends:
+            end.close()
+        await asyncio.gather(*(end.wait_closed() for end in self._ends), return_exceptions=True)
         self._folder.cleanup()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,6 +53,7 @@ class Relay:
         else:
             host, _, port = self._behind.rpartition(":")
             behind = await asyncio.open_connection(host, int(port))
+        self._ends += [writer, behind[1]]
         for source, sink in ((reader, behind[1]), (behind[0], writer)):
             link = asyncio.create_task(self._pass_on(source, sink))
             self._links.add(link)

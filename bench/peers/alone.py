@@ -1,4 +1,4 @@
-"""Serial diffusers in a process of its own: a loop that reads what is asked and writes pictures, one by one.
+"""Serial diffusers in a process of its own: a loop that reads what is asked and writes pictures.
 
 python -m bench.peers.alone MODEL     the loop: a JSON line in, four bytes of length and the pixels out
 

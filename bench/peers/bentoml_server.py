@@ -4,8 +4,8 @@ python -m bench.peers.bentoml_server PORT MODEL SIZE WAIT_S     the server
 
 The dispatcher finds the wait itself, by a regression over past batches: WAIT_S is not used. Its
 `max_latency_ms` is a limit beyond which it refuses, not a wait, and is put out of reach here. A batchable
-API answers with a list, in JSON: pixels go as base64. The knobs are arguments of a decorator, so they come by
-the environment to the process that imports this module.
+API answers with a list, in JSON: pixels go as base64. The knobs are arguments of a decorator, so they
+come by the environment to the process that imports this module.
 """
 
 import asyncio
@@ -27,12 +27,13 @@ PATIENCE_S = 600
 DEFAULT_SIZE = 8
 
 
-@bentoml.service(workers=1, traffic={"timeout": PATIENCE_S})  # type: ignore[untyped-decorator]
+@bentoml.service(workers=1, traffic={"timeout": PATIENCE_S})
 class Painter:
     """What the worker process runs."""
 
     def __init__(self) -> None:
         """Load the model, in the thread that will paint: torch's thread count belongs to a thread."""
+        fate.share_with_parent()  # BentoML gives its workers sessions of their own
         self._worker = ThreadPoolExecutor(max_workers=1)
         self._pipe = self._worker.submit(pipeline.load, Path(os.environ[MODEL])).result()
 

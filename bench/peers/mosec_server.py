@@ -2,8 +2,8 @@
 
 python -m bench.peers.mosec_server PORT MODEL SIZE WAIT_S     the server
 
-One worker process behind Mosec's HTTP server in Rust; one stage, so that pixels pass between the two once.
-The worker is made without arguments: it finds the model's folder in the environment.
+One worker process behind Mosec's HTTP server in Rust; one stage, so that pixels pass from one to the
+other once. The worker is made without arguments: it finds the model's folder in the environment.
 """
 
 import os

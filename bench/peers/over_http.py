@@ -159,8 +159,8 @@ class RayServe(HttpPeer):
     package = "ray"
     module = "bench.peers.ray_server"
     advice = (
-        "max_batch_size and batch_wait_timeout_s by trial, threads of torch set by hand (docs.ray.io: serve/"
-        "advanced-guides/dyn-req-batch and performance); max_ongoing_requests 1000, so that batches can fill"
+        "max_batch_size and batch_wait_timeout_s by trial, threads of torch set by hand (docs.ray.io: "
+        "serve/advanced-guides/dyn-req-batch and performance); max_ongoing_requests raised to 1000"
     )
 
 

@@ -1,9 +1,10 @@
-"""stable-diffusion.cpp: can its Python binding load a model's weights? So far it cannot, so nothing is timed.
+"""stable-diffusion.cpp: can its Python binding load a model's weights? So far not: nothing is timed.
 
 python -m bench.peers.sdcpp FOLDER     loads it: a diffusers folder
 
-The binding reads diffusers' folders and recognises a model by the names and shapes of its tensors. Of what it
-does not recognise it says so, goes on, and crashes: hence a process of its own.
+The binding reads diffusers' folders and recognises a model by the names and shapes of its tensors. One
+that it does not recognise it names, goes on, and crashes: hence a process of its own. Installing it compiles
+it, so `.[bench]` leaves it out: `pip install stable-diffusion-cpp-python`.
 """
 
 import subprocess
