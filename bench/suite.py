@@ -64,7 +64,8 @@ def _gpu_memory_gb() -> float:
     if not torch.cuda.is_available():
         sys.exit(
             "not measured: torch finds no CUDA device here. make bench-gpu needs a machine with an "
-            "NVIDIA GPU and a build of torch for it (TORCH_FLAGS in the Makefile); make bench runs without one."
+            "NVIDIA GPU and a build of torch for it (TORCH_FLAGS in the Makefile); "
+            "make bench runs without one."
         )
     return float(torch.cuda.get_device_properties(0).total_memory) / 1e9
 

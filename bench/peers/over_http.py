@@ -61,7 +61,11 @@ class HttpPeer(BatchingSystem):
             start_new_session=True,
         )
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+            headers={
+                "Accept-Encoding": "identity"
+            },  # on one machine, compressing costs and saves nothing
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None),
         )
         return await self._until_it_paints(ask)
 

@@ -3,8 +3,8 @@
 python -m bench.peers.sdcpp FOLDER     loads it: a diffusers folder
 
 The binding reads diffusers' folders and recognises a model by the names and shapes of its tensors. One
-that it does not recognise it names, goes on, and crashes: hence a process of its own. Installing it compiles
-it, so `.[bench]` leaves it out: `pip install stable-diffusion-cpp-python`.
+that it does not recognise it names, goes on, and crashes: hence a process of its own. Installing it
+compiles it, so `.[bench]` leaves it out: `pip install stable-diffusion-cpp-python`.
 """
 
 import subprocess
