@@ -1,19 +1,21 @@
 """What a long bench has found so far, in a file: a run that was cut short goes on where it was."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 PLACE = Path("out") / "bench"
+ROOT = Path(__file__).parents[1]
 
 
 class Progress:
     """Finished cells by name; each is on disk before the next begins."""
 
     def __init__(self, path: Path, terms: dict[str, Any]) -> None:
-        """Take up what `path` holds, if it was found on the same `terms` (options, versions)."""
+        """Take up what `path` holds, if it was found on the same `terms` (options, versions) and code."""
         self._path = path
-        self._terms = json.loads(json.dumps(terms))
+        self._terms = json.loads(json.dumps(terms | {"code": code()}))
         self._cells: dict[str, Any] = {}
         kept = _read(path)
         if kept.get("terms") == self._terms:
@@ -44,6 +46,15 @@ class Progress:
         """Begin anew, now or next time: all has been told."""
         self._cells = {}
         self._path.unlink(missing_ok=True)
+
+
+def code(root: Path = ROOT) -> str:
+    """Return a digest of what is measured and of what measures: figures of two states are not mixed."""
+    digest = hashlib.sha256()
+    found = (p for part in ("difs", "bench", "configs") for p in (root / part).rglob("*"))
+    for path in sorted(p for p in found if p.suffix in {".py", ".toml"}):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from bench import beside, footprint, suite
 from bench.peers import sdcpp
-from bench.progress import Progress
+from bench.progress import Progress, code
 from bench.relay import Relay
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +30,16 @@ def test_a_run_on_the_same_terms_goes_on(tmp_path: Path) -> None:
 def test_a_run_on_other_terms_begins_anew(tmp_path: Path) -> None:
     Progress(tmp_path / "s", {"rounds": 1}).keep("a", 1)
     assert "a" not in Progress(tmp_path / "s", {"rounds": 2})
+
+
+def test_code_that_changed_is_measured_anew(tmp_path: Path) -> None:
+    (tmp_path / "difs").mkdir()
+    states = [code(tmp_path)]
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("b.toml", "2"), ("c.txt", "2")):
+        (tmp_path / "difs" / name).write_text(text, "utf-8")
+        states.append(code(tmp_path))
+    assert len(set(states[:4])) == 4
+    assert states[4] == states[3], "only what runs or configures"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"terms": {}}', '{"terms": {}, "cells": 3}'])
