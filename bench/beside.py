@@ -37,7 +37,7 @@ from bench.load import QUIET, Ask, Outcome, Pixels, arrivals, busy_share, mix, o
 from bench.peers import sdcpp
 from bench.peers.alone import Alone
 from bench.peers.base import Batching, BatchingSystem, System
-from bench.peers.difs_service import Difs
+from bench.peers.difs_service import CLIENTS, Difs
 from bench.peers.over_http import BentoMl, LitServe, Mosec, RayServe
 from bench.progress import PLACE, Progress
 from bench.relay import Relay
@@ -129,7 +129,8 @@ class Bench:
         try:
             await work
         except Exception as error:  # each system breaks in its own way
-            self.not_measured[name] = f"{type(error).__name__}: {error}"[-2000:]
+            words = f"{type(error).__name__}: {error}"
+            self.not_measured[name] = words if len(words) < 2000 else f"{words[:300]} ... {words[-1500:]}"
             say(f"{name}: NOT MEASURED: {self.not_measured[name]}")
         finally:
             await self.systems[name].stop()
@@ -165,7 +166,11 @@ class Bench:
                 say(f"{system.name:>16} {cell:>6}: {_words(found)}")
 
     async def _cell(self, system: System, number: int, cell: str) -> Any:
-        """Measure one cell; the same round is the same work for every system."""
+        """Measure one cell; the same cell is the same work for every system, and no other cell's.
+
+        A system that keeps what it has encoded would else gain by what an earlier cell asked for.
+        """
+        seed = 10 + 10 * number + cells(number).index(cell)
         if cell == "pictures":
             painted = await paint_together(system, self.asks(CHECKED, seed=1))
             return [base64.b64encode(picture.tobytes()).decode("ascii") for picture in painted]
@@ -177,8 +182,8 @@ class Bench:
             times = [0.0] * self._asked.flood
         else:
             capacity = Outcome(**self.progress[f"{system.name}/0/flood"]).figures()["per_s"]
-            times = arrivals(float(cell) * capacity, self._asked.seconds, seed=number)
-        return asdict(await offer(system.paint, self.asks(len(times), seed=10 + number), times))
+            times = arrivals(float(cell) * capacity, self._asked.seconds, seed)
+        return asdict(await offer(system.paint, self.asks(len(times), seed), times))
 
     async def _moved_bytes(self, system: System) -> int:
         """Return the bytes for one picture, asked alone, both ways."""
@@ -191,7 +196,8 @@ class Bench:
         front = system.front
         async with Relay(front) as relay:
             await system.approach(relay.front)
-            await system.paint(self.asks(1)[0])  # opens connections; their greetings are not counted
+            for ask in self.asks(CLIENTS):  # opens the connections, whose greetings are not counted
+                await system.paint(ask)
             before = relay.moved_bytes
             for ask in asks:
                 await system.paint(ask)
