@@ -47,7 +47,7 @@ bench: $(STAMP)
 
 # Beside LitServe and Ray Serve, which the first line installs
 bench-engine: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[bench]"
 	$(BIN)/python -m bench.engine
 
 bench-faults: $(STAMP)

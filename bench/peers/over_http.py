@@ -22,7 +22,7 @@ import numpy as np
 from bench.load import Ask, Pixels
 from bench.peers.base import Batching, BatchingSystem
 
-START_S = 180.0
+START_S = 300.0
 STOP_S = 20.0
 POLL_S = 0.05
 TRY_ASK = Ask("red apple", 0, 1, 1.0)

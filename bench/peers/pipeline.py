@@ -12,7 +12,7 @@ from bench.load import Ask, Pixels
 
 def load(model: Path) -> Any:
     """Load a model folder on the CPU, with all cores for torch."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     import torch
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging as progress
