@@ -37,22 +37,24 @@ chaos: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m tests.chaos --seconds 28800 --seed $(SEED)
 
+# Half an hour, beside peers that the first line installs; cut short, it goes on where it was. BENCH_FLAGS=--fresh
+# measures all again. Ends with docs/BENCHMARKS.md.
+BENCH_FLAGS ?=
+
 bench: $(STAMP)
-	$(BIN)/python -m bench.transport
-	$(BIN)/python -m bench.overhead
-	$(BIN)/python -m bench.previews
-	$(BIN)/python -m bench.http
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[bench]"
+	$(BIN)/python -m bench.suite cpu $(BENCH_FLAGS)
 
 # Beside LitServe and Ray Serve, which the first line installs
 bench-engine: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[bench]"
 	$(BIN)/python -m bench.engine
 
 bench-faults: $(STAMP)
 	$(BIN)/python -m bench.faults
 
 bench-gpu: $(STAMP)
-	$(BIN)/python -m bench.gpu_engine
+	$(BIN)/python -m bench.suite gpu $(BENCH_FLAGS)
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "DIFS needs Python 3.11 or later; try make PYTHON=python3.11")'

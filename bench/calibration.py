@@ -11,7 +11,6 @@ from bench.load import Ask, Outcome, Pixels, arrivals, offer
 from bench.peers.base import Batching, BatchingSystem, System
 
 SIZES = (8, 16, 32)
-WAITS_S = (0.0, 0.02, 0.1)
 FLOOD = 48
 AS_GOOD = 0.97
 """Of two sizes with as good a throughput the smaller one is kept: it delays less."""
@@ -46,24 +45,25 @@ def largest_difference(ours: list[Pixels], theirs: list[Pixels]) -> int:
 
 
 async def best_batching(
-    system: BatchingSystem, asks: Asks, capacity: float, seconds: float, say: Callable[[str], None]
+    system: BatchingSystem, asks: Asks, capacity: float | None, seconds: float, say: Callable[[str], None]
 ) -> Batching:
     """Return the knobs for a running peer, and leave it with them.
 
-    First the size, by the throughput of a flood; then the wait, by the 95th percentile at 0.7 of the
-    serial capacity, in `seconds` each.
+    First the size, by the throughput of a flood; then the wait, if it has a choice of waits, by the 95th
+    percentile at 0.7 of `capacity`, or of the peer's own, just found, in `seconds` each.
     """
+    waits_s = system.waits_s
     flood = asks(FLOOD)
     by_size: dict[int, Outcome] = {}
     for size in SIZES:
-        await system.tune(Batching(size, WAITS_S[1]))
+        await system.tune(Batching(size, waits_s[len(waits_s) // 2]))
         by_size[size] = await offer(system.paint, flood, [0.0] * len(flood))
         say(f"{system.name}: at most {size}: {by_size[size].figures()['per_s']} pictures/s")
     most = max(outcome.figures()["per_s"] for outcome in by_size.values())
     size = next(s for s in SIZES if by_size[s].figures()["per_s"] >= AS_GOOD * most)
-    times = arrivals(0.7 * capacity, seconds, seed=0)
-    best, best_p95 = Batching(size, WAITS_S[0]), float("inf")
-    for wait_s in WAITS_S:
+    times = arrivals(0.7 * (capacity or most), seconds, seed=0)
+    best, best_p95 = Batching(size, waits_s[0]), float("inf")
+    for wait_s in waits_s if len(waits_s) > 1 else ():
         candidate = replace(best, wait_s=wait_s)
         await system.tune(candidate)
         p95 = (await offer(system.paint, asks(len(times)), times)).figures().get("p95_s", float("inf"))

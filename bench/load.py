@@ -74,6 +74,7 @@ class Outcome:
         if done:
             found["p50_s"] = round(percentile(self.latencies, 0.50), 4)
             found["p95_s"] = round(percentile(self.latencies, 0.95), 4)
+            found["p99_s"] = round(percentile(self.latencies, 0.99), 4)
             found["max_s"] = round(max(self.latencies), 4)
         if self.failures:
             found |= {"failed": len(self.failures), "first_failure": self.failures[0]}

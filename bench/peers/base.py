@@ -25,6 +25,10 @@ class System(ABC):
     name: str
     needs: tuple[str, ...] = ()
     """Modules without which it cannot be measured."""
+    package = ""
+    """The distribution whose version a result names; empty for what every result names anyhow."""
+    advice = ""
+    """What its documentation says on tuning, and where; what is set by hand stands here, too."""
 
     def __init__(self, model: Path) -> None:
         """Prepare; nothing runs yet."""
@@ -39,9 +43,28 @@ class System(ABC):
     async def start(self) -> None:
         """Start, and return when it can paint."""
 
+    async def start_and_paint(self, ask: Ask) -> Pixels:
+        """Start, and return the first picture as soon as it can be had."""
+        await self.start()
+        return await self.paint(ask)
+
     @abstractmethod
     async def paint(self, ask: Ask) -> Pixels:
         """Return one picture, of shape (height, width, 3)."""
+
+    @property
+    def root(self) -> int:
+        """Return the process that, with all its descendants, is the system; only where there is one."""
+        raise NotImplementedError(f"{self.name} has no process of its own")
+
+    @property
+    def front(self) -> str:
+        """Return where clients reach it: `tcp://HOST:PORT`, `ipc://PATH`, or nothing for a pipe."""
+        return ""
+
+    async def approach(self, front: str) -> None:
+        """Let the client come by another front, as that of a relay, from now on."""
+        raise NotImplementedError(f"{self.name} is reached in one way only")
 
     @abstractmethod
     async def stop(self) -> None:
@@ -49,9 +72,11 @@ class System(ABC):
 
 
 class BatchingSystem(System):
-    """A system whose batching can be tuned while it runs."""
+    """A system whose batching can be tuned."""
 
     batching = Batching(8, 0.0)
+    waits_s: tuple[float, ...] = (0.0, 0.02, 0.1)
+    """The waits worth trying; one, where the system finds its own."""
 
     @abstractmethod
     async def tune(self, batching: Batching) -> None:

@@ -1,4 +1,7 @@
-"""DIFS itself: a private service with default settings, pictures through shared memory."""
+"""DIFS itself: a private service, pictures through shared memory.
+
+Its settings are the default ones, but that it loads the model under test alone: so do its peers.
+"""
 
 from itertools import cycle
 
@@ -19,9 +22,26 @@ class Difs(System):
     async def start(self) -> None:
         """See System.start."""
         self._clients: list[AsyncClient] = []
-        self._service = PrivateService()
+        self._service = PrivateService(["--set", f'actors.preload=["{self.model.name}"]'])
         self._service.start()
-        self._clients = [AsyncClient(self._service.address) for _ in range(CLIENTS)]
+        await self.approach(self.front)
+
+    @property
+    def root(self) -> int:
+        """See System.root."""
+        assert self._service.process is not None
+        return self._service.process.pid
+
+    @property
+    def front(self) -> str:
+        """See System.front."""
+        return self._service.address
+
+    async def approach(self, front: str) -> None:
+        """See System.approach."""
+        for client in self._clients:
+            await client.aclose()
+        self._clients = [AsyncClient(front) for _ in range(CLIENTS)]
         self._turns = cycle(self._clients)
 
     async def paint(self, ask: Ask) -> Pixels:

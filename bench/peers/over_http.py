@@ -4,6 +4,8 @@ Their servers stand in modules of their own, which alone import the frameworks.
 """
 
 import asyncio
+import base64
+import json
 import os
 import signal
 import socket
@@ -20,9 +22,14 @@ import numpy as np
 from bench.load import Ask, Pixels
 from bench.peers.base import Batching, BatchingSystem
 
-START_S = 180.0
+START_S = 300.0
 STOP_S = 20.0
+POLL_S = 0.05
 TRY_ASK = Ask("red apple", 0, 1, 1.0)
+PLAIN = {"Accept-Encoding": "identity"}
+"""On one machine, compressing costs and saves nothing; LitServe would by itself."""
+WARM_UP = 24
+"""Asks after a restart: BentoML's dispatcher learns from the first 14."""
 
 
 class HttpPeer(BatchingSystem):
@@ -38,11 +45,16 @@ class HttpPeer(BatchingSystem):
 
     async def start(self) -> None:
         """See System.start; raises RuntimeError with the server's last words."""
+        await self.start_and_paint(TRY_ASK)
+
+    async def start_and_paint(self, ask: Ask) -> Pixels:
+        """See System.start_and_paint: each server says otherwise that it is not ready yet."""
         import aiohttp
 
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
+        self._front = f"tcp://127.0.0.1:{port}"
         self._url = f"http://127.0.0.1:{port}/predict"
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the server
         knobs = [str(self.batching.max_size), str(self.batching.wait_s)]
@@ -53,23 +65,24 @@ class HttpPeer(BatchingSystem):
             start_new_session=True,
         )
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+            headers=PLAIN,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None),
         )
-        await self._until_it_paints()
+        return await self._until_it_paints(ask)
 
-    async def _until_it_paints(self) -> None:
+    async def _until_it_paints(self, ask: Ask) -> Pixels:
         assert self._process is not None
         deadline = time.monotonic() + START_S
         while True:
             try:
-                await self.paint(TRY_ASK)
-                return
+                return await self.paint(ask)
             except Exception as error:  # refused, not routed yet, loading: each server says it otherwise
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     self._words.seek(0)
                     words = self._words.read().decode("utf-8", "replace")[-2000:]
                     raise RuntimeError(f"{self.name} does not start: {error}\n{words}") from error
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(POLL_S)
 
     async def _post(self, body: dict[str, Any]) -> bytes:
         async with self._session.post(self._url, json=body) as response:
@@ -80,9 +93,27 @@ class HttpPeer(BatchingSystem):
 
     async def paint(self, ask: Ask) -> Pixels:
         """See System.paint; the pictures are square."""
-        pixels = np.frombuffer(await self._post(asdict(ask)), np.uint8)
+        pixels = np.frombuffer(await self._bytes_of(ask), np.uint8)
         side = round((len(pixels) / 3) ** 0.5)
         return pixels.reshape(side, side, 3)
+
+    async def _bytes_of(self, ask: Ask) -> bytes:
+        return await self._post(asdict(ask))
+
+    @property
+    def root(self) -> int:
+        """See System.root."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def front(self) -> str:
+        """See System.front."""
+        return self._front
+
+    async def approach(self, front: str) -> None:
+        """See System.approach."""
+        self._url = f"{front.replace('tcp:', 'http:')}/predict"
 
     async def tune(self, batching: Batching) -> None:
         """See BatchingSystem.tune."""
@@ -93,6 +124,7 @@ class HttpPeer(BatchingSystem):
         """See System.stop."""
         if self._session is not None:
             await self._session.close()
+            self._session = None
         if self._process is not None:
             self._process.terminate()
             try:
@@ -117,7 +149,12 @@ class LitServe(HttpPeer):
 
     name = "LitServe"
     needs = ("litserve", "aiohttp")
+    package = "litserve"
     module = "bench.peers.litserve_server"
+    advice = (
+        "max_batch_size and batch_timeout by trial on the own load (lightning.ai/docs/litserve/features/"
+        "batching); one worker: a second would share its two cores"
+    )
 
 
 class RayServe(HttpPeer):
@@ -125,4 +162,52 @@ class RayServe(HttpPeer):
 
     name = "Ray Serve"
     needs = ("ray", "starlette", "aiohttp")
+    package = "ray"
     module = "bench.peers.ray_server"
+    advice = (
+        "max_batch_size and batch_wait_timeout_s by trial, threads of torch set by hand (docs.ray.io: "
+        "serve/advanced-guides/dyn-req-batch and performance); max_ongoing_requests raised to 1000"
+    )
+
+
+class RestartingPeer(HttpPeer):
+    """One whose knobs are given at its start."""
+
+    async def tune(self, batching: Batching) -> None:
+        """See BatchingSystem.tune."""
+        self.batching = batching
+        if self._process is not None:
+            await self.stop()
+            await self.start()
+            await asyncio.gather(*(self.paint(TRY_ASK) for _ in range(WARM_UP)))
+
+
+class Mosec(RestartingPeer):
+    """Its server stands in `bench.peers.mosec_server`."""
+
+    name = "Mosec"
+    needs = ("mosec", "aiohttp")
+    package = "mosec"
+    module = "bench.peers.mosec_server"
+    advice = (
+        "max_batch_size and max_wait_time of append_worker by trial (mosecorg.github.io/mosec/reference/"
+        "interface); timeouts raised from 3 s, for a full queue takes longer"
+    )
+
+
+class BentoMl(RestartingPeer):
+    """Its server stands in `bench.peers.bentoml_server`."""
+
+    name = "BentoML"
+    needs = ("bentoml", "aiohttp")
+    package = "bentoml"
+    module = "bench.peers.bentoml_server"
+    waits_s = (0.0,)
+    advice = (
+        "max_batch_size by trial; the wait is adaptive, max_latency_ms a limit beyond which requests are "
+        "refused and put out of reach (docs.bentoml.com/en/latest/get-started/adaptive-batching)"
+    )
+
+    async def _bytes_of(self, ask: Ask) -> bytes:
+        (text,) = json.loads(await self._post({"asks": [asdict(ask)]}))
+        return base64.b64decode(text)

@@ -12,12 +12,15 @@ from bench.load import Ask, Pixels
 
 def load(model: Path) -> Any:
     """Load a model folder on the CPU, with all cores for torch."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     import torch
     from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging as progress
     from transformers.utils import logging
 
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    progress.disable_progress_bar()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     pipe = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)

@@ -1,0 +1,91 @@
+"""All benches of a kind, one after the other, then the report: for `make bench` and `make bench-gpu`.
+
+    python -m bench.suite cpu [--fresh]     half an hour: transport, overhead, doors, decisions, the peers
+    python -m bench.suite gpu [--fresh]     engine, memory modes, switching, hand-over, a neighbour
+
+A run that was cut short goes on with the bench that was not finished, unless `--fresh` is given; so does
+`bench.beside` within itself. A bench that fails does not keep the others from running. What takes longer
+has a command of its own: `bench.engine`, `bench.policy`, `bench.quality`; docs/BENCHMARKS.md names all.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from bench.progress import PLACE, Progress
+
+CPU = (
+    "bench.transport",
+    "bench.overhead",
+    "bench.previews",
+    "bench.http",
+    "bench.decisions",
+    "bench.planner",
+    "bench.promises",
+    "bench.beside",
+)
+REPORT = "bench.write_report"
+NEIGHBOURS_SHARE = 0.75
+"""The most of the GPU's memory that the neighbour takes."""
+
+
+def gpu_steps(memory_gb: float) -> tuple[str, ...]:
+    """Return the benches of a GPU with so much memory."""
+    return ("bench.gpu_engine", f"bench.neighbour --most-gb {NEIGHBOURS_SHARE * memory_gb:.0f}")
+
+
+def run(steps: Sequence[str], progress: Progress, call: Callable[[str], int]) -> list[str]:
+    """Call what is not done yet, then write the report; return what failed."""
+    failed = []
+    for step in steps:
+        if step in progress:
+            print(f"== {step}: done before", flush=True)
+        elif call(step) == 0:
+            progress.keep(step, True)
+        else:
+            failed.append(step)
+    if call(REPORT) != 0:
+        failed.append(REPORT)
+    if not failed:
+        progress.forget()
+    return failed
+
+
+def _call(step: str) -> int:
+    print(f"== python -m {step}", flush=True)
+    return subprocess.run([sys.executable, "-m", *step.split()], check=False).returncode
+
+
+def _gpu_memory_gb() -> float:
+    """Return the first GPU's memory; ends with a plain word where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        sys.exit(
+            "not measured: torch finds no CUDA device here. make bench-gpu needs a machine with an "
+            "NVIDIA GPU and a build of torch for it (TORCH_FLAGS in the Makefile); "
+            "make bench runs without one."
+        )
+    return float(torch.cuda.get_device_properties(0).total_memory) / 1e9
+
+
+def main() -> None:
+    """Run a suite; the exit status says whether all of it was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("kind", choices=("cpu", "gpu"))
+    parser.add_argument(
+        "--fresh", action="store_true", help="measure again what an earlier run has measured"
+    )
+    asked = parser.parse_args()
+    steps = CPU if asked.kind == "cpu" else gpu_steps(_gpu_memory_gb())
+    progress = Progress(PLACE / f"suite-{asked.kind}.json", {"steps": steps})
+    if asked.fresh:
+        progress.forget()
+        steps = tuple(f"{step} --fresh" if step == "bench.beside" else step for step in steps)
+    if failed := run(steps, progress, _call):
+        sys.exit(f"failed: {', '.join(failed)}; run the same command again to go on with these")
+
+
+if __name__ == "__main__":
+    main()
