@@ -13,6 +13,7 @@ from starlette.routing import Route
 from difs import metrics
 from difs.doors import native
 from difs.doors.answers import refused
+from difs.doors.guard import Caller
 from difs.doors.jobs import Job, Jobs
 from difs.doors.orders import Order
 from difs.doors.replies import event, json
@@ -60,6 +61,13 @@ class NativeDoor:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
+    def revoke(self, account: str) -> None:
+        """Give up and forget the jobs of a caller that may come no more."""
+        for job in [job for job in self._jobs if job.caller == account]:
+            if (task := self._tasks.get((account, job.request_id))) is not None:
+                task.cancel()
+            self._jobs.forget(job)
+
     # ---- jobs -----------------------------------------------------------------------------------
 
     async def generate(self, request: Request) -> Response:
@@ -69,7 +77,7 @@ class NativeDoor:
         asked = replace(asked, request_id=asked.request_id or secrets.token_hex(12))
         assert asked.request_id is not None
         order = native.order(asked, body)
-        job = self._jobs.known(caller, asked.request_id)
+        job = self._jobs.known(caller.account, asked.request_id)
         if job is None:
             job = self._begin(caller, asked.request_id, asked.n, order)
             await self._first_news(job)
@@ -81,13 +89,13 @@ class NativeDoor:
         location = f"{native.PATH}/requests/{job.request_id}"
         return json(native.view(job, self._service.clock.now()), 202, {"location": location})
 
-    def _begin(self, caller: str, request_id: str, n: int, order: Order) -> Job:
+    def _begin(self, caller: Caller, request_id: str, n: int, order: Order) -> Job:
         now = self._service.clock.now()
         self._jobs.sweep(now)
-        job = Job(caller, request_id, n, now, order)
+        job = Job(caller.account, request_id, n, now, order)
         self._jobs.add(job)
-        key = (caller, request_id)
-        self._tasks[key] = asyncio.create_task(self._run(job, order))
+        key = (caller.account, request_id)
+        self._tasks[key] = asyncio.create_task(self._run(caller, job, order))
         self._tasks[key].add_done_callback(lambda _: self._ended(job))
         return job
 
@@ -97,7 +105,7 @@ class NativeDoor:
         del self._tasks[job.caller, job.request_id]
         self._tell((job.caller, job.request_id))
 
-    async def _run(self, job: Job, order: Order) -> None:
+    async def _run(self, caller: Caller, job: Job, order: Order) -> None:
         clock, key = self._service.clock, (job.caller, job.request_id)
 
         def heard(event: Accepted | Progress) -> None:
@@ -105,7 +113,7 @@ class NativeDoor:
             self._tell(key)
 
         try:
-            job.done(await self._service.make(job.caller, order, heard), clock.now())
+            job.done(await self._service.make(caller, order, heard), clock.now())
         except DifsError as error:
             job.failed(refused(error), clock.now())
         except asyncio.CancelledError:
@@ -130,11 +138,11 @@ class NativeDoor:
 
     def _find(self, request: Request) -> Job:
         self._jobs.sweep(self._service.clock.now())
-        return self._jobs.find(caller_of(request), request.path_params["id"])
+        return self._jobs.find(caller_of(request).account, request.path_params["id"])
 
     async def requests(self, request: Request) -> Response:
         """List the caller's jobs, the oldest first."""
-        now, caller = self._service.clock.now(), caller_of(request)
+        now, caller = self._service.clock.now(), caller_of(request).account
         self._jobs.sweep(now)
         return json({"requests": [native.view(job, now) for job in self._jobs if job.caller == caller]})
 
@@ -193,8 +201,7 @@ class NativeDoor:
         body, caller = await body_of(request), caller_of(request)
         asked = native.read(body)
         order = native.order(asked, body)
-        client = self._service.client(caller)
-        return json(await client.explain(order.prompt, survey=asked.survey, **order.wishes))
+        return json(await self._service.explain(caller, order, survey=asked.survey))
 
     async def status(self, request: Request) -> Response:
         """Tell the service's state."""
