@@ -14,7 +14,7 @@ from difs import metrics
 from difs.doors import native
 from difs.doors.answers import refused
 from difs.doors.guard import Caller
-from difs.doors.jobs import Job, Jobs
+from difs.doors.jobs import Job, Jobs, State
 from difs.doors.orders import Order
 from difs.doors.replies import event, json
 from difs.doors.service import Service, body_of, caller_of
@@ -23,6 +23,8 @@ from difs.messages import Accepted, Progress
 
 KEEP_ALIVE_S = 15.0
 """A stream with no news says so after so long: a reader that is gone is noticed."""
+POSITION_S = 1.0
+"""How often the readers of a job that waits are told where."""
 FIRST_NEWS_S = 10.0
 """How long a POST waits for the broker to accept or refuse."""
 
@@ -87,7 +89,15 @@ class NativeDoor:
             self._jobs.forget(job)  # it never was one
             return json(native.error(job.refused), job.refused.status, job.refused.headers())
         location = f"{native.PATH}/requests/{job.request_id}"
-        return json(native.view(job, self._service.clock.now()), 202, {"location": location})
+        position = await self._position(caller, job)
+        shown = native.view(job, self._service.clock.now(), position=position)
+        return json(shown, 202, {"location": location})
+
+    async def _position(self, caller: Caller, job: Job) -> int | None:
+        """Return where a job waits; None where it does not."""
+        if job.state is not State.QUEUED:
+            return None
+        return await self._service.position(caller, job.request_id)
 
     def _begin(self, caller: Caller, request_id: str, n: int, order: Order) -> Job:
         now = self._service.clock.now()
@@ -149,8 +159,9 @@ class NativeDoor:
     async def request(self, request: Request) -> Response:
         """Tell how a job stands."""
         job = self._find(request)
+        position = await self._position(caller_of(request), job)
         preview = await self._service.preview(job.preview)
-        return json(native.view(job, self._service.clock.now(), preview))
+        return json(native.view(job, self._service.clock.now(), preview, position))
 
     async def cancel(self, request: Request) -> Response:
         """Give a job up, or forget one that has ended."""
@@ -173,26 +184,34 @@ class NativeDoor:
 
     async def events(self, request: Request) -> Response:
         """Stream how a job stands, each time that there is news."""
-        return StreamingResponse(self._states(self._find(request)), media_type="text/event-stream")
+        states = self._states(caller_of(request), self._find(request))
+        return StreamingResponse(states, media_type="text/event-stream")
 
-    async def _states(self, job: Job) -> AsyncIterator[bytes]:
+    async def _states(self, caller: Caller, job: Job) -> AsyncIterator[bytes]:
         """Yield the newest state: a slow reader misses some and holds nobody up."""
-        seen, shown = -1, None
+        seen: tuple[int, int | None] | None = None
+        shown = None
         while True:
-            if job.version != seen:
-                seen = job.version
+            stands = (job.version, await self._position(caller, job))
+            if stands != seen:
+                seen = stands
                 is_new = job.preview is not None and job.preview is not shown
                 shown = job.preview
                 preview = await self._service.preview(job.preview) if is_new else None
-                yield event(native.view(job, self._service.clock.now(), preview), job.state)
+                yield event(native.view(job, self._service.clock.now(), preview, stands[1]), job.state)
             elif not job.is_open:
                 return
-            else:
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE_S):
-                        await self._news[job.caller, job.request_id].wait()
-                except TimeoutError:
-                    yield b": nothing new\n\n"
+            elif not await self._has_news(job) and job.state is not State.QUEUED:
+                yield b": nothing new\n\n"
+
+    async def _has_news(self, job: Job) -> bool:
+        """Wait for news of a job; for those that wait it is looked often enough how they stand."""
+        try:
+            async with asyncio.timeout(POSITION_S if job.state is State.QUEUED else KEEP_ALIVE_S):
+                await self._news[job.caller, job.request_id].wait()
+        except TimeoutError:
+            return False
+        return True
 
     # ---- questions ------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from difs.doors import orders
 from difs.doors.answers import Refused, Told
 from difs.doors.guard import Caller
 from difs.doors.orders import Order, Outcome, Picture
-from difs.errors import Cancelled, Denied
+from difs.errors import Cancelled, Denied, DifsError
 from difs.messages import Accepted, Explanation, Preview, Progress
 
 T = TypeVar("T")
@@ -119,6 +119,13 @@ class Service:
         """Return what `make` would do now, without doing it."""
         orders.check(order, is_admin=caller.is_admin)
         return await self.client(caller).explain(order.prompt, survey=survey, **order.wishes)
+
+    async def position(self, caller: Caller, request_id: str) -> int | None:
+        """Return where a caller's request waits, 1 for the next; None where it does not, or who knows."""
+        try:
+            return (await self.client(caller).status(request_id)).position
+        except DifsError:
+            return None
 
     async def variant_names(self, caller: Caller) -> frozenset[str]:
         """Return the names of the registered variants."""

@@ -19,6 +19,9 @@ SLOW = {"prompt": "red apple", "steps": 60, "size": f"{SIDE}x{SIDE}"}
 SLOW_TXT2IMG = {"prompt": "red apple", "steps": 60, "width": SIDE, "height": SIDE}
 SLOW_JOB = {"prompt": "red apple", "width": SIDE, "height": SIDE, "overrides": {"steps": 60}}
 
+CREDITS = 2
+"""Requests that its one device is sent at a time."""
+
 
 class Door:
     """A service with an HTTP door, and a client of it."""
@@ -44,7 +47,7 @@ class Door:
 def opened(*more: str) -> Iterator[Door]:
     """Start a service with a door; it ends with the context."""
     port = free_port()
-    bounds = settings("broker.max_outstanding=4")
+    bounds = settings("broker.max_outstanding=4", f"actors.credits={CREDITS}")
     options = ["--device", "simulated", *settings(script()), *bounds, *more]
     with Service([*options, "--http", f"127.0.0.1:{port}"]) as service:
         door = Door(service, port)

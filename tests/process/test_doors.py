@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.process.door import (
+    CREDITS,
     SLOW,
     SLOW_JOB,
     SLOW_TXT2IMG,
@@ -195,6 +196,28 @@ def test_a_job_outlives_its_reader_and_is_cancelled_by_name(door: Door) -> None:
     until(lambda: door.get("/difs/v1/requests/job-2").json()["state"] == "running", 20, "it runs on")
     assert door.http.delete("/difs/v1/requests/job-2").json()["state"] == "cancelled"
     until(lambda: door.service.is_idle(1), 1.5, "a cancelled request, long before its end")
+
+
+def test_a_job_that_waits_is_told_where(door: Door) -> None:
+    names = [f"waits-{i}" for i in range(CREDITS + 2)]
+    begun = []
+    for name in names:
+        steps = 6 if name == names[0] else 60
+        body = {**SLOW_JOB, "overrides": {"steps": steps}, "request_id": name}
+        begun.append(door.post("/difs/v1/generate", body).json()["position"])
+    assert begun[CREDITS:] == [1, 2]
+    last = f"/difs/v1/requests/{names[-1]}"
+    assert door.get(last).json()["position"] == 2
+    told = []
+    with door.http.stream("GET", f"{last}/events") as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                told.append(json.loads(line.removeprefix("data: "))["position"])
+            if told and told[-1] == 1:  # the first has ended: it moved up
+                break
+    assert told[0] == 2
+    for name in names:
+        door.http.delete(f"/difs/v1/requests/{name}")
 
 
 def test_a_job_that_is_refused_never_was_one(door: Door) -> None:
