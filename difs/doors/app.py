@@ -28,7 +28,7 @@ from difs.errors import DifsError
 log = logging.getLogger("difs.doors")
 
 PAGE = Path(__file__).parent / "page"
-PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+PAGE_FILES = {"/": "index.html", "/page.css": "page.css"} | {f"/{name}": name for name in openapi.SCRIPTS}
 """The page: fixed names, so that no path is ever taken from a request."""
 MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 WATCH_S = 0.5
