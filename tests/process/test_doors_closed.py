@@ -58,7 +58,7 @@ def test_a_closed_connection_cancels_its_request(door: Door, path: str, tree: di
 
 
 def test_half_a_request_holds_nobody_up(door: Door) -> None:
-    raws = [socket.create_connection(("127.0.0.1", door.port)) for _ in range(100)]
+    raws = [socket.create_connection(("127.0.0.1", door.port)) for _ in range(500)]
     try:
         for raw in raws:
             raw.sendall(
