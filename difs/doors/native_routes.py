@@ -94,10 +94,14 @@ class NativeDoor:
         return json(shown, 202, {"location": location})
 
     async def _position(self, caller: Caller, job: Job) -> int | None:
-        """Return where a job waits; None where it does not."""
+        """Return where a job waits, None where it does not; many readers ask the broker once."""
         if job.state is not State.QUEUED:
             return None
-        return await self._service.position(caller, job.request_id)
+        now = self._service.clock.now()
+        if now - job.placed_at >= POSITION_S:
+            job.placed_at = now
+            job.position = await self._service.position(caller, job.request_id)
+        return job.position if job.state is State.QUEUED else None
 
     def _begin(self, caller: Caller, request_id: str, n: int, order: Order) -> Job:
         now = self._service.clock.now()
@@ -201,7 +205,7 @@ class NativeDoor:
                 yield event(native.view(job, self._service.clock.now(), preview, stands[1]), job.state)
             elif not job.is_open:
                 return
-            elif not await self._has_news(job) and job.state is not State.QUEUED:
+            elif not await self._has_news(job):
                 yield b": nothing new\n\n"
 
     async def _has_news(self, job: Job) -> bool:
