@@ -4,7 +4,8 @@
     pip install openai webuiapi                # into any Python; DIFS is not needed there
     python -m bench.http_clients http://127.0.0.1:7860
 
-Ends with status 1 when a case fails. What Open WebUI sends is replayed in tests/process/test_doors.py.
+Ends with status 1 when a case fails. tests/process/test_http_clients.py runs it. What Open WebUI sends
+is replayed in tests/process/test_open_webui.py.
 """
 
 import base64
@@ -22,6 +23,7 @@ import openai
 import webuiapi
 from PIL import Image
 
+MOST_CHARS = 80
 CASES: list[tuple[str, Callable[[], None]]] = []
 BASE = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:7860"
 PLACE = urlsplit(BASE)
@@ -40,7 +42,8 @@ def each(*values: Any) -> Callable[[Callable[[Any], None]], Callable[[Any], None
 
     def noted(work: Callable[[Any], None]) -> Callable[[Any], None]:
         for value in values:
-            CASES.append((f"{work.__name__.replace('_', ' ')}: {value}", partial(work, value)))
+            name = f"{work.__name__.replace('_', ' ')}: {value}"
+            CASES.append((name[:MOST_CHARS], partial(work, value)))
         return work
 
     return noted

@@ -206,6 +206,9 @@ class Variants(Struct, frozen=True, omit_defaults=True, tag="variants"):
 class Status(Struct, frozen=True, omit_defaults=True, tag="status"):
     """Ask for the service's state."""
 
+    request_id: RequestId | None = None
+    """Of a request of this client: tell its position, too."""
+
 
 class Ping(Struct, frozen=True, omit_defaults=True, tag="ping"):
     """Ask for a sign of life; also renews this client's leases."""
@@ -611,6 +614,8 @@ class StatusReport(Struct, frozen=True, omit_defaults=True, tag="status_report")
     """What most requests are expected of, the most first."""
     decisions: tuple[Scaled, ...] = ()
     """The autoscaler's last decisions, the latest first."""
+    position: int | None = None
+    """Of the request that was asked for: 1 is next on its device. None: it does not wait."""
 
 
 class Done(Struct, frozen=True, omit_defaults=True, tag="done"):

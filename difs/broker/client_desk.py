@@ -213,7 +213,20 @@ def _status(books: Books, route: bytes, message: Status, now: float) -> None:
     )
     if books.scaling is not None:
         report = replace(report, **scaling.facts(books.scaling, now))
+    if message.request_id is not None:
+        report = replace(report, position=_position(books, route, message.request_id))
     tell(books, route, report)
+
+
+def _position(books: Books, route: bytes, request_id: str) -> int | None:
+    """Return where a request of this client waits: 1 is next on its device; None: it does not wait."""
+    request = books.requests.get(request_id)
+    if request is None or request.client.route != route:
+        return None
+    if request_id in books.waiting:
+        return 1 + sum(other.rank < request.rank for other in books.waiting.values())
+    actor = request.actor
+    return actor.queue.position(request) if actor is not None and request in actor.queue else None
 
 
 def _device_status(books: Books, actor: Actor) -> DeviceStatus:

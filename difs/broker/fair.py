@@ -161,6 +161,24 @@ class FairQueue(Generic[T]):
             return first.item
         return other.item
 
+    def position(self, item: T) -> int:
+        """Return how many are served until `item` is, itself included, if none goes ahead and none comes.
+
+        O(n log n): for who asks, not for the dispatch.
+        """
+        asked = self._entries[item]
+        before = [e.seconds for *_, e in asked.flow.heap if e.is_live and e.order < asked.order]
+        mine = (asked.flow.start + sum(before), asked.order)
+        ahead = len(before)
+        for flow in self._flows.values():
+            start = flow.start
+            for order, _, entry in sorted(flow.heap) if flow is not asked.flow else ():
+                if (start, order) > mine:
+                    break
+                if entry.is_live:
+                    ahead, start = ahead + 1, start + entry.seconds
+        return ahead + 1
+
     def _first(self, kinds: Container[Hashable] | None) -> _Entry[T] | None:
         """Return the entry with the least tag among `kinds`, or among all."""
         best: _Top[T] | None = None

@@ -64,6 +64,12 @@ class Queue(Generic[T]):
                 return queue.pick(loaded)
         return None
 
+    def position(self, item: T) -> int:
+        """Return how many are served until `item` is, itself included; see `FairQueue.position`."""
+        rank = self._class_of[item]
+        ahead = sum(len(queue) for other, queue in self._classes.items() if other < rank)
+        return ahead + self._classes[rank].position(item)
+
     def take(self, item: T) -> None:
         """Take `item` out to be served now; its flow is charged."""
         self._classes[self._class_of.pop(item)].take(item)

@@ -272,9 +272,9 @@ class AsyncClient:
         """Return the registered LoRA adapters."""
         return (await self._ask(Variants(), VariantList)).adapters
 
-    async def status(self) -> StatusReport:
-        """Return the service's state."""
-        return await self._ask(Status(), StatusReport)
+    async def status(self, request_id: str | None = None) -> StatusReport:
+        """Return the service's state; `position` says where an own request waits."""
+        return await self._ask(Status(request_id), StatusReport)
 
     async def ping(self) -> Pong:
         """Return the broker's sign of life."""

@@ -129,9 +129,9 @@ class Client:
         """Return the registered LoRA adapters."""
         return self._do(self._client.adapters())
 
-    def status(self) -> StatusReport:
-        """Return the service's state."""
-        return self._do(self._client.status())
+    def status(self, request_id: str | None = None) -> StatusReport:
+        """Return the service's state; `position` says where an own request waits."""
+        return self._do(self._client.status(request_id))
 
     def ping(self) -> Pong:
         """Return the broker's sign of life."""

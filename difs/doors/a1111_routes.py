@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import contextlib
 import secrets
 import time
 from collections import defaultdict
@@ -17,11 +18,12 @@ from starlette.routing import Route
 from difs import pictures
 from difs.doors import a1111, a1111_lists
 from difs.doors.decode import decode
+from difs.doors.guard import Caller
 from difs.doors.jobs import Job
 from difs.doors.orders import Order, Outcome
 from difs.doors.replies import json
 from difs.doors.service import Service, body_of, caller_of, unless_gone
-from difs.errors import InvalidRequest, Unsupported
+from difs.errors import InvalidRequest, Overloaded, Unsupported
 
 PATH = "/sdapi/v1"
 PICTURE_BYTES = 24 * 2**20
@@ -99,6 +101,11 @@ class A1111Door:
             *(Route(f"{PATH}/{name}", call, methods=["POST"]) for name, call in posts.items()),
         ]
 
+    def revoke(self, account: str) -> None:
+        """Forget a caller that may come no more."""
+        self._settings.pop(account, None)
+        self._sittings.pop(account, None)
+
     # ---- pictures -------------------------------------------------------------------------------
 
     async def txt2img(self, request: Request) -> Response:
@@ -106,23 +113,25 @@ class A1111Door:
         body, caller = await body_of(request), caller_of(request)
         asked = a1111.read(body)
         variants = await self._service.variant_names(caller)
-        order = a1111.order(asked, body, self._settings[caller], variants)
-        job = Job(caller, secrets.token_hex(12), order.wishes.get("n", 1), self._service.clock.now())
+        order = a1111.order(asked, body, self._settings[caller.account], variants)
+        now, n = self._service.clock.now(), order.wishes.get("n", 1)
+        job = Job(caller.account, secrets.token_hex(12), n, now)
         sitting = Sitting(job, asked.force_task_id or job.request_id)
-        self._sittings[caller].append(sitting)
+        self._sittings[caller.account].append(sitting)
         try:
-            outcome = await unless_gone(request, self._sit(sitting, order))
+            outcome = await unless_gone(request, self._sit(caller, sitting, order))
         finally:
-            self._sittings[caller].remove(sitting)
+            if sitting in (open_ := self._sittings[caller.account]):
+                open_.remove(sitting)
         if outcome is None:
             return json(a1111.interrupted(body, await self._service.preview(job.preview)))
         stamp = time.strftime("%Y%m%d%H%M%S")
         return json(a1111.reply(asked, body, order, outcome, stamp))
 
-    async def _sit(self, sitting: Sitting, order: Order) -> Outcome | None:
+    async def _sit(self, caller: Caller, sitting: Sitting, order: Order) -> Outcome | None:
         """Return what came of it; None when it was interrupted."""
         job, clock = sitting.job, self._service.clock
-        work = self._service.make(job.caller, order, lambda event: job.heard(event, clock.now()))
+        work = self._service.make(caller, order, lambda event: job.heard(event, clock.now()))
         sitting.making = asyncio.ensure_future(work)
         try:
             return await sitting.making
@@ -135,7 +144,7 @@ class A1111Door:
 
     async def progress(self, request: Request) -> Response:
         """Tell of the caller's oldest open request."""
-        sittings = self._sittings[caller_of(request)]
+        sittings = self._sittings[caller_of(request).account]
         shown = sittings[0].shown() if sittings else None
         skips = request.query_params.get("skip_current_image", "").lower() in ("true", "1")
         preview = shown.job.preview if shown is not None and not skips else None
@@ -144,7 +153,7 @@ class A1111Door:
 
     async def interrupt(self, request: Request) -> Response:
         """Give up the caller's oldest open request."""
-        open_ = [s for s in self._sittings[caller_of(request)] if not s.is_interrupted]
+        open_ = [s for s in self._sittings[caller_of(request).account] if not s.is_interrupted]
         if open_:
             open_[0].interrupt()
         return json({})
@@ -153,7 +162,7 @@ class A1111Door:
 
     async def options(self, request: Request) -> Response:
         """Tell the caller's options."""
-        return json(a1111.options(self._settings[caller_of(request)]))
+        return json(a1111.options(self._settings[caller_of(request).account]))
 
     async def set_options(self, request: Request) -> Response:
         """Change the caller's options; a checkpoint must be known."""
@@ -162,24 +171,26 @@ class A1111Door:
             changes = msgspec.json.decode(body or b"{}", type=dict[str, Any])
         except (msgspec.DecodeError, RecursionError, ValueError):
             raise InvalidRequest("the body must be one JSON object") from None
-        settings = a1111.settings_after(self._settings[caller], changes)
+        settings = a1111.settings_after(self._settings[caller.account], changes)
         a1111.check_model(settings, await self._service.variant_names(caller))
-        self._settings[caller] = settings
+        self._settings[caller.account] = settings
         return json({})
 
     async def unload(self, request: Request) -> Response:
         """Have everything that is idle taken off the devices."""
-        client = self._service.client(caller_of(request))
+        client = self._service.administrator(caller_of(request))
         report = await client.status()
         for device in report.devices:
             for name in device.residents:
-                await client.evict(name, device.device)
+                with contextlib.suppress(Overloaded):  # it is busy
+                    await client.evict(name, device.device)
         return json({})
 
     async def reload(self, request: Request) -> Response:
         """Have the chosen variant loaded, where one is chosen."""
         caller = caller_of(request)
-        client, name = self._service.client(caller), self._settings[caller].sd_model_checkpoint
+        client = self._service.administrator(caller)
+        name = self._settings[caller.account].sd_model_checkpoint
         if name in await self._service.variant_names(caller):
             await client.load(name)
         return json({})

@@ -1,5 +1,6 @@
 """The application: all routes behind the gate, and errors in the shape of the API that was spoken to."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -27,9 +28,11 @@ from difs.errors import DifsError
 log = logging.getLogger("difs.doors")
 
 PAGE = Path(__file__).parent / "page"
-PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+PAGE_FILES = {"/": "index.html", "/page.css": "page.css"} | {f"/{name}": name for name in openapi.SCRIPTS}
 """The page: fixed names, so that no path is ever taken from a request."""
 MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+WATCH_S = 0.5
+"""How often it is looked whether a token that has something open was deleted."""
 _WORDS = {
     404: ("not_found", "there is nothing at this path"),
     405: ("bad_method", "not with this method"),
@@ -41,20 +44,33 @@ def make(
 ) -> Starlette:
     """Return the application; `connect` makes a connection to the broker."""
     service = Service(connect, clock)
-    jobs = NativeDoor(service)
+    jobs, a1111 = NativeDoor(service), A1111Door(service)
+
+    async def watch() -> None:
+        """End what is open of tokens that are deleted."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for account in guard.revoked(rules(), service.accounts()):
+                jobs.revoke(account)
+                a1111.revoke(account)
+                with contextlib.suppress(DifsError):
+                    await service.revoke(account)
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
+        watching = asyncio.create_task(watch())
         try:
             yield
         finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             await jobs.aclose()
             await service.aclose()
 
     return Starlette(
         routes=[
             *OpenAiDoor(service).routes(),
-            *A1111Door(service).routes(),
+            *a1111.routes(),
             *jobs.routes(),
             Route("/openapi.json", _document, methods=["GET"]),
             *(Route(path, _page_file, methods=["GET"]) for path in PAGE_FILES),

@@ -34,7 +34,7 @@ class Gate:
                 answer.headers["www-authenticate"] = LOGIN
             await answer(scope, receive, _marked(send))
             return
-        scope["difs_caller"] = found.name
+        scope["difs_caller"] = found
         await self._app(scope, receive, _marked(send))
 
 

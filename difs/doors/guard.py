@@ -9,7 +9,7 @@ import binascii
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -30,6 +30,16 @@ SECURITY_HEADERS = {
 """In every answer."""
 
 
+class Token(Struct, frozen=True):
+    """What is known of a token."""
+
+    name: str
+    """Whose it is."""
+    digest: str
+    """Its SHA-256 in hexadecimal."""
+    is_admin: bool = False
+
+
 class Rules(Struct, frozen=True):
     """What the door lets in."""
 
@@ -38,14 +48,18 @@ class Rules(Struct, frozen=True):
     any_address: bool = False
     """Whether `Host` may be any IP address: it is no name that could be re-bound."""
     needs_token: bool = False
-    tokens: tuple[tuple[str, str], ...] = ()
-    """(name, hex SHA-256 of the token) pairs."""
+    tokens: tuple[Token, ...] = ()
 
 
 class Caller(Struct, frozen=True):
-    """Who is let in: the name of its token; empty where none is needed."""
+    """Who is let in, and what for."""
 
     name: str = ""
+    """Of its token; empty where none is needed."""
+    account: str = ""
+    """The token's digest: another token of the same name is another caller."""
+    is_admin: bool = False
+    """Whether it may load, evict and go before all others."""
 
 
 def judge(rules: Rules, method: str, path: str, headers: Mapping[str, str]) -> Caller | Refused:
@@ -57,13 +71,15 @@ def judge(rules: Rules, method: str, path: str, headers: Mapping[str, str]) -> C
     if not _is_from_here(method, host, headers):
         words = "requests from other web pages are not taken"
         return Refused(403, "foreign_origin", words, retryable=False)
-    if not rules.needs_token or path in OPEN_PATHS:
+    if not rules.needs_token:
+        return Caller(is_admin=True)  # a program of this machine, as on the broker's own socket
+    if path in OPEN_PATHS:
         return Caller()
-    name = owner(rules.tokens, token_in(headers.get("authorization", "")))
-    if name is None:
+    found = owner(rules.tokens, token_in(headers.get("authorization", "")))
+    if found is None:
         words = "a token is needed: Authorization: Bearer TOKEN, or Basic with it as the password"
         return Refused(401, "unauthorised", words, retryable=False)
-    return Caller(name)
+    return Caller(found.name, found.digest, found.is_admin)
 
 
 def _is_ours(rules: Rules, header: str) -> bool:
@@ -128,10 +144,17 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def owner(tokens: tuple[tuple[str, str], ...], token: str) -> str | None:
-    """Return the name of a token's owner; takes as long whichever it is, and if it is none's."""
+def owner(tokens: tuple[Token, ...], token: str) -> Token | None:
+    """Return what is known of a token; takes as long whichever it is, and if it is none's."""
     given, found = digest(token), None
-    for name, kept in tokens:
-        if hmac.compare_digest(given, kept):
-            found = name
+    for known in tokens:
+        if hmac.compare_digest(given, known.digest):
+            found = known
     return found if token else None
+
+
+def revoked(rules: Rules, accounts: Iterable[str]) -> frozenset[str]:
+    """Return which of the accounts that were let in would not be any more."""
+    if not rules.needs_token:
+        return frozenset()
+    return frozenset(accounts) - {token.digest for token in rules.tokens}

@@ -41,6 +41,9 @@ class Job:
     state: State = State.QUEUED
     version: int = 0
     """Counts the changes: a reader sees whether there is news."""
+    position: int | None = None
+    """Where it waits, 1 for the next, as it was at `placed_at`."""
+    placed_at: float = float("-inf")
     plan: Plan | None = None
     planned_at: float = 0.0
     steps: int = 0

@@ -81,11 +81,12 @@ def order(asked: GenerateAsk, body: bytes) -> Order:
     )
 
 
-def view(job: Job, now: float, preview: str | None = None) -> dict[str, Any]:
-    """Return a job as JSON; `preview` is the last one, as a PNG in base64."""
+def view(job: Job, now: float, preview: str | None = None, position: int | None = None) -> dict[str, Any]:
+    """Return a job as JSON; `preview` is the last one, as a PNG in base64; `position` where it waits."""
     shown: dict[str, Any] = {
         "id": job.request_id,
         "state": job.state,
+        "position": position,
         "step": job.step,
         "steps": job.steps,
         "share": round(job.share(), 4),

@@ -13,7 +13,8 @@ from starlette.routing import Route
 from difs import metrics
 from difs.doors import native
 from difs.doors.answers import refused
-from difs.doors.jobs import Job, Jobs
+from difs.doors.guard import Caller
+from difs.doors.jobs import Job, Jobs, State
 from difs.doors.orders import Order
 from difs.doors.replies import event, json
 from difs.doors.service import Service, body_of, caller_of
@@ -22,6 +23,8 @@ from difs.messages import Accepted, Progress
 
 KEEP_ALIVE_S = 15.0
 """A stream with no news says so after so long: a reader that is gone is noticed."""
+POSITION_S = 1.0
+"""How often the readers of a job that waits are told where."""
 FIRST_NEWS_S = 10.0
 """How long a POST waits for the broker to accept or refuse."""
 
@@ -60,6 +63,13 @@ class NativeDoor:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
+    def revoke(self, account: str) -> None:
+        """Give up and forget the jobs of a caller that may come no more."""
+        for job in [job for job in self._jobs if job.caller == account]:
+            if (task := self._tasks.get((account, job.request_id))) is not None:
+                task.cancel()
+            self._jobs.forget(job)
+
     # ---- jobs -----------------------------------------------------------------------------------
 
     async def generate(self, request: Request) -> Response:
@@ -69,7 +79,7 @@ class NativeDoor:
         asked = replace(asked, request_id=asked.request_id or secrets.token_hex(12))
         assert asked.request_id is not None
         order = native.order(asked, body)
-        job = self._jobs.known(caller, asked.request_id)
+        job = self._jobs.known(caller.account, asked.request_id)
         if job is None:
             job = self._begin(caller, asked.request_id, asked.n, order)
             await self._first_news(job)
@@ -79,15 +89,27 @@ class NativeDoor:
             self._jobs.forget(job)  # it never was one
             return json(native.error(job.refused), job.refused.status, job.refused.headers())
         location = f"{native.PATH}/requests/{job.request_id}"
-        return json(native.view(job, self._service.clock.now()), 202, {"location": location})
+        position = await self._position(caller, job)
+        shown = native.view(job, self._service.clock.now(), position=position)
+        return json(shown, 202, {"location": location})
 
-    def _begin(self, caller: str, request_id: str, n: int, order: Order) -> Job:
+    async def _position(self, caller: Caller, job: Job) -> int | None:
+        """Return where a job waits, None where it does not; many readers ask the broker once."""
+        if job.state is not State.QUEUED:
+            return None
+        now = self._service.clock.now()
+        if now - job.placed_at >= POSITION_S:
+            job.placed_at = now
+            job.position = await self._service.position(caller, job.request_id)
+        return job.position if job.state is State.QUEUED else None
+
+    def _begin(self, caller: Caller, request_id: str, n: int, order: Order) -> Job:
         now = self._service.clock.now()
         self._jobs.sweep(now)
-        job = Job(caller, request_id, n, now, order)
+        job = Job(caller.account, request_id, n, now, order)
         self._jobs.add(job)
-        key = (caller, request_id)
-        self._tasks[key] = asyncio.create_task(self._run(job, order))
+        key = (caller.account, request_id)
+        self._tasks[key] = asyncio.create_task(self._run(caller, job, order))
         self._tasks[key].add_done_callback(lambda _: self._ended(job))
         return job
 
@@ -97,7 +119,7 @@ class NativeDoor:
         del self._tasks[job.caller, job.request_id]
         self._tell((job.caller, job.request_id))
 
-    async def _run(self, job: Job, order: Order) -> None:
+    async def _run(self, caller: Caller, job: Job, order: Order) -> None:
         clock, key = self._service.clock, (job.caller, job.request_id)
 
         def heard(event: Accepted | Progress) -> None:
@@ -105,7 +127,7 @@ class NativeDoor:
             self._tell(key)
 
         try:
-            job.done(await self._service.make(job.caller, order, heard), clock.now())
+            job.done(await self._service.make(caller, order, heard), clock.now())
         except DifsError as error:
             job.failed(refused(error), clock.now())
         except asyncio.CancelledError:
@@ -130,19 +152,20 @@ class NativeDoor:
 
     def _find(self, request: Request) -> Job:
         self._jobs.sweep(self._service.clock.now())
-        return self._jobs.find(caller_of(request), request.path_params["id"])
+        return self._jobs.find(caller_of(request).account, request.path_params["id"])
 
     async def requests(self, request: Request) -> Response:
         """List the caller's jobs, the oldest first."""
-        now, caller = self._service.clock.now(), caller_of(request)
+        now, caller = self._service.clock.now(), caller_of(request).account
         self._jobs.sweep(now)
         return json({"requests": [native.view(job, now) for job in self._jobs if job.caller == caller]})
 
     async def request(self, request: Request) -> Response:
         """Tell how a job stands."""
         job = self._find(request)
+        position = await self._position(caller_of(request), job)
         preview = await self._service.preview(job.preview)
-        return json(native.view(job, self._service.clock.now(), preview))
+        return json(native.view(job, self._service.clock.now(), preview, position))
 
     async def cancel(self, request: Request) -> Response:
         """Give a job up, or forget one that has ended."""
@@ -165,26 +188,34 @@ class NativeDoor:
 
     async def events(self, request: Request) -> Response:
         """Stream how a job stands, each time that there is news."""
-        return StreamingResponse(self._states(self._find(request)), media_type="text/event-stream")
+        states = self._states(caller_of(request), self._find(request))
+        return StreamingResponse(states, media_type="text/event-stream")
 
-    async def _states(self, job: Job) -> AsyncIterator[bytes]:
+    async def _states(self, caller: Caller, job: Job) -> AsyncIterator[bytes]:
         """Yield the newest state: a slow reader misses some and holds nobody up."""
-        seen, shown = -1, None
+        seen: tuple[int, int | None] | None = None
+        shown = None
         while True:
-            if job.version != seen:
-                seen = job.version
+            stands = (job.version, await self._position(caller, job))
+            if stands != seen:
+                seen = stands
                 is_new = job.preview is not None and job.preview is not shown
                 shown = job.preview
                 preview = await self._service.preview(job.preview) if is_new else None
-                yield event(native.view(job, self._service.clock.now(), preview), job.state)
+                yield event(native.view(job, self._service.clock.now(), preview, stands[1]), job.state)
             elif not job.is_open:
                 return
-            else:
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE_S):
-                        await self._news[job.caller, job.request_id].wait()
-                except TimeoutError:
-                    yield b": nothing new\n\n"
+            elif not await self._has_news(job):
+                yield b": nothing new\n\n"
+
+    async def _has_news(self, job: Job) -> bool:
+        """Wait for news of a job; for those that wait it is looked often enough how they stand."""
+        try:
+            async with asyncio.timeout(POSITION_S if job.state is State.QUEUED else KEEP_ALIVE_S):
+                await self._news[job.caller, job.request_id].wait()
+        except TimeoutError:
+            return False
+        return True
 
     # ---- questions ------------------------------------------------------------------------------
 
@@ -193,8 +224,7 @@ class NativeDoor:
         body, caller = await body_of(request), caller_of(request)
         asked = native.read(body)
         order = native.order(asked, body)
-        client = self._service.client(caller)
-        return json(await client.explain(order.prompt, survey=asked.survey, **order.wishes))
+        return json(await self._service.explain(caller, order, survey=asked.survey))
 
     async def status(self, request: Request) -> Response:
         """Tell the service's state."""

@@ -56,7 +56,7 @@ class OpenAiDoor:
         """Answer with events; what is refused at once is refused with a status, not with an event."""
         caller, partials = caller_of(request), asked.partial_images or 0
         if partials:
-            plan = (await self._service.client(caller).explain(order.prompt, **order.wishes)).plan
+            plan = (await self._service.explain(caller, order)).plan
             every = openai.preview_every(plan.steps, partials) if plan is not None else 0
             order = replace(order, wishes={**order.wishes, "preview_every": every})
         events = self._service.events(caller, order)

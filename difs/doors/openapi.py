@@ -28,6 +28,8 @@ class Path(NamedTuple):
     status: int = 200
 
 
+SCRIPTS = ("page.js", "words.js", "plot.js", "gallery.js", "machine.js")
+"""Of the page."""
 S = a1111_routes.PATH
 D = native.PATH
 
@@ -73,7 +75,7 @@ PATHS: tuple[Path, ...] = (
     Path("get", "/openapi.json", "This document"),
     Path("get", "/", "The page", gives="text/html"),
     Path("get", "/page.css", "The page's style", gives="text/css"),
-    Path("get", "/page.js", "The page's script", gives="text/javascript"),
+    *(Path("get", f"/{name}", "A script of the page", gives="text/javascript") for name in SCRIPTS),
 )
 
 

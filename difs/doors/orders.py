@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
-from difs.messages import Plan, SeedContract, Timings
+from difs.errors import Denied
+from difs.messages import DEFAULT_PRIORITY, Plan, SeedContract, Timings
 
 if TYPE_CHECKING:
     from difs.client.requests import Wishes
@@ -22,6 +23,19 @@ class Order(Struct, frozen=True):
     """0..100 for a lossy form; None: as DIFS does by itself."""
     notes: tuple[str, ...] = ()
     """What the door could not translate, in words."""
+
+
+def check(order: Order, *, is_admin: bool) -> None:
+    """Refuse wishes that this caller may not have; raises Denied.
+
+    Priorities are strict: whoever may raise his own needs no fair share. (So says the broker of keys.)
+    """
+    if order.wishes.get("priority", DEFAULT_PRIORITY) > DEFAULT_PRIORITY and not is_admin:
+        raise Denied(
+            f"priority: above {DEFAULT_PRIORITY} is for tokens made with --admin",
+            field="requirements.priority",
+            limit=f"<= {DEFAULT_PRIORITY}",
+        )
 
 
 class Picture(Struct, frozen=True):

@@ -16,10 +16,12 @@ from starlette.requests import ClientDisconnect, Request
 from difs import pictures
 from difs.client import AsyncClient, Result
 from difs.clock import Clock
+from difs.doors import orders
 from difs.doors.answers import Refused, Told
+from difs.doors.guard import Caller
 from difs.doors.orders import Order, Outcome, Picture
-from difs.errors import Cancelled
-from difs.messages import Accepted, Preview, Progress
+from difs.errors import Cancelled, Denied, DifsError
+from difs.messages import Accepted, Explanation, Preview, Progress
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -40,11 +42,30 @@ class Service:
         self._encoders = ThreadPoolExecutor(ENCODERS, "difs-encode")
         self.clock = clock
 
-    def client(self, caller: str) -> AsyncClient:
-        """Return a caller's connection."""
-        if caller not in self._clients:
-            self._clients[caller] = self._connect()
-        return self._clients[caller]
+    def client(self, caller: Caller) -> AsyncClient:
+        """Return a caller's connection, for pictures and questions; see `administrator`."""
+        if caller.account not in self._clients:
+            self._clients[caller.account] = self._connect()
+        return self._clients[caller.account]
+
+    def administrator(self, caller: Caller) -> AsyncClient:
+        """Return a caller's connection for what the broker takes from administrators; raises Denied.
+
+        To the broker every door is a program of this user, so what a token may do is checked here.
+        """
+        if not caller.is_admin:
+            raise Denied("only a token made with --admin may do that")
+        return self.client(caller)
+
+    def accounts(self) -> frozenset[str]:
+        """Return whose connections are open."""
+        return frozenset(self._clients)
+
+    async def revoke(self, account: str) -> None:
+        """Cancel all that an account has open, and disconnect it."""
+        client = self._clients.pop(account, None)
+        if client is not None:
+            await client.aclose()
 
     async def aclose(self) -> None:
         """Disconnect."""
@@ -70,7 +91,7 @@ class Service:
     # ---- requests -------------------------------------------------------------------------------
 
     async def make(
-        self, caller: str, order: Order, on_event: Callable[[Accepted | Progress], None] | None = None
+        self, caller: Caller, order: Order, on_event: Callable[[Accepted | Progress], None] | None = None
     ) -> Outcome:
         """Generate; raises DifsError. Cancelling the task cancels the request."""
         async with contextlib.aclosing(self.events(caller, order)) as events:
@@ -82,9 +103,10 @@ class Service:
         raise AssertionError("the events end with an Outcome or an error")
 
     async def events(
-        self, caller: str, order: Order
+        self, caller: Caller, order: Order
     ) -> AsyncGenerator[Accepted | Progress | Outcome, None]:
         """Generate, yielding what comes, at last the Outcome."""
+        orders.check(order, is_admin=caller.is_admin)
         events = self.client(caller).stream(order.prompt, **order.wishes)
         async with contextlib.aclosing(events):
             async for event in events:
@@ -93,7 +115,19 @@ class Service:
                 else:
                     yield event
 
-    async def variant_names(self, caller: str) -> frozenset[str]:
+    async def explain(self, caller: Caller, order: Order, *, survey: bool = False) -> Explanation:
+        """Return what `make` would do now, without doing it."""
+        orders.check(order, is_admin=caller.is_admin)
+        return await self.client(caller).explain(order.prompt, survey=survey, **order.wishes)
+
+    async def position(self, caller: Caller, request_id: str) -> int | None:
+        """Return where a caller's request waits, 1 for the next; None where it does not, or who knows."""
+        try:
+            return (await self.client(caller).status(request_id)).position
+        except DifsError:
+            return None
+
+    async def variant_names(self, caller: Caller) -> frozenset[str]:
         """Return the names of the registered variants."""
         return frozenset(variant.name for variant in await self.client(caller).variants())
 
@@ -170,7 +204,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def caller_of(request: Request) -> str:
+def caller_of(request: Request) -> Caller:
     """Return who speaks, as the gate found."""
-    name: str = request.scope["difs_caller"]
-    return name
+    caller: Caller = request.scope["difs_caller"]
+    return caller

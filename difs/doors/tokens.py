@@ -1,4 +1,4 @@
-"""The file of tokens: one `name sha256` a line, mode 0600. A token is shown once and never kept."""
+"""The file of tokens: a `name sha256 [admin]` per line, mode 0600. A token is shown once, never kept."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from pathlib import Path
 from difs.doors import guard
 from difs.errors import ConfigError
 
-_LINE = re.compile(r"^([a-z0-9][a-z0-9._\-]{0,63}) ([0-9a-f]{64})\Z")
+_LINE = re.compile(r"^([a-z0-9][a-z0-9._\-]{0,63}) ([0-9a-f]{64})( admin)?\Z")
 MAX_TOKENS = 1000
-Entries = tuple[tuple[str, str], ...]
+Entries = tuple[guard.Token, ...]
 
 
 def load(path: Path) -> Entries:
-    """Return the (name, digest) pairs in a file; raises ConfigError."""
+    """Return the tokens in a file; raises ConfigError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
@@ -32,16 +32,17 @@ def load(path: Path) -> Entries:
             f"http.token_file: {path} must have lines of a name and a digest;"
             " `difs http-token NAME FILE` writes them"
         )
-    return tuple((match[1], match[2]) for match in matches if match is not None)
+    found = [match.groups() for match in matches if match is not None]
+    return tuple(guard.Token(name, digest, mark is not None) for name, digest, mark in found)
 
 
-def add(path: Path, name: str) -> str:
+def add(path: Path, name: str, *, is_admin: bool = False) -> str:
     """Make a token, append its digest to the file and return it; raises ConfigError."""
     token = secrets.token_urlsafe(32)
-    line = f"{name} {guard.digest(token)}"
+    line = f"{name} {guard.digest(token)}{' admin' if is_admin else ''}"
     if _LINE.match(line) is None:
         raise ConfigError(f"{name!r}: a token's name has small letters, digits and .-_")
-    if path.exists() and any(known == name for known, _ in load(path)):
+    if path.exists() and any(known.name == name for known in load(path)):
         raise ConfigError(f"{path} has a token of the name {name} already; delete its line to revoke it")
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -17,6 +17,7 @@ from difs.actor_messages import (
     Stop,
 )
 from difs.broker.effects import Exit, TellActor, TellClient
+from difs.broker.events import ActorUnreachable
 from difs.messages import (
     Accepted,
     Cancel,
@@ -110,6 +111,27 @@ def test_status_counts_what_is_there() -> None:
     assert (first.queued + second.queued, first.slots_free, first.slots_total) == (1, 3, 4)
     assert first.reading == builders.reading()
     assert second.reading is None
+
+
+def test_status_tells_its_client_where_a_request_waits() -> None:
+    house = served(credits=1)
+    for name in ("a", "b", "c"):
+        house.ask(name)
+
+    def position(name: str, route: bytes = CLIENT) -> int | None:
+        return only(house.ask(Status(name), route), StatusReport, route).position
+
+    assert [position(name) for name in ("a", "b", "c")] == [None, 1, 2], "the first is running"
+    assert position("c", OTHER_CLIENT) is None, "nobody hears of another's"
+    assert position("nothing") is None
+
+
+def test_status_tells_where_a_request_waits_for_a_device() -> None:
+    house = served()
+    for name in ("a", "b"):
+        house.ask(name)
+    house.handle(ActorUnreachable(b"cpu-0"))
+    assert only(house.ask(Status("b")), StatusReport).position == 2
 
 
 def test_variants_tells_where_each_is_resident() -> None:

@@ -20,7 +20,8 @@ from difs.errors import ConfigError
 TOKEN = "a-secret"
 OPEN = guard.Rules()
 GUARDED = guard.Rules(
-    needs_token=True, tokens=(("ann", guard.digest(TOKEN)), ("bob", guard.digest("other")))
+    needs_token=True,
+    tokens=(guard.Token("ann", guard.digest(TOKEN)), guard.Token("bob", guard.digest("other"), True)),
 )
 HERE = "127.0.0.1:7860"
 
@@ -104,6 +105,41 @@ def test_without_a_good_token_nobody_gets_in(header: str) -> None:
     assert judged(GUARDED, authorization=header) == "unauthorised"
 
 
+@pytest.mark.parametrize(
+    ("rules", "header", "is_admin"),
+    [(OPEN, "", True), (GUARDED, f"Bearer {TOKEN}", False), (GUARDED, "Bearer other", True)],
+)
+def test_programs_of_this_machine_and_marked_tokens_administer(
+    rules: guard.Rules, header: str, is_admin: bool
+) -> None:
+    found = guard.judge(rules, "POST", "/", {"host": HERE, "authorization": header})
+    assert isinstance(found, guard.Caller)
+    assert found.is_admin == is_admin
+
+
+def test_whoever_reaches_an_open_path_of_a_guarded_door_administers_nothing() -> None:
+    found = guard.judge(GUARDED, "GET", "/healthz", {"host": HERE})
+    assert found == guard.Caller()
+
+
+def test_accounts_of_deleted_tokens_are_revoked_and_no_others() -> None:
+    bob = guard.digest("other")
+    assert guard.revoked(GUARDED, {bob, "gone"}) == {"gone"}
+    assert guard.revoked(OPEN, {""}) == frozenset(), "nobody needs a token there"
+
+
+def test_a_new_token_of_the_same_name_is_another_caller(tmp_path: Path) -> None:
+    accounts = []
+    for _ in range(2):
+        token = tokens.add(tmp_path / "tokens", "ann")
+        rules = guard.Rules(needs_token=True, tokens=tokens.load(tmp_path / "tokens"))
+        found = guard.judge(rules, "GET", "/", {"host": HERE, "authorization": f"Bearer {token}"})
+        assert isinstance(found, guard.Caller)
+        accounts.append(found.account)
+        (tmp_path / "tokens").unlink()
+    assert accounts[0] != accounts[1]
+
+
 def test_only_the_sign_of_life_needs_no_token() -> None:
     assert judged(GUARDED, path="/healthz") == ""
     assert judged(GUARDED, path="/healthz/") == "unauthorised"
@@ -116,12 +152,18 @@ def test_a_token_is_made_kept_as_a_digest_and_revoked(tmp_path: Path) -> None:
     assert token not in text
     assert path.stat().st_mode & 0o777 == 0o600
     file = tokens.TokenFile(path)
-    assert guard.owner(file.entries(), token) == "ann"
+    assert guard.owner(file.entries(), token) == guard.Token("ann", guard.digest(token))
     path.write_text("".join(line for line in text.splitlines(keepends=True) if line.startswith("bob")))
     assert guard.owner(file.entries(), token) is None
-    assert guard.owner(file.entries(), other) == "bob"
+    assert guard.owner(file.entries(), other) == guard.Token("bob", guard.digest(other))
     path.unlink()
     assert file.entries() == ()
+
+
+def test_the_mark_of_an_administrator_is_kept(tmp_path: Path) -> None:
+    tokens.add(tmp_path / "tokens", "ann", is_admin=True)
+    tokens.add(tmp_path / "tokens", "bob")
+    assert [token.is_admin for token in tokens.load(tmp_path / "tokens")] == [True, False]
 
 
 def test_a_name_has_one_token(tmp_path: Path) -> None:
@@ -146,9 +188,14 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.touch(0o600)
-    path.write_text("ann plain-token\n")
-    with pytest.raises(ConfigError, match="http-token"):
-        tokens.load(path)
+    for text in (
+        "ann plain-token\n",
+        f"ann {guard.digest('x')} root\n",
+        f"ann {guard.digest('x')}admin\n",
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="http-token"):
+            tokens.load(path)
 
 
 # ---- where it listens -----------------------------------------------------------------------------

@@ -46,6 +46,29 @@ class Line:
         return "".join(self.flow_of[item][0] for _ in range(times) if (item := self.serve()) is not None)
 
 
+# ---- positions ----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), SECONDS), max_size=20), st.integers(0, 6))
+@settings(max_examples=200)
+def test_a_position_tells_after_how_many_an_item_is_served(
+    asked: list[tuple[str, float]], served: int
+) -> None:
+    line = Line()
+    items = [line.add(flow, seconds) for flow, seconds in asked[:12]]
+    items = [item for item in items if item not in [line.serve() for _ in range(served)]]
+    items += [line.add(flow, seconds) for flow, seconds in asked[12:]]
+    told = {line.queue.position(item): item for item in items if item in line.queue}
+    assert [told[i + 1] for i in range(len(line.queue))] == [line.serve() for _ in range(len(line.queue))]
+
+
+def test_a_class_waits_for_those_before_it() -> None:
+    queue: Queue[str] = Queue()
+    for item, rank in (("late", BEST_EFFORT), ("usual", -5), ("urgent", -9), ("second", -5)):
+        queue.add(item, rank, flow="a", order=(0.0, len(queue)), seconds=1.0, kind=HOT)
+    assert [queue.position(item) for item in ("urgent", "usual", "second", "late")] == [1, 2, 3, 4]
+
+
 # ---- shares -------------------------------------------------------------------------------------
 
 

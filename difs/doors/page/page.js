@@ -1,56 +1,23 @@
 // The page: states what is wanted, shows what it would cost, and how the picture forms. All decisions are
 // the service's: what the dials mean now is asked of /difs/v1/explain. Nothing comes from anywhere else.
-"use strict";
 
-const $ = (id) => document.getElementById(id);
-const API = "/difs/v1";
-const HIDDEN_S = 0.05, SLOWEST_S = 60; // the ends of the first dial, in seconds
-const EXPLAIN_REST_MS = 150, STATUS_REST_MS = 3000, KEPT = 200;
+import * as gallery from "./gallery.js";
+import { watch } from "./machine.js";
+import * as plot from "./plot.js";
+import { $, API, ask, button, element, hundredths, read, seconds, steps, words, write } from "./words.js";
+
+const SURVEY_MS = 3000; // so old may the plot's points be while a dial moves
+const IDEAS = 5, MOST_CAPTIONS = 500;
 let job = null; // the id of what is being made
-
-// ---- words --------------------------------------------------------------------------------------
-
-const seconds = (s) => (s < 0.1 ? s.toFixed(3) : s < 10 ? s.toFixed(1) : String(Math.round(s))) + " s";
-
-function tell(error) {
-  $("trouble").hidden = !error;
-  $("trouble").textContent = error || "";
-}
-
-function words(error) {
-  if (error.retry_after_s) return `${error.message} Try again in ${seconds(error.retry_after_s)}.`;
-  return error.message;
-}
-
-async function ask(path, tree) {
-  const options = tree === undefined ? {} : { method: "POST", body: JSON.stringify(tree) };
-  let answer;
-  try {
-    answer = await fetch(path, options);
-  } catch {
-    throw new Error("The service does not answer. Is `difs serve --http` running?");
-  }
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(words(told.error));
-  return told;
-}
+let soon = null, good = null; // the wishes: seconds, and 0..1; null where there is none
+let pins = {}; // what "again" pins besides what stands in the form
 
 // ---- what is wanted -----------------------------------------------------------------------------
 
-function latency() {
-  const dial = Number($("soon").value);
-  return dial >= 100 ? null : HIDDEN_S * (SLOWEST_S / HIDDEN_S) ** (dial / 99);
-}
-
-function quality() {
-  const dial = Number($("good").value);
-  return dial === 0 ? null : dial / 100;
-}
-
 function wanted() {
-  const tree = { prompt: $("prompt").value.trim(), n: Number($("count").value) || 1, requirements: {}, overrides: {} };
-  if (latency() !== null) tree.requirements.latency_s = latency();
-  if (quality() !== null) tree.requirements.quality = quality();
+  const tree = { prompt: $("prompt").value.trim(), n: Number($("count").value) || 1, requirements: {}, overrides: { ...pins } };
+  if (soon !== null) tree.requirements.latency_s = soon;
+  if (good !== null) tree.requirements.quality = good;
   if ($("variant").value) tree.overrides.variant = $("variant").value;
   if ($("steps").value) tree.overrides.steps = Number($("steps").value);
   if ($("lora").value) tree.overrides.adapters = [{ name: $("lora").value }];
@@ -59,257 +26,219 @@ function wanted() {
   return tree;
 }
 
-/** The body as JSON text: a seed has 64 bits and does not fit into a number of JavaScript. */
-function bodyOf(tree, seed) {
-  const text = JSON.stringify(tree);
-  return seed ? text.replace(/}$/, `,"seed":${seed}}`) : text;
+function turned() {
+  const late = Number($("soon").value), least = Number($("good").value);
+  soon = late >= 100 ? null : plot.secondsAt(late / 100);
+  good = least <= 0 ? null : least / 100;
+  moved();
 }
 
-// ---- the dials ----------------------------------------------------------------------------------
+// ---- what it would cost -------------------------------------------------------------------------
 
-let explaining = 0;
+let isAsking = false, isStale = false, told = { points: [], plan: null }, surveyed = { of: "", at: -Infinity };
 
 function moved() {
-  const soon = latency(), good = quality();
-  $("soon-says").textContent = soon === null ? "no hurry" : `in ${seconds(soon)}`;
-  $("good-says").textContent = good === null ? "as DIFS sees fit" : `at least ${Math.round(good * 100)} of 100`;
-  const mine = ++explaining;
-  setTimeout(() => mine === explaining && explain(mine), EXPLAIN_REST_MS);
+  $("soon-says").textContent = soon === null ? "no hurry" : `within ${seconds(soon)}`;
+  $("good-says").textContent = good === null ? "as DIFS sees fit" : `at least ${hundredths(good)} of 100`;
+  $("soon").setAttribute("aria-valuetext", $("soon-says").textContent);
+  $("good").setAttribute("aria-valuetext", $("good-says").textContent);
+  plot.draw(told.points, told.plan, soon, good);
+  explain();
 }
 
-async function explain(mine) {
-  try {
-    const tree = { ...wanted(), survey: true };
-    const told = await ask(`${API}/explain`, tree);
-    if (mine !== explaining) return; // the dials have moved on
-    draw(told.points || [], told.plan);
-    $("plan").textContent = told.plan ? inWords(told.plan) : words(told.refusal);
-  } catch (error) {
-    $("plan").textContent = error.message;
+/** Ask what this would cost, one question at a time: while a dial moves, as often as answers come. */
+async function explain() {
+  isStale = true;
+  if (isAsking) return;
+  isAsking = true;
+  while (isStale) {
+    isStale = false;
+    try {
+      await look(wanted());
+    } catch (error) {
+      cannot(error.message);
+    }
   }
+  isAsking = false;
 }
 
-function inWords(plan) {
-  const good = plan.expected_quality === undefined ? "" : `, quality ${Math.round(plan.expected_quality * 100)}`;
-  const late = plan.keeps_latency === false ? " This is later than wanted." : "";
-  return `${plan.variant} with ${plan.steps} steps on ${plan.device}: in ${seconds(plan.prediction.total_s)}${good}; ${plan.reason}.${late}`;
-}
-
-// ---- the plot: seconds (logarithmic) to the right, quality upwards ------------------------------
-
-function node(name, attributes, text) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-function draw(points, plan) {
-  const plot = $("plot");
-  plot.replaceChildren();
-  const known = points.filter((p) => p.expected_quality !== undefined);
-  const all = plan && plan.expected_quality !== undefined
-    ? [...known, { total_s: plan.prediction.total_s, expected_quality: plan.expected_quality }] : known;
-  if (!all.length) {
-    plot.append(node("text", { x: 12, y: 84 }, "No quality is measured for what is registered."));
-    return;
+async function look(tree) {
+  const of = JSON.stringify({ ...tree, prompt: "", requirements: {} });
+  const survey = surveyed.of !== of || performance.now() - surveyed.at > SURVEY_MS;
+  const found = await ask("/explain", JSON.stringify({ ...tree, survey }));
+  if (survey) {
+    told.points = found.points || [];
+    surveyed = { of, at: performance.now() };
+    if (plot.fit(told.points) && soon !== null) $("soon").value = Math.round(plot.shareOf(soon) * 100);
   }
-  const times = all.map((p) => Math.max(p.total_s, 1e-3));
-  const low = Math.log(Math.min(...times)), high = Math.max(Math.log(Math.max(...times)), low + 1);
-  const x = (p) => 30 + 350 * (Math.log(Math.max(p.total_s, 1e-3)) - low) / (high - low);
-  const y = (p) => 140 - 125 * p.expected_quality;
-  let best = -1;
-  const front = [...known].sort((a, b) => a.total_s - b.total_s)
-    .filter((p) => p.expected_quality > best && ((best = p.expected_quality), true));
-  plot.append(node("polyline", { class: "front", points: front.map((p) => `${x(p)},${y(p)}`).join(" ") }));
-  for (const p of known) {
-    const dot = node("circle", { class: "point", cx: x(p), cy: y(p), r: 3 });
-    dot.append(node("title", {}, `${p.variant}, ${p.steps} steps: ${seconds(p.total_s)}, quality ${Math.round(p.expected_quality * 100)}`));
-    plot.append(dot);
-  }
-  if (all.length > known.length) plot.append(node("circle", { class: "chosen", cx: x(all.at(-1)), cy: y(all.at(-1)), r: 6 }));
-  plot.append(node("text", { x: 30, y: 156 }, seconds(Math.exp(low))));
-  plot.append(node("text", { x: 380, y: 156, "text-anchor": "end" }, seconds(Math.exp(high))));
-  plot.append(node("text", { x: 4, y: 20 }, "good"));
+  told.plan = found.plan || null;
+  plot.draw(told.points, told.plan, soon, good);
+  if (found.plan) describe(found.plan);
+  else cannot(words(found.refusal));
+}
+
+function describe(plan) {
+  const quality = plan.expected_quality === undefined ? "" : `, quality ${hundredths(plan.expected_quality)} of 100`;
+  const late = plan.keeps_latency === false ? " That is later than you wish." : "";
+  $("plan").className = plan.keeps_latency === false ? "no" : "";
+  $("plan").replaceChildren(
+    element("strong", `In ${seconds(plan.prediction.total_s)}${quality}`),
+    `${plan.variant}, ${steps(plan.steps)}, on ${plan.device}: ${plan.reason}.${late}`,
+  );
+}
+
+function cannot(text) {
+  $("plan").className = "no";
+  $("plan").replaceChildren(element("strong", "Not like this"), text);
 }
 
 // ---- making -------------------------------------------------------------------------------------
 
+function trouble(text) {
+  $("trouble").hidden = !text;
+  $("trouble").textContent = text || "";
+}
+
 async function make(event) {
   event.preventDefault();
-  tell("");
-  const tree = wanted();
-  if (!tree.prompt) return tell("Write what should be in the picture.");
-  tree.delivery = { preview_every: 2 };
+  if (job !== null) return;
+  trouble("");
+  const asked = wanted();
+  if (!asked.prompt) return trouble("Write what should be in the picture.");
+  await until(async () => {
+    const body = write({ ...asked, delivery: { preview_every: 2 } }, $("seed").value.trim());
+    return { asked, begun: await ask("/generate", body) };
+  });
+}
+
+/** Follow the job that `begin` begins to its end; the page shows that it is busy meanwhile. */
+async function until(begin) {
+  job = "";
+  $("make").disabled = true;
+  $("make").textContent = "Making it…";
   try {
-    await follow(await begin(bodyOf(tree, $("seed").value)), tree.prompt);
+    const { asked, begun } = await begin();
+    job = begun.id;
+    sessionStorage.setItem("job", JSON.stringify({ id: job, asked }));
+    $("now").hidden = $("cancel").hidden = false;
+    $("shown").replaceChildren();
+    $("frame").replaceChildren(element("p", "Waiting for the first steps…", { id: "blank" }));
+    $("stage").scrollIntoView({ block: "nearest" });
+    progress(begun);
+    const done = await follow(job);
+    if (done) await present(done, asked);
+    else $("frame").replaceChildren(element("p", "Cancelled.", { id: "blank" }));
   } catch (error) {
-    tell(error.message);
+    trouble(error.message);
+    if (job) $("frame").replaceChildren(element("p", "No picture came of it.", { id: "blank" }));
   } finally {
     job = null;
     $("now").hidden = $("cancel").hidden = true;
     $("make").disabled = false;
-    $("prompt").focus();
+    $("make").textContent = "Make it";
+    moved();
   }
 }
 
-async function begin(body) {
-  $("make").disabled = true;
-  let answer;
-  try {
-    answer = await fetch(`${API}/generate`, { method: "POST", body });
-  } catch {
-    throw new Error("The service does not answer. Is `difs serve --http` running?");
-  }
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(words(told.error));
-  $("now").hidden = $("cancel").hidden = false;
-  $("forming").hidden = true;
-  job = told.id;
-  return told;
+async function present(done, asked) {
+  const records = await gallery.keep(done, asked);
+  for (const record of records) gallery.hang(record, again);
+  gallery.show(records, again);
 }
 
-function follow(told, prompt) {
+/** Resolve with the job when it is done, with null when it is cancelled; a lost one is looked for again. */
+function follow(id) {
   return new Promise((resolve, reject) => {
-    const source = new EventSource(`${API}/requests/${told.id}/events`);
-    const end = (settle, value) => { source.close(); settle(value); };
-    const shown = (event) => show(JSON.parse(event.data));
-    source.addEventListener("queued", shown);
-    source.addEventListener("running", shown);
-    source.addEventListener("cancelled", () => end(resolve));
-    source.addEventListener("failed", (event) => end(reject, new Error(words(JSON.parse(event.data).error))));
-    source.addEventListener("done", (event) => keep(JSON.parse(event.data), prompt).then(() => end(resolve), (e) => end(reject, e)));
-    source.onerror = () => source.readyState === EventSource.CLOSED && end(reject, new Error("The connection was lost."));
+    const source = new EventSource(`${API}/requests/${id}/events`);
+    const end = (settle, value) => { source.close(); sessionStorage.removeItem("job"); settle(value); };
+    const on = (name, work) => source.addEventListener(name, (event) => work(read(event.data)));
+    on("queued", progress);
+    on("running", progress);
+    on("done", (found) => end(resolve, found));
+    on("cancelled", () => end(resolve, null));
+    on("failed", (found) => end(reject, new Error(words(found.error))));
+    source.onerror = () => source.readyState === EventSource.CLOSED
+      && reject(new Error("The connection to the service was lost. Reload this page to look for the picture."));
   });
 }
 
-function show(told) {
-  $("progress").value = told.share;
-  const left = told.predicted_left_s === null ? "" : `, about ${seconds(told.predicted_left_s)} left`;
-  const step = told.state === "queued" ? "waiting" : `step ${told.step} of ${told.steps}`;
-  $("says").textContent = `${step}, ${seconds(told.elapsed_s)} so far${left}`;
-  if (told.preview && told.preview.image === 0) {
-    $("forming").src = `data:image/png;base64,${told.preview.b64_json}`;
-    $("forming").hidden = false;
+function progress(found) {
+  $("progress").value = found.share;
+  const left = found.predicted_left_s;
+  const whole = left === null ? "" : ` of about ${seconds(found.elapsed_s + left)}`;
+  const place = found.position === null ? "waiting" : found.position === 1 ? "next in the queue" : `number ${found.position} in the queue`;
+  $("says").textContent = `${found.state === "queued" ? place : `step ${found.step} of ${found.steps}`}, ${seconds(found.elapsed_s)}${whole}`;
+  if (found.preview) {
+    const image = element("img", undefined, { id: "forming", class: "forming", alt: "A preview of the picture" });
+    image.src = `data:image/png;base64,${found.preview.b64_json}`;
+    $("frame").replaceChildren(image);
   }
 }
 
-// ---- the gallery, kept by this browser ----------------------------------------------------------
-
-const shelf = new Promise((resolve, reject) => {
-  const opening = indexedDB.open("difs", 1);
-  opening.onupgradeneeded = () => opening.result.createObjectStore("pictures", { keyPath: "key", autoIncrement: true });
-  opening.onsuccess = () => resolve(opening.result);
-  opening.onerror = () => reject(new Error("This browser keeps no pictures here."));
-});
-
-const settled = (request) => new Promise((resolve, reject) => {
-  request.onsuccess = () => resolve(request.result);
-  request.onerror = () => reject(request.error);
-});
-
-async function store(mode) {
-  return (await shelf).transaction("pictures", mode).objectStore("pictures");
-}
-
-async function keep(told, prompt) {
-  const result = told.result;
-  for (const image of result.images) {
-    const blob = await (await fetch(image.url)).blob();
-    const record = {
-      prompt, blob, seed: String(image.seed), seconds: result.timings.total_s, predicted: result.plan.prediction.total_s,
-      variant: result.plan.variant, steps: result.plan.steps, size: `${image.width}x${image.height}`, reason: result.plan.reason,
-    };
-    record.key = await settled((await store("readwrite")).add(record));
-    hang(record);
-  }
-  const keys = await settled((await store("readonly")).getAllKeys());
-  for (const key of keys.slice(0, -KEPT)) (await store("readwrite")).delete(key);
-}
-
-function button(text, work) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.textContent = text;
-  made.addEventListener("click", work);
-  return made;
-}
-
-function hang(record) {
-  const item = document.createElement("li"), image = document.createElement("img");
-  image.src = URL.createObjectURL(record.blob);
-  image.alt = record.prompt;
-  const facts = document.createElement("p");
-  facts.className = "facts";
-  facts.textContent = `${record.prompt}. ${record.variant}, ${record.steps} steps, ${record.size}, seed ${record.seed};`
-    + ` ${seconds(record.seconds)}, ${seconds(record.predicted)} predicted. ${record.reason}`;
-  const link = document.createElement("a");
-  link.href = image.src;
-  link.download = `${record.prompt.replace(/[^a-z0-9]+/gi, "-").slice(0, 40)}-${record.seed}.png`;
-  link.textContent = "Download";
-  const actions = document.createElement("p");
-  actions.className = "actions";
-  actions.append(link, button("Again with this seed", () => again(record)), button("Remove", () => remove(record, item)));
-  item.append(image, facts, actions);
-  $("gallery").prepend(item);
-  $("empty").hidden = true;
-}
-
+/** Make a picture anew: all that it was made of goes into the form, where it can be changed. */
 function again(record) {
-  $("prompt").value = record.prompt;
-  $("seed").value = record.seed;
-  $("variant").value = record.variant;
-  moved();
+  if (job !== null) return;
+  const [width, height] = record.size.split("x");
+  choose($("size"), [`${width}x${height}`]);
+  for (const [id, value] of Object.entries({
+    prompt: record.prompt, seed: record.seed, variant: record.variant, steps: record.steps, size: record.size,
+    lora: record.lora || "", negative: record.negative || "", count: 1,
+  })) $(id).value = value;
+  pins = {};
+  if (record.guidance !== undefined) pins.guidance_scale = record.guidance;
+  if (record.sampler) pins.sampler = record.sampler;
+  $("more").open = true;
   $("form").requestSubmit();
 }
 
-async function remove(record, item) {
-  await settled((await store("readwrite")).delete(record.key));
-  item.remove();
-  $("empty").hidden = $("gallery").children.length > 0;
+/** A reload loses no picture that was begun: the service goes on with it. */
+async function resume() {
+  const left = sessionStorage.getItem("job");
+  if (left === null) return;
+  sessionStorage.removeItem("job");
+  const { id, asked } = JSON.parse(left);
+  await until(async () => ({ asked, begun: await ask(`/requests/${id}`) }));
 }
 
-// ---- the machine --------------------------------------------------------------------------------
-
-const gigabytes = (n) => (n / 2 ** 30).toFixed(1);
-
-async function look() {
-  if (!document.hidden) {
-    try {
-      const told = await ask(`${API}/status`);
-      const devices = told.devices.map((d) => {
-        const memory = d.reading ? `, ${gigabytes(d.reading.memory_free_bytes)} of ${gigabytes(d.reading.memory_total_bytes)} GiB free` : "";
-        return `${d.device} ${d.state}: ${d.residents.join(", ") || "nothing loaded"}${memory}`;
-      });
-      $("machine").textContent = `${devices.join("; ") || "no device yet"}; ${told.queued} waiting, ${told.running} running`;
-    } catch (error) {
-      $("machine").textContent = error.message;
-    }
-  }
-  setTimeout(look, STATUS_REST_MS);
-}
+// ---- the beginning ------------------------------------------------------------------------------
 
 function choose(select, values) {
-  for (const value of values) {
-    const made = document.createElement("option");
-    made.value = made.textContent = value;
-    select.append(made);
-  }
+  const known = new Set([...select.children].map((option) => option.value));
+  for (const value of values) if (!known.has(value)) select.append(element("option", value, { value }));
+}
+
+function suggest(captions) {
+  choose($("captions"), captions.slice(0, MOST_CAPTIONS));
+  const some = [...captions].sort(() => Math.random() - 0.5).slice(0, IDEAS);
+  $("ideas").replaceChildren(...some.map((text) => button(text, () => { $("prompt").value = text; $("prompt").focus(); moved(); })));
 }
 
 async function begun() {
-  const told = await ask(`${API}/variants`);
-  choose($("variant"), told.variants.map((v) => v.name));
-  choose($("lora"), told.adapters.map((a) => a.name));
-  choose($("size"), [...new Set(told.variants.flatMap((v) => v.native_sizes.map(([w, h]) => `${w}x${h}`)))]);
-  choose($("captions"), [...new Set(told.variants.flatMap((v) => (v.captions || []).map((c) => c[0])))].slice(0, 500));
-  for (const record of await settled((await store("readonly")).getAll())) hang(record);
-  moved();
+  const { variants, adapters } = await ask("/variants");
+  choose($("variant"), variants.map((v) => v.name));
+  choose($("lora"), adapters.map((a) => a.name));
+  choose($("size"), [...new Set(variants.flatMap((v) => v.native_sizes.map(([w, h]) => `${w}x${h}`)))]);
+  suggest([...new Set(variants.flatMap((v) => (v.captions || []).map((c) => c[0])))]);
+  for (const record of await gallery.kept()) gallery.hang(record, again);
+  await resume();
 }
 
 $("form").addEventListener("submit", make);
-$("form").addEventListener("input", moved);
+$("form").addEventListener("input", (event) => {
+  if (event.target.type === "range") return turned();
+  if (["variant", "steps", "lora"].includes(event.target.id)) pins = {};
+  moved();
+});
+// a field that is wrong may stand in what is folded away
+$("form").addEventListener("invalid", () => { $("more").open = true; }, true);
+plot.draggable((x, y) => {
+  $("soon").value = Math.round(x * 100);
+  $("good").value = Math.round(y * 100);
+  turned();
+});
+new ResizeObserver(() => plot.draw(told.points, told.plan, soon, good)).observe($("plot"));
 $("cancel").addEventListener("click", () => job && fetch(`${API}/requests/${job}`, { method: "DELETE" }));
 document.addEventListener("keydown", (event) => event.key === "Escape" && job && $("cancel").click());
-begun().catch((error) => tell(error.message));
-look();
+moved();
+watch();
+begun().catch((error) => trouble(error.message));
