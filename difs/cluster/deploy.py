@@ -1,0 +1,74 @@
+"""`difs cluster deploy` and `difs cluster status`: what is asked of Ray from outside the cluster."""
+
+import asyncio
+import os
+
+from msgspec import Struct
+
+# before Ray is imported: nothing is reported to anybody
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray  # noqa: E402
+from ray import serve  # noqa: E402
+
+from difs.cluster import application  # noqa: E402
+from difs.cluster.calls import RayCalls  # noqa: E402
+from difs.cluster.settings import Settings  # noqa: E402
+from difs.cluster.states import NodeState  # noqa: E402
+from difs.doors import address  # noqa: E402
+from difs.errors import ConfigError, Unavailable, first_line  # noqa: E402
+
+
+class Overview(Struct, frozen=True):
+    """How a cluster stands."""
+
+    application: str
+    """Ray Serve's word for it, such as RUNNING."""
+    message: str
+    nodes: tuple[NodeState, ...]
+
+
+def connect(settings: Settings) -> None:
+    """Connect this process to Ray, unless it is; raises Unavailable."""
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=settings.cluster.ray, log_to_driver=False, logging_level="error")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        words = f"no Ray runs at {settings.cluster.ray!r}: {first_line(error)}; start it: ray start --head"
+        raise Unavailable(words) from None
+
+
+def deploy(settings: Settings) -> str:
+    """Run the application until it is ready; returns where the door listens. Raises DifsError."""
+    address.check(settings.http)
+    host, port = address.split(settings.http.listen)
+    connect(settings)
+    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    try:
+        serve.run(application.build(settings), name=settings.cluster.name, route_prefix="/")
+    except (RuntimeError, TimeoutError) as error:
+        words = f"the nodes did not become ready: {first_line(error)}; see `difs cluster status`"
+        raise Unavailable(words) from None
+    return f"http://{settings.http.listen}/"
+
+
+def overview(settings: Settings) -> Overview:
+    """Return how the cluster stands; raises Unavailable."""
+    connect(settings)
+    name = settings.cluster.name
+    found = serve.status().applications.get(name)
+    if found is None:
+        raise Unavailable(f"no application {name!r} runs on this Ray; deploy it: difs cluster deploy")
+    try:
+        handle = serve.get_deployment_handle(application.NODES, name)
+        nodes = asyncio.run(application.reports(RayCalls(handle)))
+    except RuntimeError as error:
+        raise Unavailable(f"the nodes cannot be asked: {first_line(error)}") from None
+    return Overview(found.status, found.message, tuple(sorted(nodes, key=lambda one: one.node)))
+
+
+def remove(settings: Settings) -> None:
+    """End the application on all nodes; raises Unavailable."""
+    connect(settings)
+    serve.delete(settings.cluster.name)
