@@ -1,6 +1,7 @@
 """The Ray Serve application: a deployment of nodes, one per machine, and the HTTP door before them."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -114,6 +115,7 @@ class Door:
         self._settings = settings.undump(data)
         self._calls = RayCalls(nodes)
         self._nodes = nodes
+        self._callers = itertools.count()
         self._copying = asyncio.get_running_loop().create_task(self._copy())
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -121,7 +123,9 @@ class Door:
         return app.make(self._connect, MonotonicClock(), self._rules())
 
     def _connect(self) -> ClusterClient:
-        return ClusterClient(self._calls, MonotonicClock(), self._settings.routing)
+        """Return a connection for one caller: an account of its own with each node's broker."""
+        caller = f"door-{next(self._callers)}"
+        return ClusterClient(self._calls, MonotonicClock(), self._settings.routing, caller)
 
     def _rules(self) -> Callable[[], DoorRules]:
         http = self._settings.http
@@ -149,9 +153,7 @@ class Door:
         """Have a variant copied; returns whether it was."""
         offered, problem = await self._nodes.offer.remote(_to(copy.source), copy.variant)
         if not problem:
-            problem = await self._nodes.take.remote(
-                _to(copy.target), offered, copy.variant, copy.source
-            )
+            problem = await self._nodes.take.remote(_to(copy.target), offered, copy.variant, copy.source)
         if problem:
             log.warning("%s is not copied to %s: %s", copy.variant, copy.target, problem)
         else:

@@ -61,4 +61,3 @@ class RayCalls:
         good = [one for one in found if not isinstance(one, BaseException)]
         self.nodes = max(1, len(good))
         return good
-

@@ -35,7 +35,9 @@ def connect(settings: Settings) -> None:
     try:
         ray.init(address=settings.cluster.ray, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
-        words = f"no Ray runs at {settings.cluster.ray!r}: {first_line(error)}; start it: ray start --head"
+        words = (
+            f"no Ray runs at {settings.cluster.ray!r}: {first_line(error)}; start it: ray start --head"
+        )
         raise Unavailable(words) from None
 
 

@@ -14,9 +14,18 @@ from difs.client import core
 from difs.client.aio import AsyncClient
 from difs.cluster import carrying, states
 from difs.cluster.settings import Settings
-from difs.cluster.states import PROBE, NodeState
+from difs.cluster.states import NodeState
 from difs.errors import DifsError, InternalError, Unsupported
-from difs.messages import Done, Explain, Explanation, Generate, Status, StatusReport, VariantList, Variants
+from difs.messages import (
+    Done,
+    Explain,
+    Explanation,
+    Generate,
+    Status,
+    StatusReport,
+    VariantList,
+    Variants,
+)
 from difs.private import PrivateService
 
 Frames = list[bytes]
@@ -104,15 +113,14 @@ class Node:
         client = self._client(KEEPER)
         self._serial += 1
         try:
-            status, explained, listed = await asyncio.gather(
-                client.ask(Status(), StatusReport),
-                client.ask(Explain(PROBE, survey=True), Explanation),
-                client.ask(Variants(), VariantList),
-            )
+            variants = (await client.ask(Variants(), VariantList)).variants
+            status = await client.ask(Status(), StatusReport)
+            asked = Explain(states.probe(variants), survey=True)
+            explained = await client.ask(asked, Explanation)
         except DifsError:  # its broker is being restarted
             self.state = NodeState(self.name, self._serial, is_ready=False)
         else:
-            self.state = states.report(self.name, self._serial, status, explained, listed.variants)
+            self.state = states.report(self.name, self._serial, status, explained, variants)
         return self.state
 
     # ---- variants -------------------------------------------------------------------------------

@@ -21,8 +21,6 @@ from difs.messages import (
 
 MAX_POINTS = 64
 """Operating points of a report."""
-PROBE = Generate(request_id="difs-cluster-report", prompt="a picture")
-"""The request for which a node tells its operating points."""
 
 
 NAME_CHARS = 12
@@ -99,6 +97,12 @@ def wanted(request: Generate) -> Wanted:
     needs, pins = request.requirements, request.overrides
     pixels = request.width * request.height if request.width and request.height else None
     return Wanted(needs.latency_s, needs.wanted_quality, pins.variant, pins.family, pixels, request.n)
+
+
+def probe(variants: Iterable[VariantInfo]) -> Generate:
+    """Return the request for which a node tells its operating points: of something that it can paint."""
+    words = (info.captions[0][0] for info in variants if info.captions)
+    return Generate(request_id="difs-cluster-report", prompt=next(words, "a picture"))
 
 
 def report(
