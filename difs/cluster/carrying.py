@@ -1,8 +1,8 @@
 """Brings a variant from one node's repository into another's: its files, each compared with its digest.
 
-The receiver puts it into its user's root as `difs register` would: built beside it, checked, renamed. What
-comes from the other node is names and bytes; no path of it is used but those that its offer lists, and
-these only below the folder that is being built. No Ray here.
+The receiver puts it into its user's root as `difs register` would: built beside it, checked, renamed.
+What comes from the other node is names and bytes; no path of it is used but those that its offer lists,
+and these only below the folder that is being built. No Ray here.
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 
 A node whose report is fresh is judged by its own predictions: the best quality within the deadline, else
 the earliest finish. What was sent there since the report is added, so that a burst does not all go to
-the node that was idle when it told. Nodes that have told nothing for a while come after them, by the power
-of two choices (Mitzenmacher, IEEE TPDS 2001): of two drawn at random the one with less open.
+the node that was idle when it told. Nodes that have told nothing for a while come after them, by the
+power of two choices (Mitzenmacher, IEEE TPDS 2001): of two drawn at random the one with less open.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -1,8 +1,8 @@
 """Which variant is worth being copied to which node. Pure.
 
-A node's forecast tells how many requests it expects for a variant. They would wait for its backlog; on a
-node with less of it they would wait less, once the variant is there. Where that saves more seconds than the
-copy takes, it is made; and where a variant stands on fewer nodes than it shall.
+A node's forecast tells how many requests it expects for a variant. They would wait for its backlog; on
+a node with less of it they would wait less, once the variant is there. Where that saves more seconds than
+the copy takes, it is made; and where a variant stands on fewer nodes than it shall.
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -8,15 +8,15 @@ from msgspec import Struct
 # before Ray is imported: nothing is reported to anybody
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import ray  # noqa: E402
-from ray import serve  # noqa: E402
+import ray
+from ray import serve
 
-from difs.cluster import application  # noqa: E402
-from difs.cluster.calls import RayCalls  # noqa: E402
-from difs.cluster.settings import Settings  # noqa: E402
-from difs.cluster.states import NodeState  # noqa: E402
-from difs.doors import address  # noqa: E402
-from difs.errors import ConfigError, Unavailable, first_line  # noqa: E402
+from difs.cluster import application
+from difs.cluster.calls import RayCalls
+from difs.cluster.settings import Settings
+from difs.cluster.states import NodeState
+from difs.doors import address
+from difs.errors import Unavailable, first_line
 
 
 class Overview(Struct, frozen=True):

@@ -157,7 +157,7 @@ def _point(one: Alternative, info: VariantInfo, wait_s: float) -> Point:
 
 
 def undominated(points: Iterable[Point]) -> tuple[Point, ...]:
-    """Return of each variant the points that no other one beats in time and quality; the soonest first."""
+    """Return each variant's points that no other one beats in time and quality; the soonest first."""
     best: dict[str, float] = {}
     kept = []
     for point in sorted(points, key=lambda p: (p.wait_s + p.own_s, -(p.quality or 0.0))):

@@ -1,4 +1,4 @@
-"""difs.cluster without Ray: the client over nodes that fail, reports, merged answers, and the settings."""
+"""difs.cluster without Ray: the client over nodes that fail, reports, merged answers, settings."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -28,7 +28,6 @@ from difs.messages import (
     MetricsReport,
     Pong,
     Progress,
-    Result,
     Sample,
     StatusReport,
     VariantList,
@@ -146,7 +145,7 @@ def test_a_node_that_says_nothing_is_not_waited_for_beyond_the_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("difs.cluster.client.GRACE_S", 0.0)
-    with pytest.raises(DifsError, match="no answer within timeout_s 0.05"):
+    with pytest.raises(DifsError, match="no answer within timeout_s"):
         asyncio.run(made(Nodes("hangs"), timeout_s=0.05))
 
 
@@ -238,7 +237,7 @@ def test_answers_of_nodes_become_one_answer() -> None:
 
 def test_an_unknown_key_names_the_nearest() -> None:
     with pytest.raises(
-        ConfigError, match="nodes.leest: unknown key; the nearest known one is nodes.least"
+        ConfigError, match=r"nodes\.leest: unknown key; the nearest known one is nodes\.least"
     ):
         cluster_settings.parse({"nodes": {"leest": 2}})
 
