@@ -2,11 +2,11 @@
 
     python -m bench.cluster [--seconds 20] [--only throughput|promises|kill]
 
-Three Ray nodes of this machine with the simulated engine, whose devices sleep as long as their script says:
-what is measured is the way there and back, and who is chosen, not this machine's arithmetic. All requests
-come over HTTP. Goals: three nodes make at least 0.9 x 3 x what one makes; attainment and mean quality of
-three nodes are not more than 3 points below those of one node with three devices; of the requests that were
-accepted none is lost, and none is made twice, when a node is killed.
+Three Ray nodes of this machine with the simulated engine, whose devices sleep as long as their script
+says: what is measured is the way there and back, and who is chosen, not this machine's arithmetic. All
+requests come over HTTP. Goals: three nodes make at least 0.9 x 3 x what one makes; attainment and mean
+quality of three nodes are not more than 3 points below those of one node with three devices; of the
+requests that were accepted none is lost, and none is delivered twice, when a node is killed.
 """
 
 import argparse
@@ -89,7 +89,8 @@ def throughput(cluster: RayCluster, seconds: float) -> dict[str, float]:
         closed_loop(cluster, CLIENTS * nodes, 3.0)  # the first requests load and connect
         found[nodes] = closed_loop(cluster, CLIENTS * nodes, seconds)
     share = found[NODES] / (NODES * found[1])
-    print(f"1 node {found[1]:.2f}/s, {NODES} nodes {found[NODES]:.2f}/s: {share:.3f} of {NODES}x; goal >= 0.9")
+    rates = f"1 node {found[1]:.2f}/s, {NODES} nodes {found[NODES]:.2f}/s"
+    print(f"{rates}: {share:.3f} of {NODES}x; goal >= 0.9", flush=True)
     return {"one_hz": found[1], "three_hz": found[NODES], "share": share}
 
 

@@ -1,6 +1,7 @@
 """The Ray Serve application: a deployment of nodes, one per machine, and the HTTP door before them."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -34,6 +35,8 @@ HEAD = {"node:__internal_head__": 0.001}
 HEALTH_S = 2.0
 STOP_S = 30.0
 REPORT_S = 5.0
+COPY_S = 3600.0
+"""How long a copy may take: tens of gigabytes over a slow network."""
 OPEN_CONNECTIONS = 1024
 BACKLOG = "backlog_s"
 """A node's predicted backlog among the metrics that Ray Serve scales by."""
@@ -49,8 +52,9 @@ class NodeReplica:
 
     async def exchange(self, label: bytes, frames: Frames) -> AsyncGenerator[tuple[str, Frames], None]:
         """Serve a request."""
-        async for item in self._node.exchange(label, frames):
-            yield item
+        async with contextlib.aclosing(self._node.exchange(label, frames)) as items:
+            async for item in items:
+                yield item
 
     async def ask(self, label: bytes, frames: Frames) -> tuple[str, Frames]:
         """Answer a question."""
@@ -69,8 +73,9 @@ class NodeReplica:
 
     async def send(self, label: bytes, variant: str, relative: str) -> AsyncGenerator[bytes, None]:
         """Yield a file of a variant."""
-        async for piece in self._node.send(variant, relative):
-            yield piece
+        async with contextlib.aclosing(self._node.send(variant, relative)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def take(self, label: bytes, offered: bytes, variant: str, source: str) -> str:
         """Bring a variant here from another node; returns why it could not be, or nothing."""
@@ -139,7 +144,6 @@ class Door:
         wanted = self._settings.copies
         refused: frozenset[tuple[str, str]] = frozenset()
         while True:
-            await asyncio.sleep(wanted.look_every)
             try:
                 nodes = await reports(self._calls)
                 rules = Rules(wanted.least, wanted.bandwidth, refused)
@@ -148,12 +152,18 @@ class Door:
                     refused |= {(copy.variant, copy.target)}
             except Exception:  # the door serves on whatever happens here
                 log.exception("looking at the nodes failed")
+            await asyncio.sleep(wanted.look_every)
 
     async def _carry(self, copy: Copy) -> bool:
         """Have a variant copied; returns whether it was."""
-        offered, problem = await self._nodes.offer.remote(_to(copy.source), copy.variant)
-        if not problem:
-            problem = await self._nodes.take.remote(_to(copy.target), offered, copy.variant, copy.source)
+        try:
+            async with asyncio.timeout(COPY_S):  # a node that went meanwhile would be waited for
+                offered, problem = await self._nodes.offer.remote(_to(copy.source), copy.variant)
+                if not problem:
+                    take = self._nodes.take
+                    problem = await take.remote(_to(copy.target), offered, copy.variant, copy.source)
+        except TimeoutError:
+            problem = f"not done within {COPY_S:g} s"
         if problem:
             log.warning("%s is not copied to %s: %s", copy.variant, copy.target, problem)
         else:

@@ -59,5 +59,6 @@ class RayCalls:
         with contextlib.suppress(TimeoutError):
             found = await asked.results_async(timeout_s=within_s, return_exceptions=True)
         good = [one for one in found if not isinstance(one, BaseException)]
-        self.nodes = max(1, len(good))
+        if found:
+            self.nodes = max(1, len(good))
         return good

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 from difs import config, repository, wire
 from difs.client import core
@@ -101,7 +102,7 @@ class Node:
         try:
             message = wire.decode_from_client(frames)
             client = self._client(states.decode_label(label).caller)
-            answer = await client.ask(message, core.ANSWERS.get(type(message), Done))
+            answer: Any = await client.ask(message, core.ANSWERS.get(type(message), Done))
         except DifsError as error:
             return self.name, _error(error)
         return self.name, [bytes(frame) for frame in wire.encode(answer)]

@@ -68,6 +68,8 @@ class NodeRouter(RequestRouter):  # type: ignore[misc]  # ray is not typed
             del self._heard[name]
         for name, replica in by_name.items():
             self._heard[name].hear(replica.routing_stats.get(STATE), now, self._lag_s)
+        if pending_request is not None:
+            pending_request.routing_context.should_backoff = True  # else Ray asks again without a rest
         if label.only:
             return [[by_name[label.only]]] if label.only in by_name else []
         seen = {name: self._heard[name].seen(now) for name in by_name}

@@ -1,4 +1,4 @@
-"""A cluster of several Ray nodes on this machine, each with a repository of its own; and its HTTP door."""
+"""A cluster of several Ray nodes on this machine, each with a repository of its own; its HTTP door."""
 
 import json
 import os

@@ -17,7 +17,7 @@ pytestmark = [
         importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'difs[ray]'"
     ),
 ]
-COUNT = 3
+COUNT = 2
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,9 @@ def answers_with_pictures(cluster: RayCluster) -> None:
     assert status == 200, told
     assert told["difs"]["seeds"] == [7]
     assert told["data"][0]["b64_json"]
-    status, told = cluster.call("POST", "/difs/v1/generate", {"prompt": "x", "overrides": {"variant": "no"}})
+    status, told = cluster.call(
+        "POST", "/difs/v1/generate", {"prompt": "x", "overrides": {"variant": "no"}}
+    )
     assert (status, told["error"]["code"]) == (404, "unknown_name")
 
 

@@ -78,7 +78,15 @@ def test_weights_that_match_the_offer_but_not_the_manifest_are_refused(
 
 @pytest.mark.parametrize(
     "relative",
-    ["../out.json", "/etc/x.json", "a/../../b.json", "run.py", "variant.toml", ".hidden.json", "a//b.json"],
+    [
+        "../out.json",
+        "/etc/x.json",
+        "a/../../b.json",
+        "run.py",
+        "variant.toml",
+        ".hidden.json",
+        "a//b.json",
+    ],
 )
 def test_no_name_leads_out_of_the_folder(here: Variant, tmp_path: Path, relative: str) -> None:
     offered = replace(carrying.offer(here), files=(File(relative, 1, "0" * 64),))
