@@ -10,8 +10,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 
-from difs.cluster import application
+from difs.cluster import application, scaling
 from difs.cluster.calls import RayCalls
 from difs.cluster.settings import Settings
 from difs.cluster.states import NodeState
@@ -46,13 +47,27 @@ def deploy(settings: Settings) -> str:
     address.check(settings.http)
     host, port = address.split(settings.http.listen)
     connect(settings)
-    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    _check_machines(settings)
     try:
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
         serve.run(application.build(settings), name=settings.cluster.name, route_prefix="/")
-    except (RuntimeError, TimeoutError) as error:
+    except (RuntimeError, TimeoutError, RayError) as error:
         words = f"the nodes did not become ready: {first_line(error)}; see `difs cluster status`"
         raise Unavailable(words) from None
     return f"http://{settings.http.listen}/"
+
+
+def _check_machines(settings: Settings) -> None:
+    """Refuse to wait for machines that are not there; raises Unavailable."""
+    wanted = settings.nodes
+    needs = {"CPU": wanted.cpus, "GPU": wanted.gpus, **wanted.resources}
+    found = scaling.machines_for([n["Resources"] for n in ray.nodes() if n["Alive"]], needs)
+    if found < wanted.least:
+        told = ", ".join(f"{name} {share:g}" for name, share in needs.items() if share)
+        raise Unavailable(
+            f"nodes.least: {wanted.least} wanted, Ray has {found} machine(s) with {told or 'anything'};"
+            " start Ray on more, or ask for less"
+        )
 
 
 def overview(settings: Settings) -> Overview:

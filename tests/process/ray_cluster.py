@@ -15,6 +15,8 @@ from difs.cluster.settings import Settings
 from tests.process.service import free_port
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# a busy machine takes longer than Ray Serve waits for its proxy
+os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
 
 NODE = """
 [actors]

@@ -282,3 +282,30 @@ def test_a_nodes_own_file_is_read_and_checked_with_the_clusters(tmp_path: Path) 
     (tmp_path / "node.toml").write_text('[polcy]\nname = "static"\n')
     with pytest.raises(ConfigError, match="polcy: unknown key; the nearest known one is policy"):
         cluster_settings.load(tmp_path / "cluster.toml")
+
+
+# ---- the command line -----------------------------------------------------------------------------
+
+
+def ran(*arguments: str) -> tuple[int, str]:
+    from typer.testing import CliRunner
+
+    from difs.cli import app
+
+    found = CliRunner().invoke(app, ["cluster", *arguments])
+    return found.exit_code, found.output
+
+
+def test_a_bad_file_is_refused_before_anything_is_asked_of_ray(tmp_path: Path) -> None:
+    (tmp_path / "cluster.toml").write_text("[nods]\nleast = 2\n")
+    code, said = ran("deploy", str(tmp_path / "cluster.toml"))
+    assert (code, "nods: unknown key; the nearest known one is nodes" in said) == (78, True), said
+
+
+def test_without_ray_the_command_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (tmp_path / "cluster.toml").write_text("")
+    code, said = ran("status", str(tmp_path / "cluster.toml"))
+    assert (code, 'pip install "difs[ray]"' in said) == (78, True), said

@@ -290,6 +290,13 @@ def test_the_number_of_nodes_keeps_its_bounds_and_does_not_swing(
     assert scaling.wanted_nodes(backlogs, found, goal_s, least, least + more) == found
 
 
+def test_machines_count_that_have_what_a_node_is_given() -> None:
+    machines = [{"CPU": 8.0, "GPU": 1.0, "difs": 1.0}, {"CPU": 8.0, "difs": 1.0}, {"CPU": 1.0}, {}]
+    assert scaling.machines_for(machines, {"CPU": 1.0, "GPU": 0.0}) == 3
+    assert scaling.machines_for(machines, {"CPU": 1.0, "difs": 1.0}) == 2
+    assert scaling.machines_for(machines, {"GPU": 2.0}) == 0
+
+
 # ---- what to copy ---------------------------------------------------------------------------------
 
 INK = {"ink": 1_000}
