@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
 from difs.clock import MonotonicClock
@@ -24,7 +25,7 @@ from difs.cluster.states import Label, NodeState
 from difs.doors import address, app
 from difs.doors.guard import Rules as DoorRules
 from difs.doors.tokens import TokenFile
-from difs.errors import DifsError
+from difs.errors import DifsError, first_line
 
 log = logging.getLogger("difs.cluster")
 
@@ -69,7 +70,7 @@ class NodeReplica:
         try:
             return await self._node.offer(variant), ""
         except (DifsError, OSError) as error:
-            return b"", str(error)
+            return b"", first_line(error)
 
     async def send(self, label: bytes, variant: str, relative: str) -> AsyncGenerator[bytes, None]:
         """Yield a file of a variant."""
@@ -89,7 +90,7 @@ class NodeReplica:
         try:
             await self._node.take(offered, send)
         except (DifsError, OSError) as error:
-            return str(error)
+            return first_line(error)
         return ""
 
     # ---- what Ray Serve asks --------------------------------------------------------------------
@@ -164,6 +165,8 @@ class Door:
                     problem = await take.remote(_to(copy.target), offered, copy.variant, copy.source)
         except TimeoutError:
             problem = f"not done within {COPY_S:g} s"
+        except RayError as error:
+            problem = first_line(error)
         if problem:
             log.warning("%s is not copied to %s: %s", copy.variant, copy.target, problem)
         else:
@@ -223,7 +226,7 @@ def build(wanted: Settings) -> Any:
             },
             request_routing_stats_period_s=wanted.routing.report_every,
         ),
-        **_size(wanted),
+        **size(wanted),
     )
     door = serve.deployment(serve.ingress()(Door)).options(
         name=DOOR,
@@ -234,7 +237,8 @@ def build(wanted: Settings) -> Any:
     return door.bind(data, nodes.bind(data))
 
 
-def _size(wanted: Settings) -> dict[str, Any]:
+def size(wanted: Settings) -> dict[str, Any]:
+    """Return how many nodes there shall be, as Ray Serve wants to be told."""
     if wanted.nodes.least == wanted.nodes.most:
         return {"num_replicas": wanted.nodes.least}
     policy = AutoscalingPolicy(

@@ -4,12 +4,20 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import DeploymentUnavailableError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
+from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 
 from difs.cluster.client import Frames, NodeLost
 
-_LOST = (RayActorError, DeploymentUnavailableError)
+_LOST = (
+    RayActorError,
+    NodeDiedError,
+    ObjectLostError,
+    WorkerCrashedError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
+"""What Ray raises where a node went; an object that was lost is a picture that lay in its memory."""
 
 
 class RayCalls:

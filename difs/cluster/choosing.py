@@ -56,11 +56,10 @@ def order(
     """
     names = sorted(name for name in nodes if name not in avoid) or sorted(nodes)
     known = [name for name in names if is_fresh(nodes[name], stale_s)]
-    judged = {name: prospect(wanted, nodes[name]) for name in known}
-    able = sorted((p.keeps, name) for name, p in judged.items() if p is not None)
-    ranked = [name for _, name in able]
-    ranked.sort(key=lambda name: _key(judged[name]))
-    unable = [name for name in known if judged[name] is None]
+    found = {name: prospect(wanted, nodes[name]) for name in known}
+    judged = {name: one for name, one in found.items() if one is not None}
+    ranked = sorted(judged, key=lambda name: _key(judged[name]))
+    unable = [name for name in known if name not in judged]
     unknown = [name for name in names if name not in known]
     return ranked + two_choices(unknown, nodes, draw) + two_choices(unable, nodes, draw)
 
@@ -70,8 +69,7 @@ def is_fresh(node: Seen, stale_s: float) -> bool:
     return node.state is not None and node.age_s <= stale_s
 
 
-def _key(found: Prospect | None) -> tuple[bool, float, float, bool]:
-    assert found is not None
+def _key(found: Prospect) -> tuple[bool, float, float, bool]:
     worth = -round(found.quality / SAME_QUALITY) if found.keeps else 0.0
     return (not found.keeps, worth, found.finish_s, not found.is_resident)
 
@@ -85,15 +83,18 @@ def prospect(wanted: Wanted, node: Seen) -> Prospect | None:
     if not fitting:
         return None
     extra_s = node.sent_s / max(1, state.devices)
-    found = [_prospect(p, wanted, extra_s, state) for p in fitting]
-    enough = _enough(wanted, found)
-    in_time = [p for p in found if p.keeps and p.quality >= enough]
-    if wanted.latency_s is None:
-        in_time = [max(found, key=lambda p: (p.quality, -p.finish_s))] if enough == 0.0 else in_time
-        return min(in_time or found, key=lambda p: p.finish_s)
-    if in_time or any(p.keeps for p in found):
-        return max(in_time or [p for p in found if p.keeps], key=lambda p: (p.quality, -p.finish_s))
-    return min(found, key=lambda p: p.finish_s)
+    return _chosen(wanted, [_prospect(p, wanted, extra_s, state) for p in fitting])
+
+
+def _chosen(wanted: Wanted, found: list[Prospect]) -> Prospect:
+    """Return what the node would make of it: the best that keeps the deadline, else the soonest."""
+    keeping = [p for p in found if p.keeps]
+    if not keeping:
+        return min(found, key=lambda p: p.finish_s)
+    good = [p for p in keeping if p.quality >= _enough(wanted, found)]
+    if good and wanted.latency_s is None and wanted.quality is not None:
+        return min(good, key=lambda p: p.finish_s)
+    return max(good or keeping, key=lambda p: (p.quality, -p.finish_s))
 
 
 def _fits(point: Point, wanted: Wanted) -> bool:

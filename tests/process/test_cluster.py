@@ -3,6 +3,7 @@
 import importlib.util
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,6 +32,25 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
         assert derived.returncode == 0, derived.stderr
         made.deploy()
         yield made
+
+
+def test_ray_serve_is_told_to_scale_by_the_predicted_backlog() -> None:
+    from difs.cluster import application, settings
+
+    fixed = application.build(settings.parse({"nodes": {"least": 2, "most": 2}}))
+    assert fixed is not None
+    wanted = settings.parse({"nodes": {"least": 1, "most": 4}, "scaling": {"backlog": "5s"}})
+    sized = application.size(wanted)["autoscaling_config"]
+    assert (sized.min_replicas, sized.max_replicas, sized.upscale_delay_s) == (1, 4, 30.0)
+    assert application.build(wanted) is not None
+    policy = application.ByBacklog(**sized.policy.policy_kwargs)
+    context = SimpleNamespace(
+        aggregated_metrics={application.BACKLOG: {"a": 9.0, "b": 3.0}},
+        target_num_replicas=2,
+        capacity_adjusted_min_replicas=1,
+        capacity_adjusted_max_replicas=4,
+    )
+    assert policy(context) == (3, {})
 
 
 def test_a_cluster_serves_copies_cancels_and_loses_nothing_with_a_node(cluster: RayCluster) -> None:
