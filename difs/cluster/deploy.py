@@ -1,6 +1,7 @@
 """`difs cluster deploy` and `difs cluster status`: what is asked of Ray from outside the cluster."""
 
 import asyncio
+import logging
 import os
 
 from msgspec import Struct
@@ -31,6 +32,7 @@ class Overview(Struct, frozen=True):
 
 def connect(settings: Settings) -> None:
     """Connect this process to Ray, unless it is; raises Unavailable."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # what matters is said by the command
     if ray.is_initialized():
         return
     try:
@@ -82,7 +84,8 @@ def overview(settings: Settings) -> Overview:
         nodes = asyncio.run(application.reports(RayCalls(handle)))
     except RuntimeError as error:
         raise Unavailable(f"the nodes cannot be asked: {first_line(error)}") from None
-    return Overview(found.status, found.message, tuple(sorted(nodes, key=lambda one: one.node)))
+    ordered = tuple(sorted(nodes, key=lambda one: one.node))
+    return Overview(str(found.status.value), found.message, ordered)
 
 
 def remove(settings: Settings) -> None:
