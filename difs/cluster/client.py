@@ -21,13 +21,24 @@ from difs.cluster.course import Course, Elsewhere, End, Rest, Terms
 from difs.cluster.settings import Routing
 from difs.cluster.states import Label
 from difs.errors import DifsError, Expired, Unavailable
-from difs.messages import Accepted, BrokerMessage, ClientMessage, Error, Explain, Generate, Progress
+from difs.messages import (
+    Accepted,
+    BrokerMessage,
+    ClientMessage,
+    Error,
+    Explain,
+    Generate,
+    Progress,
+    Variants,
+)
 from difs.messages import Result as ResultMessage
 
 Frames = list[bytes]
 A = TypeVar("A", bound=BrokerMessage)
 ASK_S = 5.0
 """How long nodes may take for the answer to a question."""
+LISTED_S = 2.0
+"""How long a list of variants counts; an older one is better than none where no node answers."""
 
 
 class NodeLost(Exception):
@@ -75,10 +86,13 @@ class ClusterClient(AsyncClient):
         """`caller`: an account of its own with each node's broker. `chance` spreads retries."""
         super().__init__("cluster:")  # no broker's address: pictures come inline, nothing is connected
         self._calls = calls
-        self._clock_of_courses = clock
+        self._now = clock.now
         self._routing = routing
         self._caller = caller
         self._chance = chance
+        self._listing = asyncio.Lock()
+        self._listed: BrokerMessage | None = None
+        self._listed_at = 0.0
 
     def _open(self) -> None:
         """There is nothing to connect: Ray Serve knows the nodes."""
@@ -87,13 +101,12 @@ class ClusterClient(AsyncClient):
         self, request: Generate, retries: int
     ) -> AsyncGenerator[tuple[Accepted | Progress | ResultMessage, list[bytes]], None]:
         """See AsyncClient. A node that dies costs an attempt: the same id goes to another one."""
-        clock = self._clock_of_courses
-        begun_at = clock.now()
+        begun_at = self._now()
         # the memory of another machine cannot be mapped
         request = replace(request, delivery=replace(request.delivery, mode="inline"))
         gone = Course()
         while True:
-            elapsed_s = clock.now() - begun_at
+            elapsed_s = self._now() - begun_at
             terms = self._terms(request, retries, request.timeout_s - elapsed_s)
             attempt = self._attempt(request, gone, elapsed_s)
             try:
@@ -149,6 +162,8 @@ class ClusterClient(AsyncClient):
         """See AsyncClient. The plan for a request is asked of its node, everything else of all."""
         if isinstance(message, Explain):
             found = await self._ask_one(message)
+        elif isinstance(message, Variants):
+            found = await self._list(message)
         else:
             found = await self._ask_all(message)
         assert isinstance(found, answer)
@@ -162,6 +177,18 @@ class ClusterClient(AsyncClient):
         except (NodeLost, TimeoutError):
             raise Unavailable("no node answers") from None
         return _answered(frames)
+
+    async def _list(self, message: Variants) -> BrokerMessage:
+        """Return the variants; doors ask with every request, so nodes are asked once a while only."""
+        async with self._listing:
+            if self._listed is None or self._now() - self._listed_at >= LISTED_S:
+                try:
+                    self._listed = await self._ask_all(message)
+                except Unavailable:
+                    if self._listed is None:
+                        raise
+                self._listed_at = self._now()
+            return self._listed
 
     async def _ask_all(self, message: ClientMessage) -> BrokerMessage:
         label = states.encode(Label(self._caller))

@@ -161,6 +161,27 @@ def test_questions_are_answered_by_all_nodes_and_plans_by_one() -> None:
     assert asyncio.run(client(nodes).explain("x")).plan == builders.plan()
 
 
+def test_the_list_of_variants_is_remembered_for_a_while_and_kept_where_no_node_answers() -> None:
+    nodes, clock = Nodes(), ManualClock()
+    one = ClusterClient(nodes, clock, Routing())
+
+    async def names() -> list[str]:
+        return [info.name for info in await one.variants()]
+
+    async def look() -> list[list[str]]:
+        found = []
+        with pytest.raises(Unavailable):
+            await names()
+        for listed in ("x", "y", "y", "y", None):
+            told = VariantList((builders.variant(listed),)) if listed else None
+            nodes.answers = {"a": sent(told)} if told else {}
+            found.append(await names())
+            clock.advance(1.5)
+        return found
+
+    assert asyncio.run(look()) == [["x"], ["x"], ["y"], ["y"], ["y"]]
+
+
 # ---- what nodes tell ------------------------------------------------------------------------------
 
 
