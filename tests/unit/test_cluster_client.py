@@ -311,7 +311,7 @@ def test_a_nodes_own_file_is_read_and_checked_with_the_clusters(tmp_path: Path) 
 def ran(*arguments: str) -> tuple[int, str]:
     from typer.testing import CliRunner
 
-    from difs.cli import app
+    from difs.cli.app import app
 
     found = CliRunner().invoke(app, ["cluster", *arguments])
     return found.exit_code, found.output
