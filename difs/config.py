@@ -165,14 +165,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     `overrides` maps dotted keys ("policy.name") to TOML values. Raises ConfigError with every
     problem found.
     """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(path.read_text("utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, endless digits
-            raise ConfigError(f"{path} is not TOML: {error}") from None
+    tree = read_toml(path) if path is not None else {}
     for dotted, value in (overrides or {}).items():
         section, _, key = dotted.partition(".")
         table = tree.setdefault(section, {})
@@ -181,18 +174,20 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     return parse(tree)
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file says; raises ConfigError."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, endless digits
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
 def parse(tree: Mapping[str, Any]) -> Config:
     """Validate a tree of TOML values; raises ConfigError with every problem found."""
     problems: list[str] = []
-    sections = {}
-    known = {field.name: field.type for field in fields(Config)}
-    for name, values in tree.items():
-        if name not in known:
-            problems.append(_unknown(name, known))
-        elif not isinstance(values, Mapping):
-            problems.append(f"{name}: must be a table")
-        else:
-            sections[name] = _section(name, known[name], values, problems)
+    sections = read_sections(tree, Config, problems)
     if "shm" in sections:
         problems += _check_slots(sections["shm"].slots)
     if "network" in sections:
@@ -201,6 +196,20 @@ def parse(tree: Mapping[str, Any]) -> Config:
     if problems:
         raise ConfigError("; ".join(problems))
     return Config(**sections)
+
+
+def read_sections(tree: Mapping[str, Any], kind: Any, problems: list[str]) -> dict[str, Any]:
+    """Return the sections of `kind`, a struct of structs, that a tree has; adds to `problems`."""
+    sections = {}
+    known = {field.name: field.type for field in fields(kind)}
+    for name, values in tree.items():
+        if name not in known:
+            problems.append(_unknown(name, known))
+        elif not isinstance(values, Mapping):
+            problems.append(f"{name}: must be a table")
+        else:
+            sections[name] = _section(name, known[name], values, problems)
+    return sections
 
 
 def _section(name: str, cls: Any, values: Mapping[str, Any], problems: list[str]) -> Any:

@@ -19,6 +19,7 @@ Exit codes (sysexits.h where there is one):
 # isort: off
 from difs.cli import serve, generate, questions, plot, registration, profiling, simulate  # noqa: F401
 from difs.cli import admin, batch, keys, tokens, watching  # noqa: F401
+from difs.cli import cluster  # noqa: F401
 from difs.cli.app import app
 # isort: on
 

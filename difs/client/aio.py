@@ -30,6 +30,7 @@ from difs.messages import (
     Explain,
     Explanation,
     Family,
+    Generate,
     Happening,
     Load,
     MemoryMode,
@@ -202,8 +203,22 @@ class AsyncClient:
         """
         wishes.setdefault("delivery", self._endpoint.delivery)
         request = requests.build(prompt, wishes, progress=progress)
+        messages = self.exchange(request, wishes.get("retries", DEFAULT_RETRIES))
+        async with contextlib.aclosing(messages):
+            async for event, payloads in messages:
+                if isinstance(event, ResultMessage):
+                    yield Result(request, event, payloads, self._reader, self._release)
+                else:
+                    yield event
+
+    async def exchange(
+        self, request: Generate, retries: int
+    ) -> AsyncGenerator[tuple[Accepted | Progress | ResultMessage, list[bytes]], None]:
+        """Send a request, yielding the messages that come, with the payload frames behind each.
+
+        The last is the `result`. Leaving the loop early cancels the request. Raises DifsError.
+        """
         self._open()
-        retries = wishes.get("retries", DEFAULT_RETRIES)
         effects = self._core.generate(request, self._clock.now(), retries)
         queue: asyncio.Queue[Any] = asyncio.Queue()
         self._events[request.request_id] = queue
@@ -213,10 +228,9 @@ class AsyncClient:
                 event, payloads = await queue.get()
                 if isinstance(event, DifsError):
                     raise event
+                yield event, payloads
                 if isinstance(event, ResultMessage):
-                    yield Result(request, event, payloads, self._reader, self._release)
                     return
-                yield event
         finally:
             del self._events[request.request_id]
             await asyncio.shield(self._perform(self._core.cancel(request.request_id)))
@@ -240,7 +254,8 @@ class AsyncClient:
 
     # ---- questions ------------------------------------------------------------------------------
 
-    async def _ask(self, message: ClientMessage, answer: type[A]) -> A:
+    async def ask(self, message: ClientMessage, answer: type[A]) -> A:
+        """Return the answer to a question, which is of type `answer`; raises DifsError."""
         self._open()
         assert self._loop is not None
         ticket, effects = self._core.ask(message, self._clock.now())
@@ -262,52 +277,52 @@ class AsyncClient:
         """
         wishes.setdefault("delivery", self._endpoint.delivery)
         request = requests.build(prompt, wishes, progress=False)
-        return await self._ask(Explain(request, survey), Explanation)
+        return await self.ask(Explain(request, survey), Explanation)
 
     async def variants(self) -> tuple[VariantInfo, ...]:
         """Return the registered variants."""
-        return (await self._ask(Variants(), VariantList)).variants
+        return (await self.ask(Variants(), VariantList)).variants
 
     async def adapters(self) -> tuple[AdapterInfo, ...]:
         """Return the registered LoRA adapters."""
-        return (await self._ask(Variants(), VariantList)).adapters
+        return (await self.ask(Variants(), VariantList)).adapters
 
     async def status(self, request_id: str | None = None) -> StatusReport:
         """Return the service's state; `position` says where an own request waits."""
-        return await self._ask(Status(request_id), StatusReport)
+        return await self.ask(Status(request_id), StatusReport)
 
     async def ping(self) -> Pong:
         """Return the broker's sign of life."""
-        return await self._ask(Ping(), Pong)
+        return await self.ask(Ping(), Pong)
 
     async def load(self, variant: str, device: str | None = None) -> str:
         """Have a variant loaded on a device, or on all; `status` tells when it is."""
-        return (await self._ask(Load(variant, device), Done)).what
+        return (await self.ask(Load(variant, device), Done)).what
 
     async def evict(self, variant: str, device: str | None = None) -> str:
         """Take an idle variant off a device, or all; it is parked in host memory if there is room."""
-        return (await self._ask(Evict(variant, device), Done)).what
+        return (await self.ask(Evict(variant, device), Done)).what
 
     async def set_mode(self, variant: str, memory_mode: MemoryMode, device: str | None = None) -> str:
         """Have a resident's memory mode changed on a device, or on all; `status` tells when it is."""
-        return (await self._ask(SetMode(variant, memory_mode, device), Done)).what
+        return (await self.ask(SetMode(variant, memory_mode, device), Done)).what
 
     async def metrics(self) -> tuple[Family, ...]:
         """Return the service's numbers, as a monitoring system wants them."""
-        return (await self._ask(Metrics(), MetricsReport)).families
+        return (await self.ask(Metrics(), MetricsReport)).families
 
     async def story(self, request_id: str | None = None) -> tuple[Happening, ...]:
         """Return what happened to a request, or what happened last at all; raises NotFound."""
-        return (await self._ask(Story(request_id), StoryReport)).happenings
+        return (await self.ask(Story(request_id), StoryReport)).happenings
 
     async def quarantine(self) -> tuple[Case, ...]:
         """Return the contents that are not tried again for a while."""
-        return (await self._ask(Quarantine(), QuarantineList)).cases
+        return (await self.ask(Quarantine(), QuarantineList)).cases
 
     async def clear_quarantine(self, digest: str | None = None) -> str:
         """Let one content be tried again, or all; raises NotFound."""
-        return (await self._ask(ClearQuarantine(digest), Done)).what
+        return (await self.ask(ClearQuarantine(digest), Done)).what
 
     async def pin(self, variant: str, device: str | None = None, *, pinned: bool = True) -> str:
         """Keep a variant on a device, or on all, whatever the autoscaler finds; or let it go again."""
-        return (await self._ask(Pin(variant, device, pinned), Done)).what
+        return (await self.ask(Pin(variant, device, pinned), Done)).what

@@ -318,3 +318,16 @@ def to_exception(message: Error) -> DifsError:
     )
     error.retryable = message.retryable  # a newer broker may have codes that we do not know
     return error
+
+
+def to_message(error: DifsError) -> Error:
+    """Return the `error` message that stands for an exception."""
+    return Error(
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+        request_id=error.request_id,
+        field=error.field,
+        limit=error.limit,
+        retry_after_s=error.retry_after_s,
+    )

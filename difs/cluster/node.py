@@ -1,0 +1,156 @@
+"""One node: a complete DIFS service of its own, and what is asked of it. No Ray here.
+
+The service is a process as `difs serve` makes it; it dies with this one. What comes and goes are the
+frames of the protocol, so that whatever the cluster's transport does, bytes enter through `difs.wire`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from difs import config, repository, wire
+from difs.client import core
+from difs.client.aio import AsyncClient
+from difs.cluster import carrying, states
+from difs.cluster.settings import Settings
+from difs.cluster.states import NodeState
+from difs.errors import DifsError, InternalError, Unsupported
+from difs.messages import (
+    Done,
+    Explain,
+    Explanation,
+    Generate,
+    Status,
+    StatusReport,
+    VariantList,
+    Variants,
+)
+from difs.private import PrivateService
+
+Frames = list[bytes]
+CONFIG = "node.toml"
+KEEPER = "difs-cluster"
+"""The caller that asks for reports: a client of its own."""
+
+
+class _Service(PrivateService):
+    """A private service with a configuration of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(wait_s=settings.nodes.start_timeout)
+        self.file = self.home.path / CONFIG
+        self._options += ["--config", str(self.file)]
+        self._text = settings.node
+
+    def start(self) -> None:
+        """See PrivateService."""
+        self.home.make()
+        self.file.write_text(self._text, "utf-8")
+        super().start()
+
+
+class Node:
+    """A node's service."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        """Start the service and wait until it is ready; raises Unavailable."""
+        self.name = name
+        self._service = _Service(settings)
+        self._service.start()
+        self._config = config.load(self._service.file)
+        self._clients: dict[str, AsyncClient] = {}
+        self._serial = 0
+        self.state = NodeState(name, 0, is_ready=False)
+
+    def stop(self) -> None:
+        """End the service, as a terminated `difs serve` ends."""
+        self._service.stop()
+
+    def check(self) -> None:
+        """Raise InternalError where the service has ended."""
+        process = self._service.process
+        if process is None or process.poll() is not None:
+            raise InternalError(f"the service of node {self.name} has ended")
+
+    def _client(self, caller: str) -> AsyncClient:
+        if caller not in self._clients:
+            self._clients[caller] = AsyncClient(self._service.address)
+        return self._clients[caller]
+
+    # ---- requests -------------------------------------------------------------------------------
+
+    async def exchange(self, label: bytes, frames: Frames) -> AsyncGenerator[tuple[str, Frames], None]:
+        """Serve a request: the name alone at once, then the messages; see `difs.cluster.client.Calls`."""
+        yield self.name, []
+        try:
+            request = wire.decode_from_client(frames)
+            if not isinstance(request, Generate):
+                raise Unsupported("exchange: is for generate")
+            caller = states.decode_label(label).caller
+            # not tried again here: another node may have room
+            events = self._client(caller).exchange(request, retries=0)
+            async with contextlib.aclosing(events):
+                async for message, payloads in events:
+                    yield self.name, [bytes(frame) for frame in wire.encode(message, payloads)]
+        except DifsError as error:
+            yield self.name, _error(error)
+
+    async def ask(self, label: bytes, frames: Frames) -> tuple[str, Frames]:
+        """Answer a question."""
+        try:
+            message = wire.decode_from_client(frames)
+            client = self._client(states.decode_label(label).caller)
+            answer: Any = await client.ask(message, core.ANSWERS.get(type(message), Done))
+        except DifsError as error:
+            return self.name, _error(error)
+        return self.name, [bytes(frame) for frame in wire.encode(answer)]
+
+    # ---- reports --------------------------------------------------------------------------------
+
+    async def report(self) -> NodeState:
+        """Return how the node stands now, and remember it."""
+        client = self._client(KEEPER)
+        self._serial += 1
+        try:
+            variants = (await client.ask(Variants(), VariantList)).variants
+            status = await client.ask(Status(), StatusReport)
+            asked = Explain(states.probe(variants), survey=True)
+            explained = await client.ask(asked, Explanation)
+        except DifsError:  # its broker is being restarted
+            self.state = NodeState(self.name, self._serial, is_ready=False)
+        else:
+            self.state = states.report(self.name, self._serial, status, explained, variants)
+        return self.state
+
+    # ---- variants -------------------------------------------------------------------------------
+
+    def _repository(self) -> tuple[repository.Repository, Path]:
+        user = config.user_repo(self._config)
+        return repository.scan(repository.locate(self._config.service.model_repo), user), user
+
+    async def offer(self, variant: str) -> bytes:
+        """Return what is to be carried for a variant; raises RepositoryError, UnknownName."""
+        found, _ = await asyncio.to_thread(self._repository)
+        return carrying.encode(await asyncio.to_thread(carrying.offer, found.variant(variant)))
+
+    async def send(self, variant: str, relative: str) -> AsyncGenerator[bytes, None]:
+        """Yield a file of a variant, in pieces; raises RepositoryError for one that was not offered."""
+        found, _ = await asyncio.to_thread(self._repository)
+        path = carrying.path_of(found.variant(variant), relative)
+        with path.open("rb") as file:
+            while piece := await asyncio.to_thread(file.read, carrying.PIECE_BYTES):
+                yield piece
+
+    async def take(self, offered: bytes, send: carrying.Send) -> None:
+        """Bring a variant into this node's own repository; raises RepositoryError.
+
+        `send` yields a file's pieces. The running service notices it by itself.
+        """
+        found, user = await asyncio.to_thread(self._repository)
+        await carrying.take(carrying.decode(offered), found, user, send)
+
+
+def _error(error: DifsError) -> Frames:
+    return [bytes(frame) for frame in wire.encode(core.to_message(error))]
