@@ -20,12 +20,20 @@ COPY_BELOW_BYTES = 64 * 1024
 """Larger frames are handed to libzmq without a copy; their buffer must not change afterwards."""
 
 
-def send(socket: "zmq.Socket[Any]", frames: Sequence[Frame], flags: int = 0) -> None:
-    """Send a message; with DONTWAIT, raises zmq.Again when there is no room for it."""
+def send(
+    socket: "zmq.Socket[Any]", frames: Sequence[Frame], flags: int = 0, *, is_tracked: bool = False
+) -> Any:
+    """Send a message; with DONTWAIT, raises zmq.Again when there is no room for it.
+
+    `is_tracked`: returns a `zmq.MessageTracker` that tells when libzmq has sent its last frame.
+    """
     for frame in frames[:-1]:
         _send(socket, frame, flags | _MORE)
     last = frames[-1]
+    if is_tracked:
+        return _send(socket, last, flags, False, True)
     _send(socket, last, flags, len(last) < COPY_BELOW_BYTES)
+    return None
 
 
 def receive(socket: "zmq.Socket[Any]", flags: int = 0) -> list[bytes]:

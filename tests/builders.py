@@ -21,7 +21,7 @@ from difs.actor_messages import (
 )
 from difs.broker.books import Segment
 from difs.broker.effects import Effect, TellActor, TellClient, TellSupervisor
-from difs.broker.events import ActorSaid, ClientSaid, Event, Ticked
+from difs.broker.events import ActorSaid, ClientSaid, Delivered, Event, Ticked
 from difs.broker.state import BrokerState
 from difs.messages import (
     AdapterInfo,
@@ -181,11 +181,16 @@ class House:
 
     def __init__(self, **options: Any) -> None:
         self.now: float = options.get("now", 0.0)
+        self.delivers: bool = options.pop("delivers", True)
         self.state = broker_state(**options)
 
     def handle(self, event: Event) -> list[Effect]:
-        """Let something happen now."""
-        return self.state.handle(event, self.now)
+        """Let something happen now; pictures that travel inline are copied at once."""
+        effects = self.state.handle(event, self.now)
+        leases = [lease for e in effects if isinstance(e, TellClient) for lease in e.leases]
+        if leases and self.delivers:
+            effects = effects + self.handle(Delivered(tuple(leases)))
+        return effects
 
     def ask(self, message: ClientMessage | str, route: bytes = CLIENT, **wishes: Any) -> list[Effect]:
         """Let a client speak; a text is the id of a `generate`."""

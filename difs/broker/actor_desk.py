@@ -303,17 +303,17 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
             dispatch.repaint(books, request, found, now)
             return
         verdict = found
-    result, payloads = _result(books, attempt, message, verdict, now)
-    books.effects.append(TellClient(request.client.route, result, payloads))
+    result, payloads, leases = _result(books, attempt, message, verdict, now)
+    books.effects.append(TellClient(request.client.route, result, payloads, leases))
     books.move(request, Cause.FINISHED, now)
 
 
 def _result(
     books: Books, attempt: Attempt, message: Finished, verdict: Deliver, now: float
-) -> tuple[Result, tuple[Payload, ...]]:
-    """Return what a finished request's client gets: the result, and the bytes that travel inline."""
+) -> tuple[Result, tuple[Payload, ...], tuple[int, ...]]:
+    """Return what a finished request's client gets: the result; what travels inline, and keeps it."""
     request, plan = attempt.request, attempt.plan
-    images, payloads = _hand_over(books, attempt, message, now)
+    images, payloads, leases = _hand_over(books, attempt, message, now)
     told = [without_paths(note) for note in message.notes]
     timings = Timings(
         queue_s=attempt.started_at - request.arrived_at,
@@ -336,7 +336,7 @@ def _result(
         notes=(*plan.notes, *attempt.notes, *told, *([verdict.note] if verdict.note else [])),
         seed_bound=message.seed_bound,
     )
-    return result, payloads
+    return result, payloads, leases
 
 
 def _judged(attempt: Attempt, message: Finished, now: float) -> Judged:
@@ -375,18 +375,18 @@ def _broken(request: Request) -> Error:
 
 def _hand_over(
     books: Books, attempt: Attempt, message: Finished, now: float
-) -> tuple[tuple[Image, ...], tuple[Payload, ...]]:
-    """Seal the slots for the client, or name the bytes that travel inline and free them."""
+) -> tuple[tuple[Image, ...], tuple[Payload, ...], tuple[int, ...]]:
+    """Seal the slots for the client, or until the bytes that travel inline were copied."""
     request, plan, device = attempt.request, attempt.plan, attempt.actor.device
     asked = request.message.delivery
     shared = asked.mode == "shm"
-    images, payloads = [], []
+    images, payloads, owed = [], [], []
     for i, (slot, sealed) in enumerate(zip(attempt.slots, message.images, strict=True)):
         if shared:
             hold = books.hold(request.client, device, slot.index, now)
         else:
             payloads.append(Payload(device, slot.offset + HEADER_BYTES, sealed.nbytes))
-            books.pools[device].give_back(slot.index)
+            owed.append(books.owe(request.client, device, slot.index).lease)
         image = Image(
             seed=(request.first_seed + i) & MAX_SEED,
             height=plan.height,
@@ -402,7 +402,7 @@ def _hand_over(
             lease=hold.lease if shared else UNSET,
         )
         images.append(image)
-    return tuple(images), tuple(payloads)
+    return tuple(images), tuple(payloads), tuple(owed)
 
 
 def _ended(books: Books, route: bytes, message: Ended, now: float) -> None:

@@ -5,6 +5,7 @@ books agree with themselves is proved by `difs.broker.audit`.
 """
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -352,6 +353,13 @@ class Books:
         """Let `client` read a leased slot: it is sealed until released or timed out."""
         self.pools[device].seal(index)
         hold = Hold(self.next_number(), client, device, index, now + self.rules.lease)
+        self.holds[hold.lease] = client.leases[hold.lease] = hold
+        return hold
+
+    def owe(self, client: Client, device: str, index: int) -> Hold:
+        """Keep a leased slot until its picture, which travels inline, was copied."""
+        self.pools[device].seal(index)
+        hold = Hold(self.next_number(), client, device, index, math.inf, is_owed=True)
         self.holds[hold.lease] = client.leases[hold.lease] = hold
         return hold
 

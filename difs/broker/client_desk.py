@@ -9,7 +9,7 @@ from difs import memory_modes
 from difs.actor_messages import Stop
 from difs.broker import admission, dispatch, operator_desk, planning, scaling
 from difs.broker.books import Books
-from difs.broker.effects import TellActor, TellClient
+from difs.broker.effects import ForgetClient, TellActor, TellClient
 from difs.broker.events import LOCAL, Peer
 from difs.broker.records import Actor, Cause, Client, Request, RequestState
 from difs.errors import DifsError
@@ -87,10 +87,20 @@ def lost(books: Books, route: bytes, now: float) -> None:
     if client is None:
         return
     books.counts["clients_lost"] += 1
+    if any(hold.is_owed for hold in client.leases.values()):
+        books.effects.append(ForgetClient(route))  # before its slots are anybody else's
     for hold in list(client.leases.values()):
         books.drop(hold)
     for request in list(client.open.values()):
         dispatch.cancel(books, request, "the client is gone", now)
+
+
+def delivered(books: Books, leases: tuple[int, ...]) -> None:
+    """Free the slots whose pictures were copied; those of a client that is gone are free already."""
+    for lease in leases:
+        hold = books.holds.get(lease)
+        if hold is not None and hold.is_owed:
+            books.drop(hold)
 
 
 def revoked(books: Books, names: frozenset[str], now: float) -> None:
@@ -169,7 +179,7 @@ def _release(books: Books, route: bytes, message: Release, now: float) -> None:
     client = books.clients.get(route)
     for lease in message.leases:
         hold = client.leases.get(lease) if client is not None else None
-        if hold is not None:
+        if hold is not None and not hold.is_owed:
             books.drop(hold)
 
 
@@ -180,7 +190,8 @@ def _ping(books: Books, route: bytes, message: Ping, now: float) -> None:
     client = books.clients.get(route)
     if client is not None:
         for hold in client.leases.values():
-            hold.expires_at = now + books.rules.lease
+            if not hold.is_owed:
+                hold.expires_at = now + books.rules.lease
     ready = bool(books.ready) and books.draining_until is None
     tell(books, route, Pong(books.epoch, ready))
 
@@ -356,7 +367,7 @@ def finish_draining(books: Books, now: float) -> bool:
             words = "the service shut down before this request was done"
             error = admission.refusal("draining", words, request_id=request.message.request_id)
             dispatch.fail(books, request, error, now)
-    if books.requests:
+    if books.requests or (now < books.draining_until and any(h.is_owed for h in books.holds.values())):
         return False
     for actor in books.ready:
         books.change_actor(actor, Cause.DRAINED)

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import zmq
 
@@ -150,6 +151,7 @@ class RemoteDoor:
         user, (route, *frames) = sockets.receive_with_user(self.socket, DONTWAIT)
         return MARK + route, gate.peer_of(user, self._allowed, needs_key=self._needs_key), frames
 
-    def send(self, route: bytes, frames: list[Frame]) -> None:
-        """Send a message; raises zmq.Again or EHOSTUNREACH as the socket does."""
-        sockets.send(self.socket, [route.removeprefix(MARK), *frames], DONTWAIT)
+    def send(self, route: bytes, frames: list[Frame], *, is_tracked: bool = False) -> Any:
+        """Send a message as `sockets.send` does; raises zmq.Again or EHOSTUNREACH as the socket does."""
+        whole = [route.removeprefix(MARK), *frames]
+        return sockets.send(self.socket, whole, DONTWAIT, is_tracked=is_tracked)

@@ -20,6 +20,7 @@ from difs.broker.events import (
     ClientLost,
     ClientMisspoke,
     ClientSaid,
+    Delivered,
     Event,
     KeysRevoked,
     RepositoryChanged,
@@ -72,6 +73,8 @@ class BrokerState:
                 return books.effects
         elif isinstance(event, ClientLost):
             client_desk.lost(books, event.route, now)
+        elif isinstance(event, Delivered):
+            client_desk.delivered(books, event.leases)
         elif isinstance(event, ClientMisspoke):
             client_desk.misspoke(books, event.route, event.error, event.request_id)
         elif isinstance(event, KeysRevoked):
