@@ -166,7 +166,7 @@ def broker_state(
 ) -> BrokerState:
     """Return a broker's heart that checks itself after each event; `rules` are [broker]'s keys."""
     return BrokerState(
-        rules=config.Broker(validate=True, **rules),
+        rules=config.Broker(**{"validate": True, "actor_silence": 3.1, **rules}),
         policy=POLICIES[policy] if isinstance(policy, str) else policy,
         variants={info.name: info for info in variants},
         adapters={info.name: info for info in adapters},
