@@ -137,7 +137,7 @@ def _silent_at(books: Books, actor: Actor) -> float:
 LOAD_PATIENCE_S = 600.0
 """How long a load may take of which nothing was measured;"""
 LOAD_FLOOR_S, LOAD_FACTOR = 60.0, 10.0
-"""and one of which something was: so many times that, and no less than this: disks may be cold, or shared."""
+"""and one of which something was: so many times that, and no less than this, for disks may be cold."""
 
 
 def _patience(books: Books, actor: Actor) -> float:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from difs import config
 from difs.actor_messages import Slot
 from difs.broker.chronicle import Chronicle
+from difs.broker.crowd import Crowd
 from difs.broker.effects import Effect
 from difs.broker.events import LOCAL, Peer
 from difs.broker.quarantine import Quarantine
@@ -97,6 +98,7 @@ class Books:
         """What the policy wants to be shown the next time."""
         self.counts: Counter[str] = Counter()
         self.tally = Tally()
+        self.crowd = Crowd()
         self.chronicle = Chronicle(now)
         self.quarantine = Quarantine(rules.quarantine)
         self.killed: dict[int, Loss] = {}

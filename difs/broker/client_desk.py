@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from difs import memory_modes
 from difs.actor_messages import Stop
-from difs.broker import admission, dispatch, operator_desk, planning, scaling
+from difs.broker import admission, dispatch, operator_desk, planning, scaling, shares
 from difs.broker.books import Books
 from difs.broker.effects import ForgetClient, TellActor, TellClient
 from difs.broker.events import LOCAL, Peer
@@ -122,6 +122,8 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
     if refused is None:
         decision = planning.decide(books, message, now, books.variants)
         refused = planning.refusal_of(books, message, decision)
+        refused = refused or shares.refusal(books, client, message, decision, now)
+        shares.note(books, client, message, decision, now)
         if refused is None:
             request = books.open(message, client, now)
             planning.place(books, request, decision, now)
@@ -157,6 +159,7 @@ def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     asker = books.clients.get(route) or Client(route, peer=books.peer)
     entry = admission.check_entry(books, asker, asked, now)
     refused = entry or planning.refusal_of(books, asked, decision)
+    refused = refused or shares.refusal(books, asker, asked, decision, now)
     plan = decision.plan if refused is None and isinstance(decision, Admit) else None
     points = planning.survey(books, asked, now) if message.survey else ()
     tell(books, route, Explanation(asked.request_id, plan, refused, points))
