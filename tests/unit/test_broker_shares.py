@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difs.broker.crowd import FORGOTTEN_S, MAX_KEPT, MEMORY_S, Crowd
@@ -68,6 +68,7 @@ def test_others_may_go_ahead_as_far_as_their_shares_go(
     assert queue_of(waiting).ahead_s("me", 1.0, to_come) == ahead_s
 
 
+@settings(max_examples=60)
 @given(
     st.dictionaries(st.sampled_from("abcd"), st.integers(0, 5)),
     st.lists(st.sampled_from("abcd"), max_size=30),
