@@ -35,7 +35,7 @@ chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos --seconds 600 --seed $(SEED)
 
 soak: $(STAMP)
-	$(BIN)/python -m tests.chaos --seconds 28800 --seed $(SEED)
+	$(BIN)/python -m tests.chaos --seconds 28800 --gentle --seed $(SEED)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench.transport

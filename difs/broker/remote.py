@@ -31,7 +31,7 @@ MARK = b"\0remote:"
 cannot set one that begins with a zero."""
 HANDSHAKE_MS = 5_000
 """A connection that has not shown its key for so long is cut."""
-HEARTBEAT_MS, SILENCE_MS = 1_000, 3_000
+HEARTBEAT_MS, SILENCE_MS = 250, 2_700
 """A peer whose machine is gone is cut, so that its requests end."""
 _ZAP = "inproc://zeromq.zap.01"
 

@@ -1,4 +1,4 @@
-"""A bad network between two ends of real TCP: delay, silence, cuts, half-open and half-closed connections.
+"""A bad network between two ends of real TCP: delay, silence, cuts, half-open and half-closed lines.
 
 It stands where the kernel has no netem. What TCP never lets through (loss, reordering) it cannot show
 either: those become delay.

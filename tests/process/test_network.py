@@ -1,4 +1,4 @@
-"""A bad network between a client and the service, on real TCP with keys: every call ends, once and right."""
+"""A bad network between a client and the service, on real TCP with keys: calls end once and right."""
 
 import asyncio
 import time
