@@ -11,11 +11,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import psutil
+from msgspec.structs import replace
 
 from difs import repository
 from difs.actor_messages import Slot
 from difs.broker.effects import Effect
-from difs.broker.state import BrokerState
 from difs.errors import DifsError, RepositoryError
 from difs.messages import Error, Result
 from difs.registration import headers
@@ -23,7 +23,7 @@ from difs.shm import layout, segment
 from difs.shm.layout import HEADER_BYTES
 from difs.shm.reader import SegmentReader, matches
 from difs.shm.segment import SegmentWriter
-from tests.builders import generate, served, told
+from tests.builders import generate, pulse, served, told
 from tests.unit.test_overload import ALONE_S, Shop
 
 MIB = 2**20
@@ -59,7 +59,7 @@ def scribbles(trials: int) -> None:
 def submits(count: int) -> None:
     """Growth of the broker's heart under submits that it has no room for."""
     house = served(credits=1, max_queued=1000, policy="modelless")
-    house.state.books.rules = _unchecked(house.state)
+    house.state.books.rules = replace(house.state.books.rules, validate=False)
     process = psutil.Process()
 
     def flood(first: int, number: int) -> int:
@@ -79,12 +79,6 @@ def submits(count: int) -> None:
         f" {now / MIB:.0f} MiB in all (libraries of the bench among them); goal <= 300 MB",
         flush=True,
     )
-
-
-def _unchecked(state: BrokerState) -> object:
-    from msgspec.structs import replace
-
-    return replace(state.books.rules, validate=False)
 
 
 class Street(Shop):
@@ -116,14 +110,8 @@ class Street(Shop):
             self.note(self.house.ask(name, who.encode(), timeout_s=60.0))
             if number % 10 == 0:
                 self.note(self.house.wait(0.0))
-                _beat(self, number)
+                pulse(self.house, number)
         self.until(seconds + 100.0)
-
-
-def _beat(street: Street, number: int) -> None:
-    from tests.builders import pulse
-
-    pulse(street.house, number)
 
 
 def greedy(seconds: float) -> None:

@@ -1,6 +1,6 @@
 """difs.broker.shares and .crowd: nobody is promised time that is others' share."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -63,7 +63,7 @@ def queue_of(waiting: Mapping[str, int]) -> FairQueue[str]:
     ],
 )
 def test_others_may_go_ahead_as_far_as_their_shares_go(
-    waiting: dict[str, int], to_come: dict[str, float], ahead_s: float
+    waiting: dict[str, int], to_come: dict[Hashable, float], ahead_s: float
 ) -> None:
     assert queue_of(waiting).ahead_s("me", 1.0, to_come) == ahead_s
 
@@ -81,7 +81,7 @@ def test_no_more_goes_ahead_than_was_foretold(
     queue = queue_of(waiting)
     for _ in range(min(taken, len(queue))):
         queue.take(queue.pick({"k"}) or "")
-    to_come = {flow: float(comers.count(flow)) for flow in set(comers) - {"a"}}
+    to_come: dict[Hashable, float] = {f: float(comers.count(f)) for f in set(comers) - {"a"}}
     allowed = queue.ahead_s("a", 1.0, to_come)
     queue.add("mine", flow="a", order=(0.0, 1000), seconds=1.0, kind="k")
     ahead, number = 0, 1000
