@@ -199,7 +199,7 @@ class Residency(Engine):
         self._stopwatch.settle(everything=True)
 
     def _bring(self, variant: Variant, loadee: Loadee) -> Any:
-        """Return a parked variant, or a painter: from disk, or in another mode; on the loader's thread."""
+        """Return a parked variant, or a painter: from disk, or in another mode; a loader's thread."""
         parked = self._parking.take(variant.name)
         if parked is None or parked.build != variant.build:
             return self._load_cold(variant, loadee)
