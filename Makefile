@@ -35,7 +35,7 @@ chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos --seconds 600 --seed $(SEED)
 
 soak: $(STAMP)
-	$(BIN)/python -m tests.chaos --seconds 28800 --seed $(SEED)
+	$(BIN)/python -m tests.chaos --seconds 28800 --gentle --seed $(SEED)
 
 # Half an hour, beside peers that the first line installs; cut short, it goes on where it was. BENCH_FLAGS=--fresh
 # measures all again. Ends with docs/BENCHMARKS.md.

@@ -6,25 +6,34 @@ Real processes, simulated devices. Goals are for a quiet machine of two cores.
 """
 
 import argparse
+import asyncio
 import contextlib
 import io
 import os
+import shutil
 import signal
 import statistics
+import subprocess
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 
-from difs import Client
+from bench import fault_trials
+from difs import AsyncClient, Client
 from difs.errors import DifsError
+from difs.keys import KeyRing, write_key_file
 from tests.process.service import (
     Calls,
     Raw,
     Service,
     big,
+    free_port,
     processes_of,
     script,
     segments_of,
@@ -199,22 +208,185 @@ def dead_clients(trials: int) -> None:
     _say("a client with 8 requests vanished, until all slots are free", seconds, "<= 1 s")
 
 
-def slow_client() -> None:
+def slow_client(kind: str, say: Callable[[Raw, int], None], messages: int) -> None:
     """Growth of the broker by a client that reads nothing, and what another one notices of it."""
-    with _service(1, *settings("broker.send_patience='2s'")) as service:
+    with _service(1, *settings("broker.send_patience='30s'")) as service:
         process = psutil.Process(service.children()["broker"])
+        with Raw(service.address) as warm:
+            for number in range(200):  # what the allocator keeps, it keeps once
+                say(warm, number)
+            time.sleep(1.0)
+        until(lambda: service.is_idle(1), 30, "an idle service")
+        alone, meanwhile = _pings(service), []
         before = process.memory_info().rss
         with Raw(service.address, high_water=1) as raw:
-            for number in range(2000):
-                raw.say({"type": "variants"} if number % 2 else {"type": "status"})
-            others = []
-            for _ in range(50):
-                asked_at = time.monotonic()
-                service.client.ping()
-                others.append(1000 * (time.monotonic() - asked_at))
-            grown = (process.memory_info().rss - before) / 2**20
-        print(f"a client that reads nothing: the broker grew by {grown:.1f} MiB; goal <= 1 MiB")
-        _say("another's ping meanwhile", others, "as without it", "ms")
+            for number in range(messages):
+                say(raw, number)
+            grown = 0.0
+            for _ in range(20):
+                meanwhile += _pings(service, 10)
+                grown = max(grown, (process.memory_info().rss - before) / 2**20)
+                time.sleep(0.1)
+        until(lambda: service.is_idle(1), 30, "an idle service")
+        print(f"a client that reads no {kind}: the broker grew by {grown:.1f} MiB; goal <= 1 MiB")
+        _say("another's ping before", alone, "-", "ms")
+        _say("another's ping meanwhile", meanwhile, "as before", "ms")
+
+
+def _pings(service: Service, count: int = 200) -> list[float]:
+    """Return the milliseconds of some pings."""
+    found = []
+    for _ in range(count):
+        asked_at = time.monotonic()
+        service.client.ping()
+        found.append(1000 * (time.monotonic() - asked_at))
+    return found
+
+
+def _ask_questions(raw: Raw, number: int) -> None:
+    raw.say({"type": "variants"} if number % 2 else {"type": "status"})
+
+
+def _ask_pictures(raw: Raw, number: int) -> None:
+    asked = {"type": "generate", "request_id": f"picture-{number}", "prompt": "x", "width": 512}
+    raw.say(asked | {"height": 512, "delivery": {"format": "raw"}, "overrides": {"steps": 1}})
+
+
+def slow_clients() -> None:
+    """The largest answers there are, and pictures."""
+    slow_client("answers", _ask_questions, 2000)
+    slow_client("pictures", _ask_pictures, 60)
+
+
+# ---- what requests do -----------------------------------------------------------------------------
+
+
+def poison(requests: int) -> None:
+    """What one per cent of poison among many requests costs, and whether the others are served."""
+    ends: Counter[str] = Counter()
+    faults = ["{kind='kill', prompt='poison', phase='step', step=1}"]
+    keys = settings(script(faults, step_s=0.005))
+    with _Quiet(["--device", "simulated:3", *keys, *QUICK]) as service:
+
+        async def one(client: AsyncClient, numbers: Iterator[int]) -> None:
+            for number in numbers:
+                kind = "poison" if number % 100 == 50 else "innocent"
+                asked = client.generate(f"{kind} {number}", steps=2, retries=20, timeout_s=600)
+                try:
+                    (await asked).release()
+                    ends[f"{kind}: served"] += 1
+                except DifsError as error:
+                    ends[f"{kind}: {error.code}"] += 1
+
+        async def load() -> None:
+            numbers = iter(range(requests))
+            async with AsyncClient(service.address) as client:
+                await asyncio.gather(*(one(client, numbers) for _ in range(24)))
+
+        began = time.monotonic()
+        asyncio.run(load())
+        deaths, took_s = service.count("actors_lost"), time.monotonic() - began
+    print(
+        f"{requests} requests, {requests // 100} poison: {dict(ends)}; {deaths} deaths in {took_s:.0f} s;"
+        f" goal <= {3 * (requests // 100)}, all innocent served",
+        flush=True,
+    )
+
+
+def deadlines(trials: int) -> None:
+    """Seconds from a deadline to the answer, while the actor hangs in a step."""
+    seconds = []
+    keys = settings(script(["{kind='hang', prompt='hang', phase='step', step=1}"], step_s=0.02))
+    with (
+        _Quiet(
+            ["--device", "simulated:1", *keys, *QUICK, *settings("broker.stall_floor='2s'")]
+        ) as service,
+        Raw(service.address) as raw,
+    ):
+        for trial in range(trials):
+            asked_at = time.monotonic()
+            raw.say(
+                {"type": "generate", "request_id": f"late-{trial}", "prompt": "hang", "timeout_s": 1.5}
+            )
+            end = raw.ends()
+            assert end["code"] == "expired", end
+            seconds.append(time.monotonic() - asked_at - 1.5)
+            until(lambda: service.is_idle(1), 30, "a new actor")
+    _say("a deadline passed, until the answer", seconds, "<= 0.1 s")
+
+
+# ---- the network ----------------------------------------------------------------------------------
+
+
+def network(trials: int) -> None:
+    """Seconds until the next picture over a network that was spoiled: cut, silent for good, healed."""
+    from tests.process.network import Network
+
+    with tempfile.TemporaryDirectory() as folder:
+        ring, port = KeyRing(Path(folder) / "keys"), free_port()
+        ring.make()
+        where = settings(f'network.listen="tcp://127.0.0.1:{port}"', f'network.keys="{ring.folder}"')
+        with Network(port) as net, _service(2, *where):
+            key = Path(folder) / "anna.key"
+            write_key_file(key, ring.new("anna", address=net.address))
+            for spoil in (net.cut, net.stall):
+                seconds = []
+                for _ in range(trials):
+                    with Client(key=key) as client:
+                        client.generate("x", retries=20).release()
+                        spoil()
+                        spoiled_at = time.monotonic()
+                        client.generate("x", retries=20).release()
+                        seconds.append(time.monotonic() - spoiled_at)
+                    net.heal()
+                _say(f"a network of CURVE over TCP, {spoil.__name__}", seconds, "<= 3 s")
+
+
+# ---- paths ----------------------------------------------------------------------------------------
+
+
+def paths(_: int) -> None:
+    """Which files the broker opens when it is asked for names that are paths (with strace)."""
+    if shutil.which("strace") is None:
+        print("paths: not measured, there is no strace")
+        return
+    stems = [
+        "..",
+        "../..",
+        "/etc/passwd",
+        "%2e%2e/x",
+        "a/../../b",
+        "a\\b",
+        "a\0b",
+        "\u2024\u2024/x",
+        "~",
+        "",
+    ]
+    with _service(1) as service, tempfile.TemporaryDirectory() as folder, Raw(service.address) as raw:
+        pid, log = service.children()["broker"], Path(folder) / "opens"
+        command = [
+            "strace",
+            "-f",
+            "-qq",
+            "-e",
+            "trace=open,openat,openat2",
+            "-o",
+            str(log),
+            "-p",
+            str(pid),
+        ]
+        with subprocess.Popen(command) as tracer:
+            time.sleep(1.0)
+            for number in range(500):
+                name = stems[number % len(stems)] + "/" * (number // 100) + "shadow" * (number % 7 > 3)
+                asked = {"type": "generate", "request_id": f"p{number}", "prompt": "x"}
+                overrides = {"variant": name} if number % 2 else {"adapters": [{"name": name}]}
+                answer = raw.ask(asked | {"overrides": overrides})
+                assert answer["type"] == "error", answer
+            tracer.terminate()
+        opened = [line.split('"')[1] for line in log.read_text().splitlines() if '"' in line]
+    strange = [path for path in opened if "shadow" in path or "passwd" in path or ".." in path]
+    print(f"500 odd names: {len(opened)} files opened meanwhile, {len(strange)} of them named so; goal 0")
 
 
 PARTS: dict[str, Callable[[int], None]] = {
@@ -225,7 +397,15 @@ PARTS: dict[str, Callable[[int], None]] = {
     "refusals": lambda n: refusals(50 * n),
     "flood": lambda n: flood(200 * n),
     "clients": dead_clients,
-    "slow": lambda _: slow_client(),
+    "slow": lambda _: slow_clients(),
+    "poison": lambda n: poison(100 * n),
+    "deadlines": lambda n: deadlines(max(2, n // 4)),
+    "network": lambda n: network(max(2, n // 4)),
+    "paths": paths,
+    "scribbles": lambda n: fault_trials.scribbles(500 * n),
+    "submits": lambda n: fault_trials.submits(50_000 * n),
+    "greedy": lambda n: fault_trials.greedy(30.0 * n),
+    "truncated": lambda n: fault_trials.truncated(50 * n),
 }
 
 

@@ -60,7 +60,7 @@ class Broker(Struct, frozen=True):
     quarantine: Seconds = 600.0
     lease: Seconds = 30.0
     admin: bool = True
-    actor_silence: Seconds = 3.0
+    actor_silence: Seconds = 2.5
     stall_floor: Seconds = 10.0
     stall_steps: Annotated[float, Meta(ge=2, le=1e6)] = 10.0
     send_patience: Seconds = 10.0

@@ -21,7 +21,7 @@ from difs.actor_messages import (
 )
 from difs.broker.books import Segment
 from difs.broker.effects import Effect, TellActor, TellClient, TellSupervisor
-from difs.broker.events import ActorSaid, ClientSaid, Event, Ticked
+from difs.broker.events import ActorSaid, ClientSaid, Delivered, Event, Ticked
 from difs.broker.state import BrokerState
 from difs.messages import (
     AdapterInfo,
@@ -166,7 +166,7 @@ def broker_state(
 ) -> BrokerState:
     """Return a broker's heart that checks itself after each event; `rules` are [broker]'s keys."""
     return BrokerState(
-        rules=config.Broker(validate=True, **rules),
+        rules=config.Broker(**{"validate": True, "actor_silence": 3.1, **rules}),
         policy=POLICIES[policy] if isinstance(policy, str) else policy,
         variants={info.name: info for info in variants},
         adapters={info.name: info for info in adapters},
@@ -181,11 +181,16 @@ class House:
 
     def __init__(self, **options: Any) -> None:
         self.now: float = options.get("now", 0.0)
+        self.delivers: bool = options.pop("delivers", True)
         self.state = broker_state(**options)
 
     def handle(self, event: Event) -> list[Effect]:
-        """Let something happen now."""
-        return self.state.handle(event, self.now)
+        """Let something happen now; pictures that travel inline are copied at once."""
+        effects = self.state.handle(event, self.now)
+        leases = [lease for e in effects if isinstance(e, TellClient) for lease in e.leases]
+        if leases and self.delivers:
+            effects = effects + self.handle(Delivered(tuple(leases)))
+        return effects
 
     def ask(self, message: ClientMessage | str, route: bytes = CLIENT, **wishes: Any) -> list[Effect]:
         """Let a client speak; a text is the id of a `generate`."""

@@ -26,6 +26,11 @@ for _name, _count in _EXAMPLES.items():
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the short forms of long runs be longer."""
+    parser.addoption("--chaos-seconds", type=float, default=5.0, help="how long the chaos test hurts")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _home_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let no test, and no service that it starts, see what the user has registered."""

@@ -134,7 +134,9 @@ class Residency(Engine):
         loadee = self._loadees.get(variant)
         if variant in self._residents:
             self._reports.append(Loaded(self._residents[variant]))
-        elif variant in self._measuring or (loadee is not None and not loadee.cancelled.is_set()):
+        elif loadee is not None and not loadee.cancelled.is_set():
+            loadee.mode = loadee.mode or mode  # our own preload asked for none; it may not have begun
+        elif variant in self._measuring:
             return
         else:
             try:
@@ -197,13 +199,19 @@ class Residency(Engine):
         self._stopwatch.settle(everything=True)
 
     def _bring(self, variant: Variant, loadee: Loadee) -> Any:
-        """Return a parked variant, else a painter from disk; runs on the loader's thread."""
+        """Return a parked variant, or a painter: from disk, or in another mode; a loader's thread."""
         parked = self._parking.take(variant.name)
         if parked is None or parked.build != variant.build:
             return self._load_cold(variant, loadee)
+        keeper = parked.painter.keeper
         with _typed_memory_errors():
-            parked.painter.keeper.to_device()
-        return parked
+            if loadee.mode in (None, keeper.mode):
+                keeper.to_device()
+                return parked
+            started = self._clock.now()
+            keeper.switch(loadee.mode)
+        loadee.load_s = self._clock.now() - started
+        return parked.painter  # to be measured: in this mode it costs something else
 
     def _load_cold(self, variant: Variant, loadee: Loadee) -> Any:
         started = self._clock.now()

@@ -152,7 +152,7 @@ class SimulatedEngine(Engine):
         self._device = device
         self._library = library
         self._sleep = sleep
-        self._loads: dict[str, tuple[float, MemoryMode]] = {}
+        self._loads: dict[str, tuple[float, MemoryMode | None]] = {}
         """When each variant that is on its way will be there, and in which memory mode."""
         self._parked: dict[str, Resident] = {}
         self._faults_left = [fault.times for fault in script.faults]
@@ -165,9 +165,12 @@ class SimulatedEngine(Engine):
         """See Engine.load."""
         if variant in self._residents:
             self._reports.append(Loaded(self._residents[variant]))
-        elif variant not in self._loads:
+        elif variant in self._loads:
+            due, former = self._loads[variant]
+            self._loads[variant] = (due, former or mode)
+        else:
             seconds = 0.0 if variant in self._parked else self._script.load_s
-            self._loads[variant] = (self._clock.now() + seconds, mode or "full")
+            self._loads[variant] = (self._clock.now() + seconds, mode)
 
     def cancel_load(self, variant: str) -> None:
         """See Engine.cancel_load."""
@@ -180,10 +183,11 @@ class SimulatedEngine(Engine):
             _, mode = self._loads.pop(variant)
             try:
                 self._break("load", variant, 1)
-                if variant in self._parked:
-                    self._residents[variant] = self._parked.pop(variant)
+                parked = self._parked.pop(variant, None)
+                if parked is not None and mode in (None, parked.memory_mode):
+                    self._residents[variant] = parked
                 else:
-                    self._residents[variant] = self._resident(variant, mode)
+                    self._residents[variant] = self._resident(variant, mode or "full")
             except DifsError as error:
                 self._reports.append(LoadFailed(variant, error.message))
             else:

@@ -1,5 +1,6 @@
 """What actors and the supervisor report: one function a message."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -116,16 +117,27 @@ def _leaving(books: Books, route: bytes, message: Leaving, now: float) -> None:
 def watch(books: Books, now: float) -> None:
     """Give up the actors that are silent or make no progress; greet the others."""
     for actor in list(books.actors.values()):
-        silence = now - actor.last_heard
-        if silence > books.rules.actor_silence:
-            _lose(books, actor, f"no heartbeat for {silence:.1f} s", now, "silent")
+        if now >= _silent_at(books, actor):
+            _lose(books, actor, f"no heartbeat for {now - actor.last_heard:.1f} s", now, "silent")
         elif actor.attempts and now - actor.progressed_at > _patience(books, actor):
             _lose(books, actor, f"no step for {now - actor.progressed_at:.1f} s", now, "stalled")
         else:
             books.effects.append(TellActor(actor.route, Welcome(books.epoch)))
 
 
+def next_silence(books: Books) -> float:
+    """Return when the next actor is lost if none of them says anything; inf without actors."""
+    return min((_silent_at(books, actor) for actor in books.actors.values()), default=math.inf)
+
+
+def _silent_at(books: Books, actor: Actor) -> float:
+    return actor.last_heard + books.rules.actor_silence
+
+
 LOAD_PATIENCE_S = 600.0
+"""How long a load may take of which nothing was measured;"""
+LOAD_FLOOR_S, LOAD_FACTOR = 60.0, 10.0
+"""and one of which something was: so many times that, and no less than this, for disks may be cold."""
 
 
 def _patience(books: Books, actor: Actor) -> float:
@@ -136,7 +148,7 @@ def _patience(books: Books, actor: Actor) -> float:
     """
     working = [attempt for attempt in actor.attempts.values() if not actor.waits(attempt)]
     if not working:
-        return LOAD_PATIENCE_S
+        return _load_patience(actor)
     call_s = longest = 0.0
     for attempt in working:
         request, plan = attempt.request, attempt.plan
@@ -146,6 +158,15 @@ def _patience(books: Books, actor: Actor) -> float:
         call_s += predicted.steps_s / evaluations(plan.sampler, plan.steps)
         longest = max(longest, predicted.encode_s, predicted.decode_s)
     return max(books.rules.stall_floor, books.rules.stall_steps * max(call_s, longest))
+
+
+def _load_patience(actor: Actor) -> float:
+    """Return how long an actor may load what all of its attempts wait for; loads go one by one."""
+    known = [actor.measured(variant) for variant in actor.loading]
+    if any(found is None for found in known):
+        return LOAD_PATIENCE_S
+    predicted_s = sum(found.costs.load_s for found in known if found is not None)
+    return min(LOAD_PATIENCE_S, max(LOAD_FLOOR_S, LOAD_FACTOR * predicted_s))
 
 
 def _lose(books: Books, actor: Actor, reason: str, now: float, why: Loss | None = None) -> None:
@@ -303,17 +324,17 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
             dispatch.repaint(books, request, found, now)
             return
         verdict = found
-    result, payloads = _result(books, attempt, message, verdict, now)
-    books.effects.append(TellClient(request.client.route, result, payloads))
+    result, payloads, leases = _result(books, attempt, message, verdict, now)
+    books.effects.append(TellClient(request.client.route, result, payloads, leases))
     books.move(request, Cause.FINISHED, now)
 
 
 def _result(
     books: Books, attempt: Attempt, message: Finished, verdict: Deliver, now: float
-) -> tuple[Result, tuple[Payload, ...]]:
-    """Return what a finished request's client gets: the result, and the bytes that travel inline."""
+) -> tuple[Result, tuple[Payload, ...], tuple[int, ...]]:
+    """Return what a finished request's client gets: the result; what travels inline, and keeps it."""
     request, plan = attempt.request, attempt.plan
-    images, payloads = _hand_over(books, attempt, message, now)
+    images, payloads, leases = _hand_over(books, attempt, message, now)
     told = [without_paths(note) for note in message.notes]
     timings = Timings(
         queue_s=attempt.started_at - request.arrived_at,
@@ -336,7 +357,7 @@ def _result(
         notes=(*plan.notes, *attempt.notes, *told, *([verdict.note] if verdict.note else [])),
         seed_bound=message.seed_bound,
     )
-    return result, payloads
+    return result, payloads, leases
 
 
 def _judged(attempt: Attempt, message: Finished, now: float) -> Judged:
@@ -375,18 +396,18 @@ def _broken(request: Request) -> Error:
 
 def _hand_over(
     books: Books, attempt: Attempt, message: Finished, now: float
-) -> tuple[tuple[Image, ...], tuple[Payload, ...]]:
-    """Seal the slots for the client, or name the bytes that travel inline and free them."""
+) -> tuple[tuple[Image, ...], tuple[Payload, ...], tuple[int, ...]]:
+    """Seal the slots for the client, or until the bytes that travel inline were copied."""
     request, plan, device = attempt.request, attempt.plan, attempt.actor.device
     asked = request.message.delivery
     shared = asked.mode == "shm"
-    images, payloads = [], []
+    images, payloads, owed = [], [], []
     for i, (slot, sealed) in enumerate(zip(attempt.slots, message.images, strict=True)):
         if shared:
             hold = books.hold(request.client, device, slot.index, now)
         else:
             payloads.append(Payload(device, slot.offset + HEADER_BYTES, sealed.nbytes))
-            books.pools[device].give_back(slot.index)
+            owed.append(books.owe(request.client, device, slot.index).lease)
         image = Image(
             seed=(request.first_seed + i) & MAX_SEED,
             height=plan.height,
@@ -402,7 +423,7 @@ def _hand_over(
             lease=hold.lease if shared else UNSET,
         )
         images.append(image)
-    return tuple(images), tuple(payloads)
+    return tuple(images), tuple(payloads), tuple(owed)
 
 
 def _ended(books: Books, route: bytes, message: Ended, now: float) -> None:

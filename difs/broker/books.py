@@ -5,6 +5,7 @@ books agree with themselves is proved by `difs.broker.audit`.
 """
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -16,6 +17,7 @@ from msgspec import Struct
 from difs import config
 from difs.actor_messages import Slot
 from difs.broker.chronicle import Chronicle
+from difs.broker.crowd import Crowd
 from difs.broker.effects import Effect
 from difs.broker.events import LOCAL, Peer
 from difs.broker.quarantine import Quarantine
@@ -96,6 +98,7 @@ class Books:
         """What the policy wants to be shown the next time."""
         self.counts: Counter[str] = Counter()
         self.tally = Tally()
+        self.crowd = Crowd()
         self.chronicle = Chronicle(now)
         self.quarantine = Quarantine(rules.quarantine)
         self.killed: dict[int, Loss] = {}
@@ -352,6 +355,13 @@ class Books:
         """Let `client` read a leased slot: it is sealed until released or timed out."""
         self.pools[device].seal(index)
         hold = Hold(self.next_number(), client, device, index, now + self.rules.lease)
+        self.holds[hold.lease] = client.leases[hold.lease] = hold
+        return hold
+
+    def owe(self, client: Client, device: str, index: int) -> Hold:
+        """Keep a leased slot until its picture, which travels inline, was copied."""
+        self.pools[device].seal(index)
+        hold = Hold(self.next_number(), client, device, index, math.inf, is_owed=True)
         self.holds[hold.lease] = client.leases[hold.lease] = hold
         return hold
 

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from difs import memory_modes
 from difs.actor_messages import Stop
-from difs.broker import admission, dispatch, operator_desk, planning, scaling
+from difs.broker import admission, dispatch, operator_desk, planning, scaling, shares
 from difs.broker.books import Books
-from difs.broker.effects import TellActor, TellClient
+from difs.broker.effects import ForgetClient, TellActor, TellClient
 from difs.broker.events import LOCAL, Peer
 from difs.broker.records import Actor, Cause, Client, Request, RequestState
 from difs.errors import DifsError
@@ -87,10 +87,20 @@ def lost(books: Books, route: bytes, now: float) -> None:
     if client is None:
         return
     books.counts["clients_lost"] += 1
+    if any(hold.is_owed for hold in client.leases.values()):
+        books.effects.append(ForgetClient(route))  # before its slots are anybody else's
     for hold in list(client.leases.values()):
         books.drop(hold)
     for request in list(client.open.values()):
         dispatch.cancel(books, request, "the client is gone", now)
+
+
+def delivered(books: Books, leases: tuple[int, ...]) -> None:
+    """Free the slots whose pictures were copied; those of a client that is gone are free already."""
+    for lease in leases:
+        hold = books.holds.get(lease)
+        if hold is not None and hold.is_owed:
+            books.drop(hold)
 
 
 def revoked(books: Books, names: frozenset[str], now: float) -> None:
@@ -112,6 +122,8 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
     if refused is None:
         decision = planning.decide(books, message, now, books.variants)
         refused = planning.refusal_of(books, message, decision)
+        refused = refused or shares.refusal(books, client, message, decision, now)
+        shares.note(books, client, message, decision, now)
         if refused is None:
             request = books.open(message, client, now)
             planning.place(books, request, decision, now)
@@ -147,6 +159,7 @@ def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     asker = books.clients.get(route) or Client(route, peer=books.peer)
     entry = admission.check_entry(books, asker, asked, now)
     refused = entry or planning.refusal_of(books, asked, decision)
+    refused = refused or shares.refusal(books, asker, asked, decision, now)
     plan = decision.plan if refused is None and isinstance(decision, Admit) else None
     points = planning.survey(books, asked, now) if message.survey else ()
     tell(books, route, Explanation(asked.request_id, plan, refused, points))
@@ -169,7 +182,7 @@ def _release(books: Books, route: bytes, message: Release, now: float) -> None:
     client = books.clients.get(route)
     for lease in message.leases:
         hold = client.leases.get(lease) if client is not None else None
-        if hold is not None:
+        if hold is not None and not hold.is_owed:
             books.drop(hold)
 
 
@@ -180,7 +193,8 @@ def _ping(books: Books, route: bytes, message: Ping, now: float) -> None:
     client = books.clients.get(route)
     if client is not None:
         for hold in client.leases.values():
-            hold.expires_at = now + books.rules.lease
+            if not hold.is_owed:
+                hold.expires_at = now + books.rules.lease
     ready = bool(books.ready) and books.draining_until is None
     tell(books, route, Pong(books.epoch, ready))
 
@@ -369,7 +383,7 @@ def finish_draining(books: Books, now: float) -> bool:
             words = "the service shut down before this request was done"
             error = admission.refusal("draining", words, request_id=request.message.request_id)
             dispatch.fail(books, request, error, now)
-    if books.requests:
+    if books.requests or (now < books.draining_until and any(h.is_owed for h in books.holds.values())):
         return False
     for actor in books.ready:
         books.change_actor(actor, Cause.DRAINED)

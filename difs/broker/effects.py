@@ -21,6 +21,14 @@ class TellClient(Struct, frozen=True):
     route: bytes
     message: BrokerMessage
     payloads: tuple[Payload, ...] = ()
+    leases: tuple[int, ...] = ()
+    """What keeps the payloads in their slots; to be answered by `Delivered` once they are copied."""
+
+
+class ForgetClient(Struct, frozen=True):
+    """Drop what is still owed to a client: its slots go to others."""
+
+    route: bytes
 
 
 class TellActor(Struct, frozen=True):
@@ -47,4 +55,4 @@ class Exit(Struct, frozen=True):
     """Leave the loop: everything is drained."""
 
 
-Effect = TellClient | TellActor | TellSupervisor | Complain | Exit
+Effect = TellClient | ForgetClient | TellActor | TellSupervisor | Complain | Exit

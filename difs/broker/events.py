@@ -44,6 +44,12 @@ class ClientLost(Struct, frozen=True):
     route: bytes
 
 
+class Delivered(Struct, frozen=True):
+    """Pictures that travel inline were copied out of their slots."""
+
+    leases: tuple[int, ...]
+
+
 class KeysRevoked(Struct, frozen=True):
     """Keys are no longer allowed; what came with them is."""
 
@@ -80,6 +86,7 @@ Event = (
     ClientSaid
     | ClientMisspoke
     | ClientLost
+    | Delivered
     | KeysRevoked
     | ActorSaid
     | ActorUnreachable

@@ -11,7 +11,8 @@ O(kinds + log n). No requests, actors or policies here: items, flows and kinds a
 """
 
 import heapq
-from collections.abc import Container, Hashable, Iterator
+import math
+from collections.abc import Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -23,6 +24,8 @@ JUMPED_S = 5.0
 """and for no more than so many seconds of the device."""
 SLACK = 16
 """A heap is rebuilt when its stale entries outnumber the live ones by more than this."""
+TIE = 1e-6
+"""Tags that differ by less, as a part of an item, are equal."""
 
 
 @dataclass(slots=True, eq=False)
@@ -161,6 +164,8 @@ class FairQueue(Generic[T]):
             return first.item
         return other.item
 
+    # ---- who will be next -----------------------------------------------------------------------
+
     def position(self, item: T) -> int:
         """Return how many are served until `item` is, itself included, if none goes ahead and none comes.
 
@@ -178,6 +183,34 @@ class FairQueue(Generic[T]):
                 if entry.is_live:
                     ahead, start = ahead + 1, start + entry.seconds
         return ahead + 1
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of all that waits."""
+        return sum(entry.seconds for entry in self._entries.values())
+
+    def ahead_s(self, flow: Hashable, seconds: float, to_come: Mapping[Hashable, float]) -> float:
+        """Return the seconds that go, or may yet go, ahead of an item that `flow` would add now.
+
+        `to_come`: the seconds that will be added of each flow. Of another flow, what waits and what is to
+        come goes ahead as far as its tags are lower; its items are taken to be as long as this one.
+        """
+        own = self._flows.get(flow)
+        ahead = _waiting_s(own)
+        tag = self._start_of(own) + ahead
+        for name in self._flows.keys() | to_come.keys():
+            if name != flow:
+                other = self._flows.get(name)
+                waits = _waiting_s(other)
+                before = _rounded_up(tag - self._start_of(other), seconds, waits)
+                ahead += min(before, waits + to_come.get(name, 0.0))
+        return ahead
+
+    def _start_of(self, flow: _Flow[T] | None) -> float:
+        """Return the tag of what a flow has, or would add, first."""
+        if flow is None:
+            return self._virtual
+        return flow.start if flow.live else max(flow.start, self._virtual)
 
     def _first(self, kinds: Container[Hashable] | None) -> _Entry[T] | None:
         """Return the entry with the least tag among `kinds`, or among all."""
@@ -243,3 +276,17 @@ class FairQueue(Generic[T]):
             top = fresh.get(id(flow))
             if waiting and (top is None or (top.start, top.order) != (flow.start, waiting[0])):
                 yield f"flow {name!r} does not stand where its tag says"
+
+
+def _waiting_s(flow: _Flow[T] | None) -> float:
+    return sum([e.seconds for *_, e in flow.heap if e.is_live]) if flow is not None else 0.0
+
+
+def _rounded_up(gap_s: float, seconds: float, waits: float) -> float:
+    """Return the seconds of the items whose tags lie in a gap; at its end, of what waits already."""
+    if seconds <= 0:
+        return max(0.0, gap_s)
+    items = max(0.0, gap_s) / seconds
+    count = math.ceil(items - TIE)
+    is_tie = gap_s >= -TIE * seconds and abs(items - count) < TIE and waits > (count + TIE) * seconds
+    return (count + is_tie) * seconds

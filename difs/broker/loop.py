@@ -10,7 +10,15 @@ import zmq
 
 from difs import sockets, wire
 from difs.actor_messages import KillActor, Leaving, Ready
-from difs.broker.effects import Complain, Effect, Exit, TellActor, TellClient, TellSupervisor
+from difs.broker.effects import (
+    Complain,
+    Effect,
+    Exit,
+    ForgetClient,
+    TellActor,
+    TellClient,
+    TellSupervisor,
+)
 from difs.broker.events import (
     LOCAL,
     ActorSaid,
@@ -18,11 +26,12 @@ from difs.broker.events import (
     ClientLost,
     ClientMisspoke,
     ClientSaid,
+    Delivered,
     Event,
     Peer,
     Ticked,
 )
-from difs.broker.outbox import Outbox
+from difs.broker.outbox import Letter, Outbox
 from difs.broker.remote import RemoteDoor
 from difs.broker.state import BrokerState
 from difs.broker.watcher import Watcher
@@ -39,6 +48,8 @@ MAX_FRAME_BYTES = 16 * MAX_HEADER_BYTES
 BURST = 64
 """Messages taken from one socket before the other has its turn."""
 SEND_HIGH_WATER = 256
+CLIENT_HIGH_WATER = 16
+"""Messages that libzmq keeps for a client that does not read: it cannot be bounded by bytes."""
 ACCEPTED_DELAY_S = 0.001
 """How long an `accepted` may wait for company; a woken client would compete with the actor."""
 LINGER_MS = 500
@@ -67,27 +78,28 @@ class BrokerLoop:
         self._clock = clock
         self._context = zmq.Context()
         self._readers = {device: SegmentReader(path) for device, path in segments.items()}
-        self._frontend = self._bind(clients, MAX_FRAME_BYTES)
-        self._backend = self._bind(actors, -1)
+        self._frontend = self._bind(clients, MAX_FRAME_BYTES, CLIENT_HIGH_WATER)
+        self._backend = self._bind(actors, -1, SEND_HIGH_WATER)
         self._door = door
         if door is not None:
-            door.open(self._context, self._router(MAX_FRAME_BYTES))
+            door.open(self._context, self._router(MAX_FRAME_BYTES, CLIENT_HIGH_WATER))
         self._outbox = Outbox(patience_s)
+        self._flush_due = math.inf
         self._pending: deque[Event] = deque()
         self._later: list[TellClient] = []
         self._later_due = math.inf
         self._running = True
 
-    def _bind(self, address: str, max_frame_bytes: int) -> "zmq.Socket[bytes]":
-        socket = self._router(max_frame_bytes)
+    def _bind(self, address: str, max_frame_bytes: int, high_water: int) -> "zmq.Socket[bytes]":
+        socket = self._router(max_frame_bytes, high_water)
         socket.bind(address)
         return socket
 
-    def _router(self, max_frame_bytes: int) -> "zmq.Socket[bytes]":
+    def _router(self, max_frame_bytes: int, high_water: int) -> "zmq.Socket[bytes]":
         socket = self._context.socket(zmq.ROUTER)
         socket.router_mandatory = True
         socket.linger = LINGER_MS
-        socket.sndhwm = SEND_HIGH_WATER
+        socket.sndhwm = high_water
         socket.maxmsgsize = max_frame_bytes
         return socket
 
@@ -101,7 +113,7 @@ class BrokerLoop:
             poller.register(self._door.socket, zmq.POLLIN)
         try:
             while self._running:
-                due = min(self._state.next_wake(), self._later_due)
+                due = min(self._state.next_wake(), self._later_due, self._flush_due)
                 wait_s = max(0.0, due - self._clock.now())
                 ready = dict(poller.poll(math.ceil(wait_s * 1000)))
                 if self._backend in ready:
@@ -112,6 +124,9 @@ class BrokerLoop:
                 now = self._clock.now()
                 if now >= self._later_due:
                     self._tell_later()
+                if now >= self._flush_due:
+                    self._flush()
+                    self._settle()
                 if now >= self._state.next_wake():
                     self._take_from_clients()  # what one said before it went away still counts
                     self._take_from_afar()
@@ -186,6 +201,9 @@ class BrokerLoop:
     def _happen(self, event: Event) -> None:
         """Give an event to the state and perform its effects, and those of what they cause."""
         self._pending.append(event)
+        self._settle()
+
+    def _settle(self) -> None:
         while self._pending:
             for effect in self._state.handle(self._pending.popleft(), self._clock.now()):
                 self._perform(effect)
@@ -220,6 +238,8 @@ class BrokerLoop:
             if isinstance(effect.message, KillActor):
                 log.warning("%s: %s", effect.message.device, effect.message.reason)
             self._tell_backend(effect.route, wire.encode(effect.message))
+        elif type(effect) is ForgetClient:
+            self._outbox.forget(effect.route)
         elif type(effect) is Complain:
             log.error("%s", effect.words)
         elif type(effect) is Exit:
@@ -239,48 +259,66 @@ class BrokerLoop:
                 self._tell_client(effect)
 
     def _tell_client(self, effect: TellClient) -> None:
-        payloads: list[wire.Frame] = [
-            bytes(self._readers[p.device].bytes_at(p.offset, p.nbytes)) for p in effect.payloads
-        ]
-        frames = wire.encode(effect.message, payloads)
+        letter = Letter(wire.encode(effect.message), effect.payloads, effect.leases)
         if self._outbox.owes(effect.route):
             if not isinstance(effect.message, (Progress, Beat)):
-                self._owe(effect.route, frames)
+                self._owe(effect.route, letter)
             return
         try:
-            self._post(effect.route, frames)
+            self._post(effect.route, letter)
         except zmq.Again:
-            self._owe(effect.route, frames)
+            self._owe(effect.route, letter)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             self._pending.append(ClientLost(effect.route))
 
-    def _post(self, route: bytes, frames: list[wire.Frame]) -> None:
+    def _post(self, route: bytes, letter: Letter) -> None:
+        """Hand a message to libzmq, its pictures copied; raises zmq.Again when it must wait."""
+        if not self._outbox.lets(route, letter):
+            raise zmq.Again
+        pictures = [self._readers[p.device].bytes_at(p.offset, p.nbytes) for p in letter.payloads]
+        frames = [*letter.frames, *map(bytes, pictures)]
         if self._door is not None and self._door.owns(route):
-            self._door.send(route, frames)
+            passage = self._door.send(route, frames, is_tracked=letter.is_large)
         else:
-            sockets.send(self._frontend, [route, *frames], DONTWAIT)
+            passage = sockets.send(self._frontend, [route, *frames], DONTWAIT, is_tracked=letter.is_large)
+        if letter.is_large:
+            self._outbox.went(route, letter, passage)
+        if letter.leases:
+            self._pending.append(Delivered(letter.leases))
 
-    def _owe(self, route: bytes, frames: list[wire.Frame]) -> None:
-        if not self._outbox.put(route, frames, self._clock.now()):
+    def _owe(self, route: bytes, letter: Letter) -> None:
+        now = self._clock.now()
+        if not self._outbox.put(route, letter, now) and not self._hand_on(route):
+            log.warning("a client is owed too much and is given up")
             self._give_up(route)
+        self._flush_due = min(self._flush_due, now + self._outbox.rest_s(now))
 
     def _flush(self) -> None:
         """Try again what full pipes did not take; give up the clients that take nothing."""
         for route in self._outbox.routes():
-            try:
-                for frames in self._outbox.waiting(route):
-                    self._post(route, frames)
-            except zmq.Again:
-                continue
-            except zmq.ZMQError as error:
-                if error.errno != zmq.EHOSTUNREACH:
-                    raise
-                self._give_up(route)
-        for route in self._outbox.overdue(self._clock.now()):
+            self._hand_on(route)
+        now = self._clock.now()
+        for route in self._outbox.overdue(now):
             log.warning("a client took nothing for too long and is given up")
             self._give_up(route)
+        self._flush_due = now + self._outbox.rest_s(now)
+
+    def _hand_on(self, route: bytes) -> bool:
+        """Hand on what is owed to a client as far as its pipe takes it; returns whether it took any."""
+        has_taken = False
+        try:
+            for letter in self._outbox.waiting(route):
+                self._post(route, letter)
+                has_taken = True
+        except zmq.Again:
+            pass
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._give_up(route)
+        return has_taken
 
     def _give_up(self, route: bytes) -> None:
         self._outbox.forget(route)

@@ -206,11 +206,16 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
 
 def work_of(request: Request, plan: Plan) -> Work:
     """Return what `request` asks of a device under `plan`."""
+    return work_for(request.message, plan, is_alone=request.is_alone)
+
+
+def work_for(message: Generate, plan: Plan, *, is_alone: bool) -> Work:
+    """Return what `message` asks of a device under `plan`; `is_alone`: its images share no call."""
     return Work(
         pixels=plan.width * plan.height,
         steps=plan.steps,
         sampler=plan.sampler,
         guidance_scale=plan.guidance_scale,
-        n=request.message.n,
-        is_alone=request.is_alone,
+        n=message.n,
+        is_alone=is_alone,
     )

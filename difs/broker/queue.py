@@ -1,6 +1,6 @@
 """What waits for one actor: a fair queue for each priority, and the best effort after all of them."""
 
-from collections.abc import Container, Hashable, Iterator
+from collections.abc import Container, Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from difs.broker.fair import FairQueue
@@ -78,6 +78,13 @@ class Queue(Generic[T]):
         """Give seconds back that a flow was charged and did not use; negative: it used more."""
         if rank in self._classes:
             self._classes[rank].refund(flow, seconds)
+
+    def held_up_s(
+        self, rank: int, *, flow: Hashable, seconds: float, to_come: Mapping[Hashable, float]
+    ) -> float:
+        """Return how much longer than all that waits a new item may wait; see `FairQueue.ahead_s`."""
+        queue = self._classes.get(rank)
+        return 0.0 if queue is None else max(0.0, queue.ahead_s(flow, seconds, to_come) - queue.seconds)
 
     def forget(self) -> None:
         """Forget what flows were charged: an idle device owes nobody."""

@@ -385,13 +385,15 @@ class Actor:
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """A sealed slot that a client may read until it releases it or its time is over."""
+    """A sealed slot that a client may read until it releases it or its time is over; or see `is_owed`."""
 
     lease: int
     client: Client
     device: str
     index: int
     expires_at: float
+    is_owed: bool = False
+    """Its picture travels inline: it is the broker's until it was copied, and no client can end it."""
 
 
 @dataclass(slots=True)

@@ -10,11 +10,13 @@ import logging
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import zmq
 
 from difs import addresses, config, sockets
 from difs.broker import gate, selftest
+from difs.broker.cutting import Cutter
 from difs.broker.events import KeysRevoked, Peer
 from difs.errors import ConfigError, Unavailable
 from difs.key_files import Listed
@@ -29,7 +31,7 @@ MARK = b"\0remote:"
 cannot set one that begins with a zero."""
 HANDSHAKE_MS = 5_000
 """A connection that has not shown its key for so long is cut."""
-HEARTBEAT_MS, SILENCE_MS = 1_000, 3_000
+HEARTBEAT_MS, SILENCE_MS = 250, 2_700
 """A peer whose machine is gone is cut, so that its requests end."""
 _ZAP = "inproc://zeromq.zap.01"
 
@@ -45,6 +47,7 @@ class RemoteDoor:
         self._allowed: Mapping[str, Listed] = MappingProxyType({})
         self._stamp: object = None
         self._revoked: frozenset[str] = frozenset()
+        self._cutter = Cutter()
         if self._needs_key:
             ring.make()
             self._pair = ring.server()
@@ -129,7 +132,9 @@ class RemoteDoor:
         self._revoked |= gate.revoked(before, self._allowed)
 
     def news(self) -> list[KeysRevoked]:
-        """Return what became of the list of keys since the last time."""
+        """Return what became of the list of keys since the last time; cut who spoke without one."""
+        if count := self._cutter.cut():
+            log.info("cut %d connections whose key is no longer allowed", count)
         self._reload()
         names, self._revoked = self._revoked, frozenset()
         if names:
@@ -147,9 +152,13 @@ class RemoteDoor:
 
         Raises zmq.Again when there is none.
         """
-        user, (route, *frames) = sockets.receive_with_user(self.socket, DONTWAIT)
-        return MARK + route, gate.peer_of(user, self._allowed, needs_key=self._needs_key), frames
+        sender, (route, *frames) = sockets.receive_with_sender(self.socket, DONTWAIT)
+        peer = gate.peer_of(sender.user, self._allowed, needs_key=self._needs_key)
+        if peer is None:
+            self._cutter.mark(sender)
+        return MARK + route, peer, frames
 
-    def send(self, route: bytes, frames: list[Frame]) -> None:
-        """Send a message; raises zmq.Again or EHOSTUNREACH as the socket does."""
-        sockets.send(self.socket, [route.removeprefix(MARK), *frames], DONTWAIT)
+    def send(self, route: bytes, frames: list[Frame], *, is_tracked: bool = False) -> Any:
+        """Send a message as `sockets.send` does; raises zmq.Again or EHOSTUNREACH as the socket does."""
+        whole = [route.removeprefix(MARK), *frames]
+        return sockets.send(self.socket, whole, DONTWAIT, is_tracked=is_tracked)

@@ -20,6 +20,7 @@ from difs.broker.events import (
     ClientLost,
     ClientMisspoke,
     ClientSaid,
+    Delivered,
     Event,
     KeysRevoked,
     RepositoryChanged,
@@ -72,6 +73,8 @@ class BrokerState:
                 return books.effects
         elif isinstance(event, ClientLost):
             client_desk.lost(books, event.route, now)
+        elif isinstance(event, Delivered):
+            client_desk.delivered(books, event.leases)
         elif isinstance(event, ClientMisspoke):
             client_desk.misspoke(books, event.route, event.error, event.request_id)
         elif isinstance(event, KeysRevoked):
@@ -92,10 +95,12 @@ class BrokerState:
     def _tick(self, now: float) -> None:
         books = self.books
         client_desk.expire_overdue(books, now)
-        if now >= self._next_beat:
+        is_due = now >= self._next_beat
+        if is_due or now >= actor_desk.next_silence(books):
+            actor_desk.watch(books, now)
+        if is_due:
             self._next_beat = now + BEAT_S
             client_desk.reclaim(books, now)
-            actor_desk.watch(books, now)
             actor_desk.tell_fleet(books)
             client_desk.beat(books)
             scaling.mark(books, now)
@@ -106,7 +111,8 @@ class BrokerState:
     def next_wake(self) -> float:
         """Return the time by which `Ticked` must come."""
         deadline, scaler = self.books.next_deadline(), self.books.scaling
-        soonest = self._next_beat if scaler is None else min(self._next_beat, scaler.next_at)
+        soonest = min(self._next_beat, actor_desk.next_silence(self.books))
+        soonest = soonest if scaler is None else min(soonest, scaler.next_at)
         return soonest if deadline is None else min(deadline, soonest)
 
     def validate(self) -> None:

@@ -41,7 +41,10 @@ class Elsewhere(NamedTuple):
 
 
 HERE = Elsewhere()
-FROM_AFAR = ("generate", "explain", "variants", "status", "plot", "load", "evict", "set-mode")
+FROM_AFAR = (
+    *("generate", "explain", "variants", "status", "plot", "story"),
+    *("load", "evict", "set-mode", "pin", "quarantine"),
+)
 """The commands that need nothing but a connection; the others work on files beside the service."""
 _elsewhere = {"service": HERE}
 

@@ -11,7 +11,7 @@ from difs.errors import ConfigError, Unavailable
 from difs.key_files import KeyFile
 from difs.rundir import RunDir
 
-HEARTBEAT_MS, SILENCE_MS = 1_000, 3_000
+HEARTBEAT_MS, SILENCE_MS = 250, 2_700
 """Over TCP, a service whose machine is gone is noticed, and connected to again."""
 
 

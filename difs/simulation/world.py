@@ -15,7 +15,7 @@ from difs.actor_messages import ActorExited, Execute, KillActor, Leaving, Superv
 from difs.autoscaler import registry as planners
 from difs.broker.books import Segment
 from difs.broker.effects import Complain, Effect, TellActor, TellClient, TellSupervisor
-from difs.broker.events import ActorSaid, ClientSaid, Event, Ticked
+from difs.broker.events import ActorSaid, ClientSaid, Delivered, Event, Ticked
 from difs.broker.records import Scaling
 from difs.broker.state import BrokerState
 from difs.errors import ConfigError
@@ -209,6 +209,8 @@ class World:
         elif isinstance(effect, TellClient):
             if isinstance(effect.message, (Accepted, Result, Error)):
                 self._answer(effect.message)
+            if effect.leases:
+                self._pending.append(Delivered(effect.leases))
         elif isinstance(effect, TellSupervisor):
             if isinstance(effect.message, KillActor):
                 index, pid = self._by_name[effect.message.device], effect.message.pid

@@ -15,6 +15,7 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     options.add_argument("--seconds", type=float, default=60.0)
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--gentle", action="store_true", help="end no process: for memory over hours")
     options.add_argument("--devices", type=int, default=3)
     options.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     asked = options.parse_args()
@@ -29,11 +30,19 @@ def main() -> int:
             if there is None:
                 print(f"left out, for want of the right to it: {kind.value}")
         print("left out, for clients are on this machine: a bad network (netem)")
-        found = storm.run(asked.seconds, asked.seed, devices=asked.devices, shm=asked.inside, group=group)
+        found = storm.run(
+            asked.seconds,
+            asked.seed,
+            devices=asked.devices,
+            shm=asked.inside,
+            group=group,
+            is_gentle=asked.gentle,
+        )
     print(f"seed {asked.seed}, {asked.seconds:g} s, {sum(found.ends.values())} calls")
     for title, counts in (("blows", found.blows), ("ends", found.ends), ("starts", found.restarts)):
         print(f"{title}: " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
     print(f"slowest call: {found.slowest_s:.1f} s")
+    print("memory: " + ", ".join(map(str, found.trends)))
     for problem in found.problems:
         print(f"BROKEN: {problem}")
     print("broken" if found.problems else "every promise was kept")

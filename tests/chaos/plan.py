@@ -30,6 +30,8 @@ WEIGHTS = {
     Kind.SQUEEZE_ACTOR: 1,
     Kind.GARBAGE: 2,
 }
+ENDING = {Kind.KILL_ACTOR, Kind.STOP_ACTOR, Kind.KILL_BROKER, Kind.SQUEEZE_ACTOR}
+"""What ends a process of the service, so that nobody sees whether it grows."""
 MEAN_REST_S = 1.5
 
 

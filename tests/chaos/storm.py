@@ -20,7 +20,8 @@ from difs import AsyncClient
 from difs.errors import DifsError
 from tests.chaos.ledger import RIGHT, UNTYPED, WRONG, Ledger
 from tests.chaos.means import MemoryGroup
-from tests.chaos.plan import Blow, Kind, blows
+from tests.chaos.plan import ENDING, Blow, Kind, blows
+from tests.chaos.trend import Memory, Trend
 from tests.process.service import SIDE, Service, picture, processes_of, script, settings
 
 TIMEOUT_S = 30.0
@@ -30,6 +31,8 @@ CALM_S = 60.0
 """How long the service may take to be whole again after the last blow."""
 POISON_SHARE = 0.01
 CALLERS = 24
+LOOK_S = 5.0
+"""How often the memory of the processes is looked at."""
 BAD = ("kill", "segfault", "hog", "error")
 """What 1 % of the requests do to their actor."""
 
@@ -55,6 +58,7 @@ class Outcome(NamedTuple):
     problems: list[str]
     slowest_s: float
     restarts: dict[str, int]
+    trends: list[Trend]
 
 
 def options(devices: int, shm: Path | None) -> list[str]:
@@ -79,8 +83,16 @@ class Storm:
     """A service, its callers, and what befalls them."""
 
     def __init__(
-        self, service: Service, seed: int, *, shm: Path | None, group: MemoryGroup | None
+        self,
+        service: Service,
+        seed: int,
+        *,
+        shm: Path | None,
+        group: MemoryGroup | None,
+        is_gentle: bool = False,
     ) -> None:
+        self._is_gentle = is_gentle
+        self.memory = Memory()
         self._service = service
         self._seed = seed
         self._shm = shm
@@ -97,7 +109,7 @@ class Storm:
             lacking.add(Kind.FILL_SHM)
         if self._group is None:
             lacking.add(Kind.SQUEEZE_ACTOR)
-        return set(Kind) - lacking
+        return set(Kind) - lacking - (ENDING if self._is_gentle else set())
 
     # ---- load -----------------------------------------------------------------------------------
 
@@ -106,7 +118,15 @@ class Storm:
         stop_at = time.monotonic() + seconds
         async with AsyncClient(self._service.address) as one, AsyncClient(self._service.address) as two:
             callers = [self._call((one, two)[i % 2], stop_at) for i in range(CALLERS)]
-            await asyncio.gather(self._strike(seconds), *callers)
+            await asyncio.gather(self._strike(seconds), self._look(stop_at), *callers)
+
+    async def _look(self, stop_at: float) -> None:
+        while time.monotonic() < stop_at:
+            found = await asyncio.to_thread(self._service.children)
+            for name, pid in {**found, "supervisor": self._service.pid}.items():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    self.memory.note(name, pid, time.monotonic(), psutil.Process(pid).memory_info().rss)
+            await asyncio.sleep(min(LOOK_S, max(0.0, stop_at - time.monotonic())))
 
     async def _call(self, client: AsyncClient, stop_at: float) -> None:
         while time.monotonic() < stop_at:
@@ -117,7 +137,7 @@ class Storm:
         self._numbers += 1
         name = f"chaos-{self._seed}-{self._numbers}"
         if prompt is None:
-            is_bad = chance.random() < POISON_SHARE
+            is_bad = not self._is_gentle and chance.random() < POISON_SHARE
             prompt = f"bad {chance.choice(BAD)} {name}" if is_bad else f"good {name}"
         side, delivery = chance.choice([64, 64, 64, SIDE]), chance.choice(["shm", "inline"])
         wishes: dict[str, Any] = {"width": side, "height": side, "delivery": delivery, "request_id": name}
@@ -274,11 +294,15 @@ def run(
     devices: int = 3,
     shm: Path | None = None,
     group: MemoryGroup | None = None,
+    is_gentle: bool = False,
 ) -> Outcome:
-    """Run once and return what came of it; `problems` is empty when every promise was kept."""
+    """Run once and return what came of it; `problems` is empty when every promise was kept.
+
+    `is_gentle`: nothing ends a process of the service, so that its memory can be followed for hours.
+    """
     service = Service(options(devices, shm))
     service.start()
-    storm = Storm(service, seed, shm=shm, group=group)
+    storm = Storm(service, seed, shm=shm, group=group, is_gentle=is_gentle)
     problems: list[str] = []
     try:
         wait_until_whole(service, devices)
@@ -302,7 +326,10 @@ def run(
     if shm is not None and (files := [path for path in shm.rglob("*") if path.is_file()]):
         problems.append(f"segments were left: {files}")
     problems += storm.ledger.close()
-    return Outcome(storm.ledger.ends, storm.struck, problems, storm.ledger.slowest_s, dict(restarts))
+    trends = storm.memory.trends()
+    problems += [f"a process grows: {trend}" for trend in trends if trend.is_growth]
+    ledger = storm.ledger
+    return Outcome(ledger.ends, storm.struck, problems, ledger.slowest_s, dict(restarts), trends)
 
 
 def _starts(service: Service) -> list[str]:

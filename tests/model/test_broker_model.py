@@ -47,13 +47,14 @@ from difs.actor_messages import (
     SwitchMode,
     Welcome,
 )
-from difs.broker.effects import Effect
+from difs.broker.effects import Effect, TellClient
 from difs.broker.events import (
     ActorSaid,
     ActorUnreachable,
     ClientLost,
     ClientMisspoke,
     ClientSaid,
+    Delivered,
     Event,
     RepositoryChanged,
     Ticked,
@@ -190,6 +191,10 @@ class BrokerMachine(RuleBasedStateMachine):
         self.is_whole = False
         effects = self.state.handle(event, self.ledger.now)
         self.ledger.read(effects)
+        for leases in [e.leases for e in effects if isinstance(e, TellClient) and e.leases]:
+            copied = self.state.handle(Delivered(leases), self.ledger.now)
+            self.ledger.read(copied)
+            effects += copied
         self.compare()
         self.is_whole = True
         return effects

@@ -195,6 +195,7 @@ def test_keys_open_the_door_until_they_are_revoked(
         until(lambda: service.status().running == 0, 5, "the end of what a revoked key had running")
         with pytest.raises(Denied):
             client.ping()  # the old connection
+        until(lambda: "cut 1 connections" in service.log_text(), 5, "its cut")
     with Client(key=anna) as client, pytest.raises(Denied):
         client.ping()  # a new one
     rows = {row.name: row for row in elsewhere.ring.rows()}

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from difs.actor_messages import (
     ActorExited,
@@ -49,8 +50,9 @@ def test_a_silent_actor_is_given_up_and_killed() -> None:
     house = served(actor_silence=3.0)
     house.supervise()
     house.ask("a")
-    assert told(house.wait(3.0), KillActor) == []
-    effects = house.wait(0.5)
+    assert told(house.wait(2.9), KillActor) == []
+    assert house.state.next_wake() == 3.0, "to the moment, not at the next beat"
+    effects = house.wait(0.1)
     killing = only(effects, KillActor, SUPERVISOR)
     assert (killing.device, killing.pid) == ("cpu-0", 100)
     assert told(effects, Fleet)[-1].ready == ()
@@ -138,6 +140,15 @@ def test_loading_takes_its_time() -> None:
         pulse(house, 0)
         assert told(house.wait(2.5), KillActor) == []
     assert told(house.wait(0.5), KillActor), "now it is loaded and hangs"
+
+
+def test_a_load_that_takes_ten_times_what_was_measured_hangs() -> None:
+    slow = replace(builders.COSTS, load_s=8.0)
+    house = House(variants=TWO)
+    house.join(profiled=(replace(builders.resident("wide"), costs=slow),))
+    house.supervise()
+    house.ask("a", variant="wide", timeout_s=1000.0)
+    assert hangs_after(house, 80.0)
 
 
 def hangs_after(house: House, seconds: float) -> bool:

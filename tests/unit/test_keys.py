@@ -205,6 +205,15 @@ def test_what_is_done_on_files_is_not_done_from_afar(command: list[str], tmp_pat
     assert "is for the service's own machine" in " ".join(found.output.replace("│", "").split())
 
 
+@pytest.mark.parametrize(
+    "command", [["story"], ["pin", "tiny"], ["quarantine", "list"], ["status"], ["load", "tiny"]]
+)
+def test_what_needs_only_a_connection_is_done_from_afar(command: list[str], tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["--key", str(tmp_path / "anna.key"), *command])
+    assert "is for the service's own machine" not in " ".join(found.output.split())
+    assert "anna.key" in f"{found.output}{found.exception}", "it got as far as the key"
+
+
 def test_a_key_can_be_printed_instead_of_written(tmp_path: Path) -> None:
     shown = json.loads(keys(tmp_path, "new", "anna", "--out", "-").output)
     assert set(shown) == {"name", "public", "secret", "server"}

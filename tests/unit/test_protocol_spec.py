@@ -121,7 +121,7 @@ def test_the_numbers_in_the_prose_are_those_of_the_code() -> None:
     prose = " ".join(SPEC.split())
     assert state.BEAT_S == 0.5
     assert "sends a `beat` each half second" in prose
-    assert f"keeps up to {outbox.MAX_KEPT} other messages" in prose
+    assert f"keeps up to {outbox.MAX_KEPT_BYTES // 1024} KiB of other messages" in prose
     assert f"still open after {client_desk.ADMIN_DRAIN_S:g} seconds" in prose
     assert f"received no message for {core.SILENCE_S:g} seconds" in prose
 

@@ -6,8 +6,17 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from difs.broker.effects import Effect, Exit, TellActor, TellClient, TellSupervisor
-from difs.broker.events import ActorSaid, ActorUnreachable, ClientLost, ClientSaid, Event, Peer, Ticked
+from difs.broker.effects import Effect, Exit, ForgetClient, TellActor, TellClient, TellSupervisor
+from difs.broker.events import (
+    ActorSaid,
+    ActorUnreachable,
+    ClientLost,
+    ClientSaid,
+    Delivered,
+    Event,
+    Peer,
+    Ticked,
+)
 from difs.broker.state import BrokerState
 from difs.messages import Result
 from difs.shm.reader import SegmentReader
@@ -124,6 +133,8 @@ class Broker:
         elif isinstance(effect, (TellActor, TellSupervisor)):
             if not self._tell(effect.route, effect.message):
                 self._inbox.append(ActorUnreachable(effect.route))
+        elif isinstance(effect, ForgetClient):
+            pass  # nothing is owed: links take everything
         elif isinstance(effect, Exit):
             self._ended(self)
         else:
@@ -136,6 +147,8 @@ class Broker:
                 bytes(self._readers[p.device].bytes_at(p.offset, p.nbytes)) for p in effect.payloads
             ]
             message = Painted(message, tuple(payloads))
+        if effect.leases:
+            self._inbox.append(Delivered(effect.leases))
         if not self._tell(effect.route, message):
             self._inbox.append(ClientLost(effect.route))
 

@@ -1,9 +1,8 @@
 """What a seed means: the house, who asks for what, and what befalls whom. All is drawn before a run.
 
 Which errors a call may end with is drawn with it. Where memory is short (`CRAMPED`), a variant that
-was thought to fit may still fail to load, for two reasons that are known: what is parked returns in the
-mode that it had, not in the lighter one that was planned; and what only queued requests want does not
-give way.
+was thought to fit may still fail to load, for a reason that is known: what only queued requests want
+does not give way.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,47 @@
+"""Who asked for how much of late, refused or not: he will ask again. Pure; time passed in."""
+
+from collections.abc import Hashable
+from math import exp
+
+MEMORY_S = 5.0
+"""What was asked so long ago counts for 1/e;"""
+FORGOTTEN_S = 10 * MEMORY_S
+"""and for nothing after this."""
+MAX_KEPT = 4096
+"""Clients that are remembered; those that asked longest ago are forgotten."""
+
+
+class Crowd:
+    """The rate at which each client asks for work: seconds of a device per second."""
+
+    def __init__(self) -> None:
+        """Start with nobody."""
+        self._asked: dict[Hashable, tuple[float, float]] = {}
+        self._all = (0.0, 0.0)
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def asked(self, who: Hashable, seconds: float, now: float) -> None:
+        """Note that somebody asked for work of so many seconds."""
+        before = self._asked.pop(who, (0.0, now))
+        self._asked[who] = (_faded(before, now) + seconds, now)  # the latest stands last
+        self._all = (_faded(self._all, now) + seconds, now)
+        while len(self._asked) > MAX_KEPT or self._oldest_at() < now - FORGOTTEN_S:
+            del self._asked[next(iter(self._asked))]
+
+    def _oldest_at(self) -> float:
+        return next(iter(self._asked.values()))[1]
+
+    def rate(self, now: float) -> float:
+        """Return the rate of all together."""
+        return _faded(self._all, now) / MEMORY_S
+
+    def rates(self, now: float) -> dict[Hashable, float]:
+        """Return the rate of each."""
+        return {who: _faded(asked, now) / MEMORY_S for who, asked in self._asked.items()}
+
+
+def _faded(asked: tuple[float, float], now: float) -> float:
+    seconds, at = asked
+    return seconds * exp((at - now) / MEMORY_S)

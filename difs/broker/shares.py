@@ -1,0 +1,63 @@
+"""Admission where clients share a device: nobody is promised time that is others' share. Pure.
+
+What waits is served by fair shares, not by arrival (`difs.broker.fair`), so others' requests that come
+later may go ahead of one that was accepted. One that would then be late is refused at the door. How much
+will come is foretold by how much the others asked for of late: who is alone is held up by nobody.
+"""
+
+from difs import profiles
+from difs.broker import admission, planning
+from difs.broker.books import Books
+from difs.broker.records import Client
+from difs.messages import Error, Generate
+from difs.policy.base import Admit, Decision
+
+CAUTION = 2.0
+"""So many times as much is reckoned with as was asked for of late: chance comes in heaps."""
+
+
+def note(books: Books, client: Client, message: Generate, decision: Decision, now: float) -> None:
+    """Enter what a client asks for, whether it will be accepted or not."""
+    if isinstance(decision, Admit) and not message.requirements.best_effort:
+        books.crowd.asked(client.payer, _seconds(books, message, decision), now)
+
+
+def refusal(
+    books: Books, client: Client, message: Generate, decision: Decision, now: float
+) -> Error | None:
+    """Refuse a request that is late once the others, too, have taken their shares."""
+    if not isinstance(decision, Admit) or decision.order is not None or message.requirements.best_effort:
+        return None
+    predicted, allowed_s = decision.plan.prediction, message.timeout_s
+    to_come = CAUTION * allowed_s / max(1, len(books.ready))
+    if predicted.source != "measured" or predicted.total_s + to_come * books.crowd.rate(now) <= allowed_s:
+        return None
+    late_s = (
+        predicted.total_s
+        - allowed_s
+        + books.by_device[decision.plan.device].queue.held_up_s(
+            -message.requirements.priority,
+            flow=client.payer,
+            seconds=_seconds(books, message, decision),
+            to_come={who: to_come * rate for who, rate in books.crowd.rates(now).items()},
+        )
+    )
+    if late_s <= 0:
+        return None
+    return admission.refusal(
+        "overloaded",
+        f"{allowed_s + late_s:.1f} s predicted beside the other clients, timeout_s is {allowed_s:g}",
+        request_id=message.request_id,
+        field="timeout_s",
+        retry_after_s=max(0.1, min(late_s, allowed_s)),  # by then all that was accepted has ended
+    )
+
+
+def _seconds(books: Books, message: Generate, decision: Admit) -> float:
+    """Return what a request will take of its device, as it will be charged for it."""
+    plan = decision.plan
+    actor = books.by_device[plan.device]
+    known = actor.known_in(plan.variant, plan.memory_mode)
+    work = planning.work_for(message, plan, is_alone=message.deterministic)
+    costs = known.costs if known else None
+    return profiles.shared_seconds(work, costs, actor.wants.get(plan.variant, 0))
