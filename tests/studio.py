@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from difs.actor_messages import Ended, Execute, Finished, Slot, Stepped
 from difs.actors.delivery import Easel
-from difs.actors.engine import Report
 from difs.actors.simulated import Script, SimulatedEngine
+from difs.actors.units import Report
 from difs.clock import ManualClock
 from difs.manifests import Manifest, StepRange
 from difs.repository import Repository

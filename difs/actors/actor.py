@@ -28,8 +28,9 @@ from difs.actor_messages import (
     ToActor,
     Welcome,
 )
-from difs.actors.engine import DeviceBroken, Engine, Report
+from difs.actors.engine import Engine
 from difs.actors.link import Link
+from difs.actors.units import DeviceBroken, Report
 from difs.clock import Clock
 from difs.errors import EngineFailed
 

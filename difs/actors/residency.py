@@ -18,12 +18,13 @@ from difs import config, telemetry
 from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident
 from difs.actors import generic, loading, painters, pinning, warmup
 from difs.actors.delivery import Easel
-from difs.actors.engine import DeviceBroken, Engine, Measuring
+from difs.actors.engine import Engine
 from difs.actors.loader import Loader
 from difs.actors.loading import LoadCancelled, PartStore
 from difs.actors.parking import ParkingLot
 from difs.actors.prompts import PromptCache
 from difs.actors.stopwatch import Stopwatch, timed_whole
+from difs.actors.units import DeviceBroken, Measuring
 from difs.catalogue import Library
 from difs.clock import Clock
 from difs.errors import DifsError, OutOfMemory, UnknownName, first_line

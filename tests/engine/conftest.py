@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from difs import config, repository
 from difs.actor_messages import Execute, Finished, Loaded, Resident, Slot
 from difs.actors.delivery import Easel
-from difs.actors.engine import Report
 from difs.actors.torch_engine import TorchEngine
+from difs.actors.units import Report
 from difs.clock import MonotonicClock
 from difs.shm import layout, segment
 from difs.shm.reader import SegmentReader
