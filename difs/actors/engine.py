@@ -73,12 +73,14 @@ class Engine(Units):
     @property
     def is_busy(self) -> bool:
         """Whether a turn has something to compute now."""
-        return bool(self._reports or self._measuring) or any(self._can_work(job) for job in self._book)
+        measures = any(not measuring.is_broken for measuring in self._measuring.values())
+        return bool(self._reports or measures) or any(self._can_work(job) for job in self._book)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing at all is left to do."""
-        return not (self._book or self._reports or self._measuring or self.is_moving)
+        """Whether nothing is left to do that anybody waits for."""
+        is_awaited = any(not measuring.is_rough for measuring in self._measuring.values())
+        return not (self._book or self._reports or is_awaited or self.is_moving)
 
     @property
     def wants_restart(self) -> bool:

@@ -43,16 +43,25 @@ log = logging.getLogger(__name__)
 Report = Stepped | Finished | Ended | Loaded | LoadFailed | Evicted | Switched | SwitchFailed
 MEASURE_PATIENCE_S = 10.0
 """A loaded variant is measured at the latest so many seconds after its turn first came."""
+REST_PATIENCE_S = 2.0
+"""So long the rest of it gives way to all other work: what is measured roughly serves already."""
 
 
 @dataclass
 class Measuring:
-    """A variant that is on the device and measured before it is resident."""
+    """A variant that is on the device and measured: a little before it is resident, the rest beside."""
 
-    units: Iterator[object]
+    units: Iterator[Resident | None]
+    """One unit each; a Resident is what is known by then, each better than the one before."""
     since: float
+    load_s: float
+    """Seconds of the load before."""
     seconds: float = 0.0
-    """Those that its units took: whoever waits for the load waits for them too."""
+    """Those of the units before it was resident: whoever waits for the load waits for them too."""
+    is_rough: bool = False
+    """It is resident, and what is still to be measured can wait."""
+    is_broken: bool = False
+    """What is still to be measured failed: it goes on as it is, and shares no call."""
 
 
 class DeviceBroken(Exception):
@@ -198,8 +207,9 @@ class Units(ABC):
         """Return everything that could be done now; keys below 0 stand for measurements."""
         keys: dict[int, Painting] = {}
         found = [
-            Candidate(-1 - i, "measure", None, 0, measuring.since + MEASURE_PATIENCE_S, 0.0, 0.0)
+            _measurement(-1 - i, measuring, now)
             for i, measuring in enumerate(self._measuring.values())
+            if not measuring.is_broken
         ]
         paces: dict[Hashable, Pace] = {}
         for i, job in enumerate(self._book):
@@ -212,6 +222,8 @@ class Units(ABC):
             fresh = candidates_of(key, job, costs, self.rows(execute), calls)
             found += fresh
             rows = self._limits.allowed(execute.variant, now)
+            if execute.variant in self._measuring:  # how far sharing changes a picture is not known yet
+                rows = 1
             pace = Pace(costs, execute.width * execute.height, rows)
             paces |= {c.group: pace for c in fresh}
         return keys, found, paces
@@ -296,25 +308,40 @@ class Units(ABC):
             self.drop(painting)
 
     def _measure(self, variant: str) -> None:
-        """Do one unit of a variant's warm-up; its end makes the variant resident."""
+        """Do one unit of a variant's warm-up; the first that knows enough makes the variant resident."""
         measuring, started = self._measuring[variant], self._clock.now()
         try:
-            next(measuring.units)
-            measuring.seconds += self._clock.now() - started
-        except StopIteration as done:
+            found = next(measuring.units)
+        except StopIteration:
             del self._measuring[variant]
-            costs = done.value.costs
-            costs = replace(costs, load_s=costs.load_s + measuring.seconds)
-            resident = self._with_profile(replace(done.value, costs=costs))
-            self._residents[variant] = resident
-            self._reports.append(Loaded(resident))
         except DeviceBroken:
             raise
         except DifsError as error:
-            self._give_up_load(variant, error.message)
+            self._stop_measuring(variant, error.message)
         except Exception as error:
             log.exception("%s broke while it was measured", variant)
-            self._give_up_load(variant, f"it does not run: {type(error).__name__}")
+            self._stop_measuring(variant, f"it does not run: {type(error).__name__}")
+        else:
+            if not measuring.is_rough:
+                measuring.seconds += self._clock.now() - started
+            if found is not None:
+                self._enter_measured(measuring, found)
+
+    def _enter_measured(self, measuring: Measuring, found: Resident) -> None:
+        """Let a variant serve as it was measured until now."""
+        costs = replace(found.costs, load_s=measuring.load_s + measuring.seconds)
+        resident = self._with_profile(replace(found, costs=costs))
+        self._residents[found.variant] = resident
+        self._reports.append(Switched(resident) if measuring.is_rough else Loaded(resident))
+        measuring.is_rough, measuring.since = True, self._clock.now()
+
+    def _stop_measuring(self, variant: str, message: str) -> None:
+        """Report a load that failed; one that serves already goes on with what is known of it."""
+        if self._measuring[variant].is_rough:
+            log.warning("%s: the rest could not be measured (%s): it shares no call", variant, message)
+            self._measuring[variant].is_broken = True
+        else:
+            self._give_up_load(variant, message)
 
     def _with_profile(self, measured: Resident) -> Resident:
         """Return a resident that was measured at one size, with what a profile says of the others."""
@@ -424,3 +451,11 @@ class Units(ABC):
             return replace(resident, memory_mode=mode, room=None)
         costs = replace(found.costs, load_s=resident.costs.load_s)
         return replace(resident, memory_mode=mode, costs=costs, room=found.room)
+
+
+def _measurement(key: int, measuring: Measuring, now: float) -> Candidate:
+    """Return the next unit of a measurement as one that may be chosen."""
+    if not measuring.is_rough:
+        return Candidate(key, "measure", None, 0, measuring.since + MEASURE_PATIENCE_S, 0.0, 0.0)
+    due = measuring.since + REST_PATIENCE_S
+    return Candidate(key, "measure", None, 0, due, 0.0, 0.0, is_best_effort=now < due)
