@@ -17,7 +17,7 @@ from difs.manifests import Manifest, StepRange
 from difs.repository import Repository
 from difs.shm import layout
 from difs.shm.reader import SegmentReader
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 from difs.variants import Variant
 from tests import builders
 

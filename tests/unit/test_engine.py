@@ -23,7 +23,7 @@ from difs.actor_messages import (
 from difs.actors.simulated import Fault, Script
 from difs.actors.units import Report
 from difs.shm import segment
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 from tests.studio import PLAN, Studio, ends, stepped
 
 SECOND = 64.0

@@ -11,7 +11,7 @@ from difs.actors.simulated import Script
 from difs.actors.units import REST_PATIENCE_S, Measuring
 from difs.errors import EngineFailed
 from difs.shm import segment
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 from tests import builders
 from tests.studio import PLAN, Studio, ends
 

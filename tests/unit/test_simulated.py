@@ -14,7 +14,7 @@ from difs.errors import ConfigError
 from difs.profiles import step_seconds
 from difs.shm import segment
 from difs.shm.reader import matches
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 from tests import builders
 from tests.studio import PLAN, Studio, ends
 

@@ -13,7 +13,7 @@ from difs.actors.units import DeviceBroken
 from difs.clock import ManualClock
 from difs.messages import Reading
 from difs.repository import Repository
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 from tests.model.lossy.links import Link
 from tests.model.lossy.timeline import Timeline
 
