@@ -20,6 +20,7 @@ from difs.actors.delivery import Easel
 from difs.actors.torch_engine import TorchEngine
 from difs.clock import MonotonicClock
 from difs.shm import layout, segment
+from difs.shm.writer import SegmentWriter
 
 PLACES = layout.plan([(64 * 1024, 4)])
 BATCH, STEPS = 4, 6
@@ -63,7 +64,7 @@ def seconds_of(engine: TorchEngine, first: int, preview_every: int) -> float:
 def measure(rounds: int) -> dict[str, float]:
     """Return the figures in percent and milliseconds."""
     with tempfile.TemporaryDirectory() as home:
-        writer = segment.SegmentWriter(segment.create(Path(home), PLACES))
+        writer = SegmentWriter(segment.create(Path(home), PLACES))
         found = repository.scan(repository.locate("model_repo"))
         engine = TorchEngine("cpu-0", found, Easel(writer), MonotonicClock(), config.Actors())
         engine.load("emoji-base")

@@ -20,6 +20,7 @@ from difs.actors.units import Report
 from difs.clock import MonotonicClock
 from difs.shm import layout, segment
 from difs.shm.reader import SegmentReader
+from difs.shm.writer import SegmentWriter
 from tests import builders
 from tests.engine import tiny as tiny_models
 
@@ -34,7 +35,7 @@ class Bench:
         self, path: Path, model_repo: Path = MODEL_REPO, user: Path | None = None, **settings: Any
     ) -> None:
         home = segment.create(path, PLACES)
-        self.writer = segment.SegmentWriter(home)
+        self.writer = SegmentWriter(home)
         self.reader = SegmentReader(home)
         self.repository = repository.scan(model_repo, user)
         assert not self.repository.problems, self.repository.problems
