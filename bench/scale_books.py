@@ -5,16 +5,17 @@ What an actor would report is told to it at once. What is measured is CPU second
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from bench.decisions import in_mode, variant
+from bench.report import percentile
 from difs import config
 from difs.actor_messages import Costs, Execute, Finished, Ready, Resident, Room, RowCost, Sealed, Stepped
 from difs.broker.books import Segment
 from difs.broker.effects import Effect, TellActor
 from difs.broker.events import ActorSaid, ClientSaid, Ticked
 from difs.broker.state import BrokerState
-from difs.messages import Delivery, Generate, Overrides
+from difs.messages import Delivery, Explain, Generate
 from difs.policy import registry
 from difs.policy.base import Options
 from difs.shm import layout
@@ -24,6 +25,7 @@ CREDITS = 16
 RESIDENT = 8
 """Variants that are loaded on each device; the others are profiled there."""
 LONG_S = 3600.0
+WARM = 10
 
 
 class Heart:
@@ -84,7 +86,6 @@ class Heart:
             height=SIDE,
             seed=7,
             timeout_s=LONG_S,
-            overrides=Overrides(variant=None),
             delivery=Delivery(format="raw"),
         )
         self._note(self.state.handle(ClientSaid(route, message), self.now))
@@ -109,39 +110,22 @@ class Heart:
         while self.state.books.queued < queued:
             self.ask()
 
-    @property
-    def decision_s(self) -> float:
-        """Return the least CPU seconds of a decision among several."""
-        return min(_timed(self._explain) for _ in range(20))
+    def explain(self) -> None:
+        """Ask what would become of a request: one decision, which changes nothing."""
+        delivery = Delivery(format="raw")
+        asked = Generate("question", "red apple", width=SIDE, height=SIDE, delivery=delivery)
+        self._note(self.state.handle(ClientSaid(b"asker", Explain(asked)), self.now))
 
-    def _explain(self) -> None:
-        from difs.messages import Explain
-
-        asked = Generate("question", "red apple", width=SIDE, height=SIDE, delivery=Delivery(format="raw"))
-        self.state.handle(ClientSaid(b"asker", Explain(asked)), self.now)
-
-    def costs(self, rounds: int) -> dict[str, float]:
-        """Return microseconds of CPU: of one request from arrival to end, of a tick, of a decision."""
-        requests: list[float] = []
-        for _ in self._batches(rounds):
-            requests.append(_timed(self._both))
-        ticks = [_timed(self.tick) for _ in range(5)]
-        requests.sort()
-        return {
-            "request_us": round(requests[len(requests) // 2] * 1e6, 1),
-            "request_p99_us": round(requests[int(0.99 * len(requests))] * 1e6, 1),
-            "tick_us": round(min(ticks) * 1e6, 1),
-            "decision_us": round(self.decision_s * 1e6, 1),
-        }
-
-    def _batches(self, rounds: int) -> Iterator[int]:
-        for _ in range(20):  # warm
-            self._both()
-        yield from range(rounds)
-
-    def _both(self) -> None:
+    def turn_over(self) -> None:
+        """Let one request come and another end."""
         self.ask()
         self.serve()
+
+    def costs(self, rounds: int) -> dict[str, float]:
+        """Return microseconds of CPU: of one request from arrival to end, of a decision, of a tick."""
+        acts = {"request_us": self.turn_over, "decision_us": self.explain, "tick_us": self.tick}
+        found = {name: [_timed(act) for _ in range(rounds + WARM)] for name, act in acts.items()}
+        return {name: round(percentile(found[name][WARM:], 0.1) * 1e6, 1) for name in acts}
 
 
 def _resident(name: str, number: int) -> Resident:
@@ -150,7 +134,7 @@ def _resident(name: str, number: int) -> Resident:
     return Resident(name, "full", "fp32", 1000, costs, room=Room(1000, 100, 300))
 
 
-def _timed(act: "object") -> float:
+def _timed(act: Callable[[], None]) -> float:
     started = time.thread_time()
-    act()  # type: ignore[operator]
+    act()
     return time.thread_time() - started
