@@ -362,7 +362,7 @@ def measure(
     *,
     steps: int,
     max_rows: int,
-) -> Iterator[Measured | None]:
+) -> Generator[Measured | None, None, None]:
     """Paint one picture with guidance and one without; `timed` returns a call's value and its seconds.
 
     One unit between two yields, as `difs.actors.warmup.measure`; there are no batches to try.

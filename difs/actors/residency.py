@@ -61,6 +61,8 @@ class Parked:
     painter: Any
     resident: Resident
     build: object
+    is_rough: bool = False
+    """It left before all of it was measured."""
 
 
 class Residency(Engine):
@@ -188,6 +190,9 @@ class Residency(Engine):
             self._residents[variant] = value.resident
             self._recount()
             self._reports.append(Loaded(value.resident))
+            if value.is_rough:
+                units, load_s = self._measure_units(variant), value.resident.costs.load_s
+                self._measuring[variant] = Measuring(units, self._clock.now(), load_s, is_rough=True)
         else:
             self._painters[variant], self._builds[variant] = value, loadee.build
             self._recount()
@@ -304,10 +309,9 @@ class Residency(Engine):
             self._reports.append(Evicted(variant, None, (variant,)))
             return
         resident, build = self._residents.pop(variant, None), self._builds.get(variant)
-        if resident is not None:
-            self._measuring.pop(variant, None)
+        is_rough = resident is not None and self._measuring.pop(variant, None) is not None
         if resident is not None and self._is_current(variant, build):
-            self._send_away(Parked(self._painters.pop(variant), resident, build))
+            self._send_away(Parked(self._painters.pop(variant), resident, build, is_rough))
             self._recount()
             return
         self.forget(variant)
@@ -337,7 +341,7 @@ class Residency(Engine):
         self.free()
         costs = replace(resident.costs, load_s=self._clock.now() - started)
         parked = replace(resident, costs=costs)
-        kept = Parked(painter, parked, leaving.build)
+        kept = Parked(painter, parked, leaving.build, leaving.is_rough)
         dropped = self._parking.park(resident.variant, kept, resident.weight_bytes)
         stays = resident.variant not in dropped
         others = tuple(name for name in dropped if name != resident.variant)

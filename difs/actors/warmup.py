@@ -4,7 +4,7 @@ A generator: one unit between two yields, so that other residents keep stepping 
 """
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 
 def measure(
     painter: Painter, manifest: Manifest, timed: Timed, *, steps: int, max_rows: int
-) -> Iterator[Measured | None]:
+) -> Generator[Measured | None, None, None]:
     """Paint with every number of rows that pays, four to `max_rows` and more.
 
     `timed` returns what a call returns and its seconds. An image with guidance and one without are enough

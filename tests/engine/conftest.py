@@ -57,7 +57,7 @@ class Bench:
         (loaded,) = self.work()
         assert isinstance(loaded, Loaded), loaded
         self.variant = variant
-        return loaded.resident
+        return next(found for found in self.engine.residents if found.variant == variant)
 
     def ensure(self, variant: str) -> None:
         """Load a variant if it is not there."""
@@ -102,12 +102,14 @@ class Bench:
         return Execute(**(facts | changes))  # type: ignore[arg-type]  # names are Execute's
 
     def work(self) -> list[Report]:
-        """Work until nothing is left; returns all reports."""
+        """Work until nothing is left; returns all reports but those of the rest of a measurement."""
         reports: list[Report] = []
-        while self.engine.is_busy or not self.engine.is_idle:  # what measures goes on beside
+        while not self.engine.is_idle:
             reports += self.engine.turn()
             if not self.engine.is_busy:
                 time.sleep(0.001)  # something is done in the background
+        while self.engine.is_busy:
+            self.engine.turn()
         return reports
 
     def run(self, *executes: Execute) -> list[Report]:
