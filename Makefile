@@ -41,6 +41,8 @@ bench: $(STAMP)
 	$(BIN)/python -m bench.transport
 	$(BIN)/python -m bench.overhead
 	$(BIN)/python -m bench.previews
+	$(BIN)/python -m bench.house
+	$(BIN)/python -m bench.scale
 	$(BIN)/python -m bench.http
 
 # Beside LitServe and Ray Serve, which the first line installs

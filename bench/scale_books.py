@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from bench.decisions import in_mode, variant
+from bench.decisions import MODES, in_mode, variant
 from bench.report import percentile
 from difs import config
 from difs.actor_messages import Costs, Execute, Finished, Ready, Resident, Room, RowCost, Sealed, Stepped
@@ -57,7 +57,7 @@ class Heart:
 
     def _ready(self, device: str) -> Ready:
         found = [_resident(info.name, i) for i, info in enumerate(self._infos)]
-        profiled = [in_mode(r, mode, i) for r in found for i, mode in enumerate(("full", "tiled"))]
+        profiled = [in_mode(r, mode, i) for r in found for i, mode in enumerate(MODES[:2])]
         return Ready(
             device=device,
             incarnation=device,
