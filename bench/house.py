@@ -35,6 +35,8 @@ from difs.private import PrivateService
 MODEL = "emoji-base"
 RATE, STEPS, SECONDS = 1000, 4, 2.0
 WAITING = 4000
+SILENCE_S = 30.0
+"""After so long without a result none will come: the machine is too busy for this rate."""
 SIMULATED = ("--device", "simulated:2")
 WIDE = (
     *("--set", "broker.max_queued=20000", "--set", "broker.max_outstanding=20000"),
@@ -182,6 +184,17 @@ def _broker(service: PrivateService) -> psutil.Process:
     return next(p for p in _tree(service) if "difs.broker" in p.cmdline())
 
 
+def _await(client: Asker, answered: Callable[[], int]) -> None:
+    """Wait until as many requests are answered as were sent."""
+    heard, heard_at = answered(), time.perf_counter()
+    while answered() < client.sent:
+        client.hear(0.1)
+        if answered() > heard:
+            heard, heard_at = answered(), time.perf_counter()
+        elif time.perf_counter() - heard_at > SILENCE_S:
+            raise SystemExit("the broker gave this client up, which took its answers too slowly")
+
+
 def _paced(client: Asker, seconds: float) -> float:
     """Send RATE requests a second; returns how many were answered in a second."""
     started, first = time.perf_counter(), client.sent
@@ -189,8 +202,7 @@ def _paced(client: Asker, seconds: float) -> float:
         while client.sent - first < at * RATE:
             client.ask()
         client.hear(0.001)
-    while client.ended < client.sent:
-        client.hear(0.1)
+    _await(client, lambda: client.ended)
     return (client.sent - first) / (time.perf_counter() - started)
 
 
@@ -228,8 +240,8 @@ def measure_memory(_: int) -> dict[str, float]:
         for number in (1000, WAITING):
             while client.sent < number:
                 client.ask(3600.0)
-            while client.accepted + client.ended < client.sent:
-                client.hear(0.1)
+                client.hear(0)
+            _await(client, lambda: client.accepted + client.ended)
             grown.append((client.accepted, broker.memory_info().rss))
         assert not client.failed, "all of them wait"
         client.close()
