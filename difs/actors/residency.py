@@ -21,10 +21,11 @@ from difs.actors.delivery import Easel
 from difs.actors.engine import Engine
 from difs.actors.loader import Loader
 from difs.actors.loading import LoadCancelled, PartStore
+from difs.actors.measuring import Measuring
 from difs.actors.parking import ParkingLot
 from difs.actors.prompts import PromptCache
 from difs.actors.stopwatch import Stopwatch, timed_whole
-from difs.actors.units import DeviceBroken, Measuring
+from difs.actors.units import DeviceBroken
 from difs.actors.warmup import Measured
 from difs.catalogue import Library
 from difs.clock import Clock

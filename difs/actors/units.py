@@ -7,8 +7,7 @@ Which unit is decided by `difs.actors.batching`, what follows an out-of-memory e
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 from msgspec.structs import replace
@@ -33,6 +32,7 @@ from difs.actors.batching import Candidate, Pace
 from difs.actors.book import JobBook
 from difs.actors.delivery import Easel
 from difs.actors.jobs import Job, Painting, candidates_of, lagging
+from difs.actors.measuring import Measuring, measurement
 from difs.clock import Clock
 from difs.errors import DifsError, EngineFailed, OutOfMemory
 from difs.messages import MAX_IMAGES, MemoryMode, Preview
@@ -41,27 +41,6 @@ from difs.profiles import rows_of
 log = logging.getLogger(__name__)
 
 Report = Stepped | Finished | Ended | Loaded | LoadFailed | Evicted | Switched | SwitchFailed
-MEASURE_PATIENCE_S = 10.0
-"""A loaded variant is measured at the latest so many seconds after its turn first came."""
-REST_PATIENCE_S = 2.0
-"""So long the rest of it gives way to all other work: what is measured roughly serves already."""
-
-
-@dataclass
-class Measuring:
-    """A variant that is on the device and measured: a little before it is resident, the rest beside."""
-
-    units: Iterator[Resident | None]
-    """One unit each; a Resident is what is known by then, each better than the one before."""
-    since: float
-    load_s: float
-    """Seconds of the load before."""
-    seconds: float = 0.0
-    """Those of the units before it was resident: whoever waits for the load waits for them too."""
-    is_rough: bool = False
-    """It is resident, and what is still to be measured can wait."""
-    is_broken: bool = False
-    """What is still to be measured failed: it goes on as it is, and shares no call."""
 
 
 class DeviceBroken(Exception):
@@ -207,7 +186,7 @@ class Units(ABC):
         """Return everything that could be done now; keys below 0 stand for measurements."""
         keys: dict[int, Painting] = {}
         found = [
-            _measurement(-1 - i, measuring, now)
+            measurement(-1 - i, measuring, now)
             for i, measuring in enumerate(self._measuring.values())
             if not measuring.is_broken
         ]
@@ -451,11 +430,3 @@ class Units(ABC):
             return replace(resident, memory_mode=mode, room=None)
         costs = replace(found.costs, load_s=resident.costs.load_s)
         return replace(resident, memory_mode=mode, costs=costs, room=found.room)
-
-
-def _measurement(key: int, measuring: Measuring, now: float) -> Candidate:
-    """Return the next unit of a measurement as one that may be chosen."""
-    if not measuring.is_rough:
-        return Candidate(key, "measure", None, 0, measuring.since + MEASURE_PATIENCE_S, 0.0, 0.0)
-    due = measuring.since + REST_PATIENCE_S
-    return Candidate(key, "measure", None, 0, due, 0.0, 0.0, is_best_effort=now < due)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from difs.actor_messages import Finished, Loaded, LoadFailed, Resident, Switched
+from difs.actors.measuring import REST_PATIENCE_S, Measuring
 from difs.actors.simulated import Script
-from difs.actors.units import REST_PATIENCE_S, Measuring
 from difs.errors import EngineFailed
 from difs.shm import segment
 from difs.shm.writer import SegmentWriter
