@@ -34,7 +34,7 @@ from difs.clock import MonotonicClock
 from difs.errors import OutOfMemory
 from difs.messages import MemoryMode
 from difs.shm import layout, segment
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 
 PROMPT = "red apple"
 SLOTS = 16

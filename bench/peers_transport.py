@@ -17,7 +17,7 @@ from difs.actor_messages import Costs, Execute, Finished, Ready, Resident, RowCo
 from difs.actors.link import Link
 from difs.messages import Generate, Image, Plan, Prediction, Result, Timings
 from difs.rundir import RunDir
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 
 CREDITS = 64
 DEVICE = "simulated-0"

@@ -20,6 +20,7 @@ from difs.actors.delivery import Easel
 from difs.actors.torch_engine import TorchEngine
 from difs.clock import MonotonicClock
 from difs.shm import layout, segment
+from difs.shm.writer import SegmentWriter
 
 PLACES = layout.plan([(64 * 1024, 4)])
 BATCH, STEPS = 4, 6
@@ -54,7 +55,7 @@ def seconds_of(engine: TorchEngine, first: int, preview_every: int) -> float:
         engine.submit(order(first + i, preview_every if i == 0 else 0))
     started = time.perf_counter()
     shown = 0
-    while not engine.is_idle:
+    while engine.is_busy or not engine.is_idle:
         shown += sum(isinstance(r, Stepped) and r.preview is not None for r in engine.turn())
     assert shown == (STEPS - 1 if preview_every else 0)
     return time.perf_counter() - started
@@ -63,11 +64,11 @@ def seconds_of(engine: TorchEngine, first: int, preview_every: int) -> float:
 def measure(rounds: int) -> dict[str, float]:
     """Return the figures in percent and milliseconds."""
     with tempfile.TemporaryDirectory() as home:
-        writer = segment.SegmentWriter(segment.create(Path(home), PLACES))
+        writer = SegmentWriter(segment.create(Path(home), PLACES))
         found = repository.scan(repository.locate("model_repo"))
         engine = TorchEngine("cpu-0", found, Easel(writer), MonotonicClock(), config.Actors())
         engine.load("emoji-base")
-        while not engine.is_idle:
+        while engine.is_busy or not engine.is_idle:
             engine.turn()
         taken: dict[str, list[float]] = {"plain": [], "shown": [], "again": []}
         for i in range(rounds + 2):

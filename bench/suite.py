@@ -19,6 +19,8 @@ CPU = (
     "bench.transport",
     "bench.overhead",
     "bench.previews",
+    "bench.house",
+    "bench.scale",
     "bench.http",
     "bench.decisions",
     "bench.planner",

@@ -265,7 +265,7 @@ class Evicted(Struct, frozen=True, tag="evicted"):
 
 
 class Switched(Struct, frozen=True, tag="switched"):
-    """A resident changed: its memory mode, and what it costs there."""
+    """A resident changed: its memory mode, or what is known of its costs."""
 
     resident: Resident
 

@@ -10,14 +10,14 @@ from msgspec.structs import replace
 
 from difs.actor_messages import Ended, Execute, Finished, Slot, Stepped
 from difs.actors.delivery import Easel
-from difs.actors.engine import Report
 from difs.actors.simulated import Script, SimulatedEngine
+from difs.actors.units import Report
 from difs.clock import ManualClock
 from difs.manifests import Manifest, StepRange
 from difs.repository import Repository
 from difs.shm import layout
 from difs.shm.reader import SegmentReader
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 from difs.variants import Variant
 from tests import builders
 

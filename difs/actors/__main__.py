@@ -17,7 +17,7 @@ from difs.errors import DifsError
 from difs.profiling import store
 from difs.repository import Repository
 from difs.rundir import RunDir
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 
 log = logging.getLogger("difs.actors")
 

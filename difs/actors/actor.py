@@ -28,8 +28,9 @@ from difs.actor_messages import (
     ToActor,
     Welcome,
 )
-from difs.actors.engine import DeviceBroken, Engine, Report
+from difs.actors.engine import Engine
 from difs.actors.link import Link
+from difs.actors.units import DeviceBroken, Report
 from difs.clock import Clock
 from difs.errors import EngineFailed
 
@@ -157,7 +158,7 @@ class Actor:
     def _load_another(self) -> None:
         """Load one more of the variants for the start, once nobody has wanted anything for a while."""
         now = self._clock.now()
-        if not self._engine.is_idle:
+        if self._engine.is_busy or not self._engine.is_idle:
             self._worked_at = now
         elif self._wanted and not self._is_draining and now - self._worked_at > CALM_S:
             self._engine.load(self._wanted.popleft())

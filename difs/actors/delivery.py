@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from difs import pictures
 from difs.actor_messages import Execute, Sealed
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 
 CHANNELS = 3
 

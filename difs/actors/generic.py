@@ -362,8 +362,7 @@ def measure(
     *,
     steps: int,
     max_rows: int,
-    load_s: float,
-) -> Generator[None, None, Measured]:
+) -> Generator[Measured | None, None, None]:
     """Paint one picture with guidance and one without; `timed` returns a call's value and its seconds.
 
     One unit between two yields, as `difs.actors.warmup.measure`; there are no batches to try.
@@ -377,7 +376,7 @@ def measure(
         median = statistics.median(step_s[1:] or step_s)
         encode_s = max(0.0, step_s[0] - median)
         rows.append(RowCost(painter.rows(execute), median))
-    return Measured(Costs(bare.width * bare.height, encode_s, tuple(rows), decode_s, load_s), 0.0)
+    yield Measured(Costs(bare.width * bare.height, encode_s, tuple(rows), decode_s, 0.0), 0.0)
 
 
 def _time(work: Work, timed: Timed) -> Generator[None, None, list[float]]:

@@ -5,7 +5,7 @@ units themselves stand in `difs.actors.torch_engine`.
 """
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
@@ -18,12 +18,15 @@ from difs import config, telemetry
 from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident
 from difs.actors import generic, loading, painters, pinning, warmup
 from difs.actors.delivery import Easel
-from difs.actors.engine import DeviceBroken, Engine, Measuring
+from difs.actors.engine import Engine
 from difs.actors.loader import Loader
 from difs.actors.loading import LoadCancelled, PartStore
+from difs.actors.measuring import Measuring
 from difs.actors.parking import ParkingLot
 from difs.actors.prompts import PromptCache
 from difs.actors.stopwatch import Stopwatch, timed_whole
+from difs.actors.units import DeviceBroken
+from difs.actors.warmup import Measured
 from difs.catalogue import Library
 from difs.clock import Clock
 from difs.errors import DifsError, OutOfMemory, UnknownName, first_line
@@ -59,6 +62,8 @@ class Parked:
     painter: Any
     resident: Resident
     build: object
+    is_rough: bool = False
+    """It left before all of it was measured."""
 
 
 class Residency(Engine):
@@ -152,7 +157,7 @@ class Residency(Engine):
         loadee = self._loadees.get(variant)
         if loadee is not None:
             loadee.cancelled.set()
-        elif variant in self._measuring:
+        elif variant in self._measuring and variant not in self._residents:
             self._give_up_load(variant, "cancelled")
 
     def collect(self) -> None:
@@ -188,11 +193,14 @@ class Residency(Engine):
             self._residents[variant] = value.resident
             self._recount()
             self._reports.append(Loaded(value.resident))
+            if value.is_rough:
+                units, load_s = self._measure_units(variant), value.resident.costs.load_s
+                self._measuring[variant] = Measuring(units, self._clock.now(), load_s, is_rough=True)
         else:
             self._painters[variant], self._builds[variant] = value, loadee.build
             self._recount()
-            units = self._measure_units(variant, loadee.load_s)
-            self._measuring[variant] = Measuring(units, self._clock.now())
+            units = self._measure_units(variant)
+            self._measuring[variant] = Measuring(units, self._clock.now(), loadee.load_s)
 
     def catch_up(self) -> None:
         """See Engine.catch_up."""
@@ -228,26 +236,30 @@ class Residency(Engine):
         loadee.load_s = self._clock.now() - started
         return painter
 
-    def _measure_units(self, variant: str, load_s: float) -> Generator[None, None, Resident]:
-        """Measure a variant unit by unit; returns its Resident.
+    def _measure_units(self, variant: str) -> Iterator[Resident | None]:
+        """Measure a variant unit by unit; see `Measuring`.
 
         A profile knows what many rows cost: then few are measured, to see how the device is now.
         """
         painter, found = self._painters[variant], self._library.variant(variant)
         is_profiled = (variant, painter.keeper.mode) in self._profiled
         measure = generic.measure if painter.is_solo else warmup.measure
-        measured = yield from measure(
+        units = measure(
             painter,
             found.manifest,
             self._timed_whole,
             steps=self._settings.warm_up_steps,
             max_rows=0 if is_profiled else self._settings.max_rows,
-            load_s=load_s,
         )
+        for measured in units:
+            yield None if measured is None else self._as_measured(variant, measured)
+
+    def _as_measured(self, variant: str, measured: Measured) -> Resident:
+        painter = self._painters[variant]
         return Resident(
             variant,
             painter.keeper.mode,
-            found.precision_on(self._device.type),
+            self._library.variant(variant).precision_on(self._device.type),
             loading.weight_bytes(painter.pipe),
             measured.costs,
             measured.seed_bound,
@@ -260,7 +272,8 @@ class Residency(Engine):
 
     def forget(self, variant: str) -> None:
         """See Engine.forget."""
-        self._residents.pop(variant, None)
+        if self._residents.pop(variant, None) is not None:
+            self._measuring.pop(variant, None)
         self._builds.pop(variant, None)
         painter = self._painters.pop(variant, None)
         if painter is not None:
@@ -305,8 +318,9 @@ class Residency(Engine):
             self._reports.append(Evicted(variant, None, (variant,)))
             return
         resident, build = self._residents.pop(variant, None), self._builds.get(variant)
+        is_rough = resident is not None and self._measuring.pop(variant, None) is not None
         if resident is not None and self._is_current(variant, build):
-            self._send_away(Parked(self._painters.pop(variant), resident, build))
+            self._send_away(Parked(self._painters.pop(variant), resident, build, is_rough))
             self._recount()
             return
         self.forget(variant)
@@ -336,7 +350,7 @@ class Residency(Engine):
         self.free()
         costs = replace(resident.costs, load_s=self._clock.now() - started)
         parked = replace(resident, costs=costs)
-        kept = Parked(painter, parked, leaving.build)
+        kept = Parked(painter, parked, leaving.build, leaving.is_rough)
         dropped = self._parking.park(resident.variant, kept, resident.weight_bytes)
         stays = resident.variant not in dropped
         others = tuple(name for name in dropped if name != resident.variant)
@@ -348,6 +362,8 @@ class Residency(Engine):
         self._stopwatch.settle(everything=True)
         with self.typed_errors():
             painter.keeper.switch(mode)
+        if variant in self._measuring:
+            self._measuring[variant].units = self._measure_units(variant)
         for job in self._book:
             if job.execute.variant == variant and painter.is_solo:
                 for painting in job.paintings:

@@ -28,8 +28,9 @@ from difs.actor_messages import (
     RowCost,
 )
 from difs.actors.delivery import Easel
-from difs.actors.engine import DeviceBroken, Engine
+from difs.actors.engine import Engine
 from difs.actors.jobs import Job, Painting
+from difs.actors.units import DeviceBroken
 from difs.catalogue import Library
 from difs.clock import Clock
 from difs.errors import ConfigError, DifsError, EngineFailed, OutOfMemory, UnknownName

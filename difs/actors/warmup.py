@@ -4,7 +4,7 @@ A generator: one unit between two yields, so that other residents keep stepping 
 """
 
 import statistics
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,29 +33,37 @@ class Measured(NamedTuple):
 
 
 def measure(
-    painter: Painter, manifest: Manifest, timed: Timed, *, steps: int, max_rows: int, load_s: float
-) -> Generator[None, None, Measured]:
+    painter: Painter, manifest: Manifest, timed: Timed, *, steps: int, max_rows: int
+) -> Generator[Measured | None, None, None]:
     """Paint with every number of rows that pays, four to `max_rows` and more.
 
-    `timed` returns what a call returns and its seconds.
+    `timed` returns what a call returns and its seconds. An image with guidance and one without are enough
+    to serve with: what is known by then is yielded, and everything at the end. Until then nobody knows
+    the seed's bound.
     """
     guided, bare = orders(manifest, steps)
     conditioning, _ = timed(partial(painter.encode, guided))
-    yield
+    yield None
     _, encode_s = timed(partial(painter.encode_text, guided.prompt))
-    yield
+    yield None
     table: dict[int, float] = {}
+    images, decode_s = [], []
     singles = [painter.begin(guided, seed, conditioning) for seed in (0, 1)]
-    for work in singles:
-        yield from _paint(painter, [work], timed, table)
+    yield from _paint(painter, singles[:1], timed, table)
     plain = painter.begin(bare, 2, Conditioning(conditioning.positive, None))
     yield from _paint(painter, [plain], timed, table)
-    images, decode_s = [], []
-    for work in singles:
-        image, seconds = timed(partial(painter.image, work))
-        images.append(image)
+    for _ in range(2):  # the first one only warms up
+        image, seconds = timed(partial(painter.image, singles[0]))
         decode_s.append(seconds)
-        yield
+        yield None
+    images.append(image)
+    pixels = guided.width * guided.height
+    yield Measured(_costs(pixels, encode_s, table, min(decode_s)), 0.0)
+    yield from _paint(painter, singles[1:], timed, table)
+    image, seconds = timed(partial(painter.image, singles[1]))
+    images.append(image)
+    decode_s.append(seconds)
+    yield None
     pair = [painter.begin(guided, seed, conditioning) for seed in (0, 1)]
     yield from _paint(painter, pair, timed, table)
     bound = 0.0
@@ -63,18 +71,19 @@ def measure(
         again, seconds = timed(partial(painter.image, work))
         decode_s.append(seconds)
         bound = max(bound, float((again - image).abs().max()) / 2)
-        yield
+        yield None
     yield from _grow(
         painter, lambda seed: painter.begin(guided, seed, conditioning), timed, table, max_rows
     )
+    yield Measured(_costs(pixels, encode_s, table, statistics.median(decode_s)), bound)
+
+
+def _costs(pixels: int, encode_s: float, table: dict[int, float], decode_s: float) -> Costs:
     rows = tuple(RowCost(rows, seconds) for rows, seconds in sorted(table.items()))
-    costs = Costs(guided.width * guided.height, encode_s, rows, statistics.median(decode_s), load_s)
-    return Measured(costs, bound)
+    return Costs(pixels, encode_s, rows, decode_s, 0.0)
 
 
-def _paint(
-    painter: Painter, works: list[Work], timed: Timed, table: dict[int, float]
-) -> Generator[None, None, None]:
+def _paint(painter: Painter, works: list[Work], timed: Timed, table: dict[int, float]) -> Iterator[None]:
     """Denoise `works` together; the median step enters the table, the first one only warms up."""
     taken = []
     while works[0].done < works[0].total:
@@ -90,7 +99,7 @@ def _grow(
     timed: Timed,
     table: dict[int, float],
     max_rows: int,
-) -> Generator[None, None, None]:
+) -> Iterator[None]:
     """Double the batch while a row gets cheaper, memory suffices and nobody waits long."""
     rows = max(table) * 2
     while rows <= max_rows:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from difs import config
 from difs.actor_messages import Pulse, Stepped
-from difs.broker import actor_desk, client_desk, dispatch, loads, repository_desk, scaling
+from difs.broker import actor_desk, client_desk, dispatch, fleet_desk, loads, repository_desk, scaling
 from difs.broker.audit import check
 from difs.broker.books import Books, Segment
 from difs.broker.effects import Effect, Exit
@@ -101,7 +101,7 @@ class BrokerState:
         if is_due:
             self._next_beat = now + BEAT_S
             client_desk.reclaim(books, now)
-            actor_desk.tell_fleet(books)
+            fleet_desk.tell_fleet(books)
             client_desk.beat(books)
             scaling.mark(books, now)
         scaling.tick(books, now)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from difs import captions, profiles, quality, samplers
 from difs.actor_messages import Costs, Resident
-from difs.messages import Generate, MemoryMode, VariantInfo
+from difs.messages import Generate, MemoryMode, Overrides, VariantInfo
 from difs.policy import points
 from difs.policy.base import DeviceView, View
 from difs.profiles import Work
@@ -67,15 +67,17 @@ class Point(NamedTuple):
 def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate) -> list[Point]:
     """Return the points that no other way to compute the same picture beats, variant by variant."""
     found = []
+    make = tuple.__new__  # thousands are made for one decision: a NamedTuple's own maker costs twice
     for info, devices, dials, is_measured in _choices(view, infos, request, is_complete=False):
         ranked: dict[bool, list[Way]] = {}
         for steps, guidance, calls, worth in dials:
             guided = guidance > 1.0
             if guided not in ranked:
                 ranked[guided] = _quickest(ways(info, devices, request, guidance))
-            fixed_s, call_s, device, mode = _soonest(ranked[guided], calls)
+            quick = ranked[guided]
+            fixed_s, call_s, device, mode = quick[0] if len(quick) == 1 else _soonest(quick, calls)
             total_s = fixed_s + calls * call_s
-            found.append(Point(device, info, steps, guidance, mode, total_s, worth, is_measured))
+            found.append(make(Point, (device, info, steps, guidance, mode, total_s, worth, is_measured)))
     return found
 
 
@@ -96,21 +98,39 @@ def _choices(
     view: View, infos: Sequence[VariantInfo], request: Generate, *, is_complete: bool
 ) -> Iterator[Choices]:
     """Yield each variant with the dials that the request's pins leave."""
-    side = max([points.side_of(info, request) for info in infos])
-    pins = request.overrides
-    ruler = quality.common_ruler(infos)
     knows: dict[int, bool] = {0: True}
-    for info in infos:
+    for info, dials, is_measured in _dialled(tuple(infos), _pinned(request), is_complete=is_complete):
         key = id(info.captions) if info.captions else 0
         if key not in knows:
             knows[key] = bool(captions.named(info.captions, request.prompt))
-        sampler = points.sampler_of(info, request)
+        if knows[key]:
+            yield info, view.devices, dials, is_measured
+        else:  # its picture would show something else: worth nothing, but it is one
+            yield info, view.devices, tuple([d._replace(worth=0.0) for d in dials]), is_measured
+
+
+def _pinned(request: Generate) -> Generate:
+    """Return a request with nothing left in it but what decides the dials of its variants."""
+    pins = request.overrides
+    kept = Overrides(steps=pins.steps, guidance_scale=pins.guidance_scale, sampler=pins.sampler)
+    return Generate("", "", width=request.width, height=request.height, overrides=kept)
+
+
+@lru_cache(maxsize=64)
+def _dialled(
+    infos: tuple[VariantInfo, ...], request: Generate, *, is_complete: bool
+) -> tuple[tuple[VariantInfo, tuple[Dial, ...], bool], ...]:
+    """Return each variant with its dials, and whether its quality was measured by the common ruler."""
+    side = max([points.side_of(info, request) for info in infos])
+    ruler = quality.common_ruler(infos)
+    make = dials_of if is_complete else best_dials_of
+    pins, found = request.overrides, []
+    for info in infos:
         is_measured = ruler is not None and quality.ruler_of(info) == ruler
+        sampler = points.sampler_of(info, request)
         asked = Asked(side if is_measured else None, sampler, pins.steps, pins.guidance_scale)
-        dials = dials_of(info, asked) if is_complete else best_dials_of(info, asked)
-        if not knows[key]:  # its picture would show something else: worth nothing, but it is one
-            dials = tuple([d._replace(worth=0.0) for d in dials])
-        yield info, view.devices, dials, is_measured
+        found.append((info, make(info, asked), is_measured))
+    return tuple(found)
 
 
 class Asked(NamedTuple):

@@ -7,7 +7,7 @@ al., ATC 2021).
 """
 
 from collections.abc import Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from msgspec.structs import replace
 
@@ -97,7 +97,8 @@ def floor_steps(known: Sequence[Point], chosen: Point, floor: float, request: Ge
 def _refuse(known: Sequence[Point], chosen: Point, floor: float, request: Generate) -> Reject:
     """Refuse a quality that cannot be had in time, or not at all; the nearest that can be is named."""
     latency_s = request.requirements.latency_s
-    good = min((p for p in known if p.worth >= floor), key=_swiftness, default=None)
+    keeping = [p for p in known if p.worth >= floor]
+    good = soonest(keeping) if keeping else None
     if good is None or latency_s is None:
         most = max(p.worth for p in known)
         words = f"quality {floor:.2f} is not to be had; the best is {most:.2f}"
@@ -134,16 +135,16 @@ def choose(known: Sequence[Point], floor: float, latency_s: float | None) -> tup
     if floor > 0.0:
         good = [p for p in (known if latency_s is None else within) if p.worth >= floor]
         if good:
-            return min(good, key=_swiftness), f"the soonest of quality {floor:.2f} or better"
+            return soonest(good), f"the soonest of quality {floor:.2f} or better"
         if latency_s is None:
-            return min(known, key=_preference), f"quality {floor:.2f} is not to be had: the best there is"
+            return best(known), f"quality {floor:.2f} is not to be had: the best there is"
         if within:
             why = f"quality {floor:.2f} is not to be had in {latency_s:g} s: the best that is"
-            return min(within, key=_preference), why
+            return best(within), why
     if within:
         how = "comes soon" if latency_s is None else f"keeps {latency_s:g} s"
-        return min(_with_room(within, budget), key=_preference), f"the best quality that {how}"
-    return min(known, key=_swiftness), f"nothing is done in {budget:g} s: the soonest"
+        return best(_with_room(within, budget)), f"the best quality that {how}"
+    return soonest(known), f"nothing is done in {budget:g} s: the soonest"
 
 
 def _with_room(within: Sequence[Point], budget: float) -> list[Point]:
@@ -152,16 +153,19 @@ def _with_room(within: Sequence[Point], budget: float) -> list[Point]:
     The room is the same for all, so that none is passed over that is sooner than one that is not.
     """
     room_s = ROOM * min(p.device.backlog_s for p in within)
-    soonest = min(within, key=_swiftness)
-    return [p for p in within if p.total_s <= budget - room_s] or [soonest]
+    return [p for p in within if p.total_s <= budget - room_s] or [soonest(within)]
 
 
-def _preference(point: Point) -> tuple[float, float, str, str]:
-    return point.preference
+def best(known: Sequence[Point]) -> Point:
+    """Return the first by `preference`; only those of the greatest worth need be compared in full."""
+    most = max([p.worth for p in known])
+    return min([p for p in known if p.worth == most], key=attrgetter("preference"))
 
 
-def _swiftness(point: Point) -> tuple[float, float, str, str]:
-    return point.swiftness
+def soonest(known: Sequence[Point]) -> Point:
+    """Return the first by `swiftness`; only those of the least seconds need be compared in full."""
+    least = min([p.total_s for p in known])
+    return min([p for p in known if p.total_s == least], key=attrgetter("swiftness"))
 
 
 def alternatives(

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from difs import config, repository
 from difs.actor_messages import Execute, Finished, Loaded, Resident, Slot
 from difs.actors.delivery import Easel
-from difs.actors.engine import Report
 from difs.actors.torch_engine import TorchEngine
+from difs.actors.units import Report
 from difs.clock import MonotonicClock
 from difs.shm import layout, segment
 from difs.shm.reader import SegmentReader
+from difs.shm.writer import SegmentWriter
 from tests import builders
 from tests.engine import tiny as tiny_models
 
@@ -34,7 +35,7 @@ class Bench:
         self, path: Path, model_repo: Path = MODEL_REPO, user: Path | None = None, **settings: Any
     ) -> None:
         home = segment.create(path, PLACES)
-        self.writer = segment.SegmentWriter(home)
+        self.writer = SegmentWriter(home)
         self.reader = SegmentReader(home)
         self.repository = repository.scan(model_repo, user)
         assert not self.repository.problems, self.repository.problems
@@ -56,7 +57,7 @@ class Bench:
         (loaded,) = self.work()
         assert isinstance(loaded, Loaded), loaded
         self.variant = variant
-        return loaded.resident
+        return next(found for found in self.engine.residents if found.variant == variant)
 
     def ensure(self, variant: str) -> None:
         """Load a variant if it is not there."""
@@ -101,12 +102,14 @@ class Bench:
         return Execute(**(facts | changes))  # type: ignore[arg-type]  # names are Execute's
 
     def work(self) -> list[Report]:
-        """Work until nothing is left; returns all reports."""
+        """Work until nothing is left; returns all reports but those of the rest of a measurement."""
         reports: list[Report] = []
         while not self.engine.is_idle:
             reports += self.engine.turn()
             if not self.engine.is_busy:
                 time.sleep(0.001)  # something is done in the background
+        while self.engine.is_busy:
+            self.engine.turn()
         return reports
 
     def run(self, *executes: Execute) -> list[Report]:

@@ -427,23 +427,19 @@ def test_its_costs_are_measured_with_real_pictures(painter: GenericPainter, fold
     manifest = repository.scan(folder.parent).variant("any").manifest
     bare, guided = [5.0, 1.0, 1.0, 2.0], [9.0, 3.0, 3.0, 4.0]  # the first step encodes, the last decodes
     seconds = iter(bare + guided)
-    units = measure(
-        painter, manifest, lambda act: (act(), next(seconds)), steps=3, max_rows=8, load_s=2.0
-    )
+    units = measure(painter, manifest, lambda act: (act(), next(seconds)), steps=3, max_rows=8)
     for _ in bare[1:] + guided[1:]:
-        next(units)
-    with pytest.raises(StopIteration) as ended:
-        next(units)
-    measured = ended.value.value
+        assert next(units) is None
+    (measured,) = units
     steps = (RowCost(1, 1.0), RowCost(2, 3.0))
-    assert measured == Measured(Costs(64 * 64, 6.0, steps, 4.0, 2.0), 0.0)
+    assert measured == Measured(Costs(64 * 64, 6.0, steps, 4.0, 0.0), 0.0)
 
 
 def test_a_measuring_that_nobody_waits_for_leaves_no_thread(
     painter: GenericPainter, folder: Path
 ) -> None:
     manifest = repository.scan(folder.parent).variant("any").manifest
-    units = measure(painter, manifest, lambda act: (act(), 1.0), steps=3, max_rows=8, load_s=2.0)
+    units = measure(painter, manifest, lambda act: (act(), 1.0), steps=3, max_rows=8)
     next(units)
     assert "generic-call" in {thread.name for thread in threading.enumerate()}
     units.close()

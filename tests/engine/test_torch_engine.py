@@ -10,10 +10,10 @@ import torch
 
 from difs.actor_messages import Ended, Evicted, Finished, Loaded, LoadFailed, Stepped, Switched
 from difs.actors import loading
-from difs.actors.engine import DeviceBroken
 from difs.actors.painter import Painter
 from difs.actors.previews import Projection
 from difs.actors.recipes import StableDiffusion
+from difs.actors.units import DeviceBroken
 from difs.clock import MonotonicClock
 from difs.profiles import step_seconds
 from tests.engine.conftest import Bench

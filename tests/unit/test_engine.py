@@ -20,10 +20,10 @@ from difs.actor_messages import (
     Switched,
     SwitchFailed,
 )
-from difs.actors.engine import Report
 from difs.actors.simulated import Fault, Script
+from difs.actors.units import Report
 from difs.shm import segment
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 from tests.studio import PLAN, Studio, ends, stepped
 
 SECOND = 64.0

@@ -51,6 +51,12 @@ def test_neither_difs_nor_its_client_nor_its_command_line_loads_anything_heavy(s
     assert "difs" in loaded
 
 
+@pytest.mark.parametrize("statement", ["import difs.supervisor", "import difs.broker.__main__"])
+def test_what_starts_before_the_actors_loads_nothing_heavy(statement: str) -> None:
+    _, loaded = imported(statement)
+    assert loaded.isdisjoint(HEAVY)
+
+
 @pytest.mark.parametrize("statement", ["import difs"])
 def test_import_difs_is_light(statement: str) -> None:
     seconds, loaded = imported(statement)

@@ -23,7 +23,7 @@ from difs.shm import layout, reaper, segment
 from difs.shm.layout import HEADER_BYTES, PAGE_BYTES, Header
 from difs.shm.pool import SlotPool
 from difs.shm.reader import SegmentReader, matches
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 
 EXAMPLES = settings(max_examples=100)
 CLASSES = st.lists(st.tuples(st.integers(0, 70_000), st.integers(0, 5)), max_size=5)

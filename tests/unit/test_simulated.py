@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from difs.actor_messages import Ended, Finished, Loaded, LoadFailed, Slot, Stepped
-from difs.actors.engine import DeviceBroken
 from difs.actors.simulated import NATIVE_PIXELS, Fault, Score, Script, parse_script, pattern
+from difs.actors.units import DeviceBroken
 from difs.errors import ConfigError
 from difs.profiles import step_seconds
 from difs.shm import segment
 from difs.shm.reader import matches
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 from tests import builders
 from tests.studio import PLAN, Studio, ends
 

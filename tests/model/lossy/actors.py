@@ -7,13 +7,13 @@ from typing import Any
 from difs.actor_messages import Pulse, Resident, ToActor
 from difs.actors.actor import EXIT_SOFTWARE, Actor
 from difs.actors.delivery import Easel
-from difs.actors.engine import DeviceBroken
 from difs.actors.jobs import Painting
 from difs.actors.simulated import Script, SimulatedEngine
+from difs.actors.units import DeviceBroken
 from difs.clock import ManualClock
 from difs.messages import Reading
 from difs.repository import Repository
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 from tests.model.lossy.links import Link
 from tests.model.lossy.timeline import Timeline
 

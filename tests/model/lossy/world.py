@@ -23,7 +23,7 @@ from difs.messages import Cancel
 from difs.repository import Repository
 from difs.shm import layout, segment
 from difs.shm.reader import SegmentReader
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 from difs.variants import Variant
 from tests import builders
 from tests.model.lossy import faults

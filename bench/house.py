@@ -1,0 +1,295 @@
+"""What the house itself costs: start, import, steps, the broker's CPU, the memory of what waits.
+
+    python -m bench.house [--rounds 5] [--only start import steps broker memory]
+
+- start: `difs serve` until it is ready, against plain Python that imports torch and diffusers and loads
+  the same weights, in turn; wall seconds, and CPU seconds of all processes until then.
+- import: a fresh process that imports the client; the least of several.
+- steps: see `bench.house_steps`.
+- broker: CPU of the broker's process, paced at 1 000 requests a second of four steps each, policy
+  `modelless`, the simulated engine. On a machine that is too busy for that rate the share is scaled from
+  the CPU of one request.
+- memory: what the broker's process grows by for each request that waits.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import zmq
+
+from bench.report import keep, verdict
+from difs import sockets, wire
+from difs.messages import Accepted, Beat, Delivery, Error, Generate, Overrides, Result
+from difs.private import PrivateService
+
+MODEL = "emoji-base"
+RATE, STEPS, SECONDS = 1000, 4, 2.0
+WAITING = 4000
+SILENCE_S = 30.0
+"""After so long without a result none will come: the machine is too busy for this rate."""
+SIMULATED = ("--device", "simulated:2")
+WIDE = (
+    *("--set", "broker.max_queued=20000", "--set", "broker.max_outstanding=20000"),
+    *("--set", f'actors.preload=["{MODEL}"]'),
+)
+PLAIN = f"""
+import os, sys
+os.environ["HF_HUB_OFFLINE"] = "1"
+import torch
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained("model_repo/{MODEL}", dtype=torch.float32,
+                                               local_files_only=True)
+os._exit(0)
+"""
+IMPORT = """
+import time
+before = time.perf_counter(), time.process_time()
+from difs import Client
+print(time.perf_counter() - before[0], time.process_time() - before[1])
+"""
+ROOT = Path(__file__).parents[1]
+
+
+def _run(*words: str) -> str:
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE
+    ).stdout
+
+
+# ---- start ----------------------------------------------------------------------------------------
+
+
+def start_plain() -> tuple[float, float]:
+    """Return wall and CPU seconds of plain Python until its pipeline is loaded."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, "-c", PLAIN], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    wall_s = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def start_difs() -> tuple[float, float]:
+    """Return wall and CPU seconds of `difs serve` until it is ready, all of its processes."""
+    service = PrivateService(["--device", "cpu"])
+    started = time.perf_counter()
+    service.start()
+    wall_s = time.perf_counter() - started
+    try:
+        return wall_s, sum(_cpu_s(process) for process in _tree(service))
+    finally:
+        service.stop()
+
+
+def _tree(service: PrivateService) -> list[psutil.Process]:
+    assert service.process is not None
+    supervisor = psutil.Process(service.process.pid)
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def measure_start(rounds: int) -> dict[str, float]:
+    """Return the medians of both, in turn; the first round only warms the disk's cache."""
+    taken: dict[str, list[tuple[float, float]]] = {"plain": [], "difs": []}
+    for _ in range(rounds + 1):
+        taken["plain"].append(start_plain())
+        taken["difs"].append(start_difs())
+    found = {}
+    for name, pairs in taken.items():
+        for what, values in zip(("wall_s", "cpu_s"), zip(*pairs[1:], strict=True), strict=True):
+            found[f"{name}_{what}"] = round(statistics.median(values), 3)
+    for what in ("wall", "cpu"):
+        found[f"{what}_ratio"] = round(found[f"difs_{what}_s"] / found[f"plain_{what}_s"], 3)
+    return found
+
+
+# ---- import and steps -----------------------------------------------------------------------------
+
+
+def measure_import(rounds: int) -> dict[str, float]:
+    """Return the least wall and CPU seconds of importing the client."""
+    taken = [[float(word) for word in _run("-c", IMPORT).split()] for _ in range(2 * rounds + 1)]
+    return {name: round(min(row[i] for row in taken), 4) for i, name in enumerate(("wall_s", "cpu_s"))}
+
+
+def measure_steps(rounds: int) -> dict[str, float]:
+    """Return what `bench.house_steps` finds, in a process of its own with one thread."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    found: dict[str, float] = json.loads(_run("-m", "bench.house_steps", "--rounds", str(2 * rounds)))
+    return found
+
+
+# ---- the broker -----------------------------------------------------------------------------------
+
+
+class Asker:
+    """A plain client that sends and counts."""
+
+    def __init__(self, address: str) -> None:
+        """Connect."""
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.sndhwm = self._socket.rcvhwm = 0
+        self._socket.connect(address)
+        self.sent = self.accepted = self.ended = self.failed = 0
+
+    def ask(self, timeout_s: float = 60.0) -> None:
+        """Send one request."""
+        self.sent += 1
+        message = Generate(
+            f"r{self.sent}",
+            "red apple",
+            seed=7,
+            width=64,
+            height=64,
+            timeout_s=timeout_s,
+            overrides=Overrides(steps=STEPS),
+            delivery=Delivery(format="raw"),
+        )
+        sockets.send(self._socket, wire.encode(message))
+
+    def hear(self, wait_s: float) -> None:
+        """Take what has come."""
+        if not self._socket.poll(max(0, int(wait_s * 1000))):
+            return
+        while True:
+            try:
+                message = wire.decode_from_broker(sockets.receive(self._socket, sockets.DONTWAIT))
+            except zmq.Again:
+                return
+            self.accepted += isinstance(message, Accepted)
+            self.ended += isinstance(message, (Result, Error))
+            self.failed += isinstance(message, Error)
+            assert isinstance(message, (Accepted, Result, Error, Beat)), message
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._context.destroy(linger=0)
+
+
+def _broker(service: PrivateService) -> psutil.Process:
+    return next(p for p in _tree(service) if "difs.broker" in p.cmdline())
+
+
+def _await(client: Asker, answered: Callable[[], int]) -> None:
+    """Wait until as many requests are answered as were sent."""
+    heard, heard_at = answered(), time.perf_counter()
+    while answered() < client.sent:
+        client.hear(0.1)
+        if answered() > heard:
+            heard, heard_at = answered(), time.perf_counter()
+        elif time.perf_counter() - heard_at > SILENCE_S:
+            raise SystemExit("the broker gave this client up, which took its answers too slowly")
+
+
+def _paced(client: Asker, seconds: float) -> float:
+    """Send RATE requests a second; returns how many were answered in a second."""
+    started, first = time.perf_counter(), client.sent
+    while (at := time.perf_counter() - started) < seconds:
+        while client.sent - first < at * RATE:
+            client.ask()
+        client.hear(0.001)
+    _await(client, lambda: client.ended)
+    return (client.sent - first) / (time.perf_counter() - started)
+
+
+def measure_broker(rounds: int) -> dict[str, float]:
+    """Return the broker's CPU for one request, and its share of a core at RATE."""
+    options = [*SIMULATED, *WIDE]
+    with PrivateService(options) as service:
+        client, broker = Asker(service.address), _broker(service)
+        _paced(client, 1.0)
+        costs, rates = [], []
+        for _ in range(rounds):
+            before, first = _cpu_s(broker), client.sent
+            rates.append(_paced(client, SECONDS))
+            costs.append((_cpu_s(broker) - before) / (client.sent - first))
+        idle = _cpu_s(broker)
+        time.sleep(3.0)
+        idle = (_cpu_s(broker) - idle) / 3.0
+        failed = client.failed
+        client.close()
+    return {
+        "request_us": round(statistics.median(costs) * 1e6, 1),
+        "share_of_a_core": round(statistics.median(costs) * RATE, 4),
+        "per_s": round(statistics.median(rates), 1),
+        "idle_share_of_a_core": round(idle, 4),
+        "failed": failed,
+    }
+
+
+def measure_memory(_: int) -> dict[str, float]:
+    """Return the bytes by which the broker grows for each request that waits."""
+    slow = ["--set", 'actors.script="step_s = 60000.0"']
+    with PrivateService([*SIMULATED, *WIDE, *slow]) as service:
+        client, broker = Asker(service.address), _broker(service)
+        grown: list[tuple[int, int]] = []
+        for number in (1000, WAITING):
+            while client.sent < number:
+                client.ask(3600.0)
+                client.hear(0)
+            _await(client, lambda: client.accepted + client.ended)
+            grown.append((client.accepted, broker.memory_info().rss))
+        assert not client.failed, "all of them wait"
+        client.close()
+    low, before = grown[0]
+    high, after = grown[-1]
+    return {"waiting": high, "bytes_a_request": round((after - before) / (high - low))}
+
+
+PARTS: dict[str, Callable[[int], dict[str, float]]] = {
+    "start": measure_start,
+    "import": measure_import,
+    "steps": measure_steps,
+    "broker": measure_broker,
+    "memory": measure_memory,
+}
+
+
+def judged(found: dict[str, dict[str, float]]) -> Sequence[dict[str, Any]]:
+    """Print and return the goals of what was measured."""
+    goals = {
+        "start": ("`difs serve` ready, of plain Python's wall time", "wall_ratio", 1.2),
+        "import": ("import of the client, s", "wall_s", 0.2),
+        "steps": ("a step of the engine, of the bare one", "ratio_p50", 1.03),
+        "broker": ("the broker's share of a core at 1000 requests/s", "share_of_a_core", 0.1),
+    }
+    return [
+        verdict(words, found[part][key], bound)
+        for part, (words, key, bound) in goals.items()
+        if part in found
+    ]
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
+    asked = parser.parse_args()
+    found: dict[str, dict[str, float]] = {}
+    for part in asked.only:
+        found[part] = PARTS[part](asked.rounds)
+        print(f"  {part:>8} {found[part]}", flush=True)
+    goals = judged(found)
+    command = f"python -m bench.house --rounds {asked.rounds}"
+    if len(asked.only) < len(PARTS):
+        command += f" --only {' '.join(asked.only)}"
+    print(keep("house", command, {**found, "goals": goals}))
+
+
+if __name__ == "__main__":
+    main()
