@@ -26,7 +26,7 @@ from difs.autoscaler.base import (
     Wants,
 )
 from difs.autoscaler.search import Option, Problem
-from difs.autoscaler.worth import SECOND, offer_of
+from difs.autoscaler.worth import SECOND, ceiling_of, heard, offer_of
 from difs.messages import MemoryMode
 
 SEARCH_S = 1.0
@@ -281,15 +281,15 @@ def _problem(
     sites: list[search.Site] = []
     wants = room.wants_of(view)
     for number, device in enumerate(view.devices):
-        free = rested.get(device.device, ())
-        removable = set(room.removable(device, (), view.options.min_residents)) & set(free)
+        free = set(rested.get(device.device, ())) if device.device in calm else set()
+        removable = set(room.removable(device, (), view.options.min_residents)) & free
+        free -= device.moving
         here = room.present(device)
         for variant, forms in device.forms.items():
             family = view.families.get(variant, "")
             if variant in here:
                 resident = device.residents.get(variant)
-                is_free = device.device in calm and variant in free and variant not in device.moving
-                may_switch = is_free and resident is not None and not _is_settled(resident)
+                may_switch = variant in free and resident is not None and not _is_settled(resident)
                 usable = forms if may_switch else (here[variant],)
                 options = _present(
                     usable, here[variant], wants, variant=variant, family=family, number=number
@@ -301,7 +301,7 @@ def _problem(
                 current = usable.index(here[variant])
                 sites.append(search.Site.of(number, options, current))
                 places.append((device, variant, usable))
-            elif device.device in calm and variant in free and variant not in device.moving:
+            elif variant in free:
                 site = _absent(forms, variant, family, wants, number)
                 if site.ceiling:
                     sites.append(site)
@@ -334,17 +334,22 @@ def _slower(option: Option) -> Option:
 
 @lru_cache(maxsize=8192)  # the same from plan to plan, but for what was learned of a variant
 def _absent(forms: tuple[Form, ...], variant: str, family: str, wants: Wants, number: int) -> search.Site:
-    """Return the site of a variant that is not there."""
-    options = [
-        Option(
-            form.rest_bytes,
-            form.peak_bytes,
-            SECOND * form.load_s,
-            offer_of(form, variant, family, wants, number),
-        )
-        for form in forms
-    ]
-    return search.Site.of(number, [*options, _absence(forms, is_here=False)], len(forms))
+    """Return the site of a variant that is not there: its options are made when it may be worth it."""
+
+    def make() -> list[Option]:
+        options = [
+            Option(
+                form.rest_bytes,
+                form.peak_bytes,
+                SECOND * form.load_s,
+                offer_of(form, variant, family, wants, number),
+            )
+            for form in forms
+        ]
+        return [*options, _absence(forms, is_here=False)]
+
+    ceiling = ceiling_of(forms, heard(wants, variant, family))
+    return search.Site(number, search.Later(make), len(forms), ceiling, is_vacant=True)
 
 
 def _absence(forms: Iterable[Form], *, is_here: bool) -> Option:
