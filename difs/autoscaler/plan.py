@@ -7,7 +7,7 @@ that keeps coming under pressure as soon as it recovered is given more and more 
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from msgspec import Struct
 
@@ -335,21 +335,25 @@ def _slower(option: Option) -> Option:
 @lru_cache(maxsize=8192)  # the same from plan to plan, but for what was learned of a variant
 def _absent(forms: tuple[Form, ...], variant: str, family: str, wants: Wants, number: int) -> search.Site:
     """Return the site of a variant that is not there: its options are made when it may be worth it."""
-
-    def make() -> list[Option]:
-        options = [
-            Option(
-                form.rest_bytes,
-                form.peak_bytes,
-                SECOND * form.load_s,
-                offer_of(form, variant, family, wants, number),
-            )
-            for form in forms
-        ]
-        return [*options, _absence(forms, is_here=False)]
-
     ceiling = ceiling_of(forms, heard(wants, variant, family))
-    return search.Site(number, search.Later(make), len(forms), ceiling, is_vacant=True)
+    later = search.Later(partial(_arrivals, forms, variant, family, wants, number))
+    return search.Site(number, later, len(forms), ceiling, is_vacant=True)
+
+
+def _arrivals(
+    forms: tuple[Form, ...], variant: str, family: str, wants: Wants, number: int
+) -> list[Option]:
+    """Return the options of a variant that is not there."""
+    options = [
+        Option(
+            form.rest_bytes,
+            form.peak_bytes,
+            SECOND * form.load_s,
+            offer_of(form, variant, family, wants, number),
+        )
+        for form in forms
+    ]
+    return [*options, _absence(forms, is_here=False)]
 
 
 def _absence(forms: Iterable[Form], *, is_here: bool) -> Option:

@@ -59,6 +59,8 @@ class Site(NamedTuple):
 class Later(Sequence[Option]):
     """Options that are made when one is looked at."""
 
+    __slots__ = ("_made", "_make")
+
     def __init__(self, make: Callable[[], Sequence[Option]]) -> None:
         """`make` is pure, and called once at most."""
         self._make = make
