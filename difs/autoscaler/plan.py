@@ -8,6 +8,7 @@ that keeps coming under pressure as soon as it recovered is given more and more 
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -145,17 +146,22 @@ class _Planning:
 
     def _could_restore(self, device: DeviceView) -> bool:
         """Whether anything that pressure changed or took would have room again."""
-        here, limit = room.present(device), room.budget(device, self._view.options)
         owed = [(v, device.form(v, mode)) for v, mode in self._owed(device.device)]
-        return not owed or any(f is None or _fits(here, v, f, limit) for v, f in owed)
+        if not owed:
+            return True
+        here, limit = room.present(device), room.budget(device, self._view.options)
+        return any(f is None or _fits(here, v, f, limit) for v, f in owed)
 
     def _restore(self, device: DeviceView) -> bool:
         """Bring back what pressure changed or took, as it fits; returns whether something comes back."""
         options, name = self._view.options, device.device
+        owed = self._owed(name)
+        if not owed:
+            return False
         here, limit = room.present(device), room.budget(device, options)
         rested = self._rested(device, options.settle_s)
         acted = False
-        for variant, mode in sorted(self._owed(name), key=lambda owed: _haste(device, owed[0])):
+        for variant, mode in sorted(owed, key=lambda owed: _haste(device, owed[0])):
             wanted, resident = device.form(variant, mode), device.residents.get(variant)
             is_back = resident is not None and resident.memory_mode == mode
             if is_back or wanted is None or (resident is not None and resident.is_pinned):
@@ -180,7 +186,8 @@ class _Planning:
     def _unload_idle(self, device: DeviceView) -> bool:
         """Let go what nobody wanted for long, and nobody is expected to."""
         options, now = self._view.options, self._view.now
-        if not options.idle_unload_s:
+        long_ago = now - options.idle_unload_s
+        if not options.idle_unload_s or all(r.wanted_at > long_ago for r in device.residents.values()):
             return False
         rested = self._rested(device, options.settle_s)
         expected = {s.want.variant for s in self._view.streams if s.uses >= 1.0}
@@ -291,15 +298,10 @@ def _problem(
                 resident = device.residents.get(variant)
                 may_switch = variant in free and resident is not None and not _is_settled(resident)
                 usable = forms if may_switch else (here[variant],)
-                options = _present(
-                    usable, here[variant], wants, variant=variant, family=family, number=number
-                )
-                if resident is not None and resident.state == "overloaded":
-                    options = [_slower(option) for option in options]
-                if variant in removable:
-                    options.append(_absence(usable, is_here=True))
-                current = usable.index(here[variant])
-                sites.append(search.Site.of(number, options, current))
+                is_slow = resident is not None and resident.state == "overloaded"
+                may_leave = variant in removable
+                seat = Seat(variant, family, number, usable.index(here[variant]), is_slow, may_leave)
+                sites.append(_present(usable, wants, seat))
                 places.append((device, variant, usable))
             elif variant in free:
                 site = _absent(forms, variant, family, wants, number)
@@ -310,18 +312,36 @@ def _problem(
     return places, Problem(budgets, tuple(sites), view.streams)
 
 
-def _present(
-    forms: Iterable[Form], now: Form, wants: Wants, *, variant: str, family: str, number: int
-) -> list[Option]:
-    return [
+class Seat(NamedTuple):
+    """A variant that is on a device, or on its way there."""
+
+    variant: str
+    family: str
+    number: int
+    """Of the device."""
+    current: int
+    """Which of its forms it has."""
+    is_overloaded: bool
+    may_leave: bool
+
+
+@lru_cache(maxsize=8192)  # the same from plan to plan, as long as nothing new is learned of it
+def _present(forms: tuple[Form, ...], wants: Wants, seat: Seat) -> search.Site:
+    """Return the site of a variant that is there."""
+    options = [
         Option(
             form.rest_bytes,
             form.peak_bytes,
-            0.0 if form is now else SECOND * SWITCH_S,
-            offer_of(form, variant, family, wants, number),
+            0.0 if i == seat.current else SECOND * SWITCH_S,
+            offer_of(form, seat.variant, seat.family, wants, seat.number),
         )
-        for form in forms
+        for i, form in enumerate(forms)
     ]
+    if seat.is_overloaded:
+        options = [_slower(option) for option in options]
+    if seat.may_leave:
+        options.append(_absence(forms, is_here=True))
+    return search.Site.of(seat.number, options, seat.current)
 
 
 def _slower(option: Option) -> Option:
