@@ -12,7 +12,8 @@ what is missing, drops what was wanted longest ago; it computes all at once, too
   shift   three of six variants are wanted, others each two minutes
   cycle   four variants in turn, room for three: LRU never has the one that is wanted
   zipf    six variants at random: nobody who does not know the future knows who is next
-  free    nothing is named; three variants of different worth, sizes and speeds, latencies by the hour
+  free    nothing is named; three variants of different worth, sizes and speeds, other haste each 200 s
+  flicker the same each 60 s, which is as long as a forecast remembers (`forecast.WINDOW_S`)
 
 Goal: at most 15 % less than the bound.
 """
@@ -176,13 +177,22 @@ def zipf(seconds: float, seed: int) -> Instance:
 
 
 def free(seconds: float, seed: int) -> Instance:
-    """Return: nothing is named; how much haste there is changes each minute."""
+    """Return: nothing is named; whether most are in haste changes each 200 s."""
+    return _free(seconds, seed, 200.0)
+
+
+def flicker(seconds: float, seed: int) -> Instance:
+    """Return: the same, but it changes each 60 s."""
+    return _free(seconds, seed, 60.0)
+
+
+def _free(seconds: float, seed: int, phase_s: float) -> Instance:
     dice = Random(f"free {seed}")
     cards = {"best": Card(3, 2.0, 1.0), "good": Card(2, 0.8, 0.8), "quick": Card(1, 0.1, 0.6)}
     times = tuple(arrivals.poisson(0.15, seconds, dice))
     wishes = []
     for at in times:
-        in_haste = dice.random() < (0.8 if int(at / 60) % 2 else 0.2)
+        in_haste = dice.random() < (0.8 if int(at / phase_s) % 2 else 0.2)
         wishes.append(Wish(latency_s=1.2 if in_haste else 5.0))
     return Instance(cards, 4, times, tuple(wishes))
 
@@ -192,6 +202,7 @@ KINDS: Mapping[str, Callable[[float, int], Instance]] = {
     "cycle": cycle,
     "zipf": zipf,
     "free": free,
+    "flicker": flicker,
 }
 
 # ---- planners in the simulator --------------------------------------------------------------------
@@ -268,7 +279,7 @@ def main() -> None:
     for kind, make in KINDS.items():
         runs = [reached(make(asked.seconds, seed), seed) for seed in asked.seeds]
         rows[kind] = {who: round(statistics.fmean(run[who] for run in runs), 4) for who in runs[0]}
-        print(f"  {kind:6} " + "  ".join(f"{who} {worth:.3f}" for who, worth in rows[kind].items()))
+        print(f"  {kind:8}" + "  ".join(f"{who} {worth:.3f}" for who, worth in rows[kind].items()))
         regret = 1.0 - rows[kind]["utility"] / rows[kind]["bound"]
         goals.append(verdict(f"{kind}: regret of utility", regret, GOAL))
     seeds = " ".join(map(str, asked.seeds))

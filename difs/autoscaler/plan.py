@@ -27,11 +27,14 @@ from difs.autoscaler.base import (
     Wants,
 )
 from difs.autoscaler.search import Option, Problem
-from difs.autoscaler.worth import SECOND, ceiling_of, heard, offer_of
+from difs.autoscaler.worth import ceiling_of, heard, offer_of
 from difs.messages import MemoryMode
 
 SEARCH_S = 1.0
 """How often the best set is searched."""
+CHANGE = 0.1
+"""What a second of a change costs when the best set is searched, in pictures of quality 1: more than the
+second itself (`worth.SECOND`), for forecasts err, and who left for nothing is missed (bench/oracle.py)."""
 SWITCH_S = 0.5
 """What a change of the memory mode is taken to cost."""
 OVERLOADED = 1.5
@@ -332,7 +335,7 @@ def _present(forms: tuple[Form, ...], wants: Wants, seat: Seat) -> search.Site:
         Option(
             form.rest_bytes,
             form.peak_bytes,
-            0.0 if i == seat.current else SECOND * SWITCH_S,
+            0.0 if i == seat.current else CHANGE * SWITCH_S,
             offer_of(form, seat.variant, seat.family, wants, seat.number),
         )
         for i, form in enumerate(forms)
@@ -368,7 +371,7 @@ def _arrivals(
         Option(
             form.rest_bytes,
             form.peak_bytes,
-            SECOND * form.load_s,
+            CHANGE * form.load_s,
             offer_of(form, variant, family, wants, number),
         )
         for form in forms
@@ -379,4 +382,4 @@ def _arrivals(
 def _absence(forms: Iterable[Form], *, is_here: bool) -> Option:
     """Return the option that a variant is absent: who leaves has a way back to go."""
     back_s = min(form.load_s for form in forms)
-    return Option(0, 0, SECOND * 0.5 * back_s if is_here else 0.0, None)
+    return Option(0, 0, CHANGE * 0.5 * back_s if is_here else 0.0, None)
