@@ -27,7 +27,7 @@ def painted_by(service: Service, variant: str) -> Counter[str]:
     """Ask for many pictures at once; return how many each device painted."""
 
     async def one(client: AsyncClient, seed: int) -> str:
-        with await client.generate("red apple", variant=variant, seed=seed, **big(steps=4)) as result:
+        with await client.generate("red apple", **big(steps=4, variant=variant, seed=seed)) as result:
             return result.plan.device
 
     async def all_at_once() -> list[str]:
