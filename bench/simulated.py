@@ -3,11 +3,11 @@
     python -m bench.simulated [--requests 60] [--loads 0.5 0.9 1.3] [--seed 1]
 
 A private service with the embedded family on this CPU and policy `modelless`. What the simulator takes
-for true are the profiles that `difs profile` made here: they must be there. How fast the machine is now
-is measured in the same run: before and after each load some requests come alone, in real and in virtual
-time, and all seconds of the profiles are stretched by the mean of the two ratios. So what keeps the
-machine busy all the time cancels; what came and went within a load does not: `stretch` tells it (before,
-after). A load of 1 is one request in the seconds of one alone. Goals: attainment within 3 points, mean
+for true are the profiles that `difs profile` made here, else those of bench/tables. How fast the machine
+is now is measured in the same run: before and after each load some requests come alone, in real and in
+virtual time, and all seconds of the profiles are stretched by the mean of the two ratios. So what keeps
+the machine busy all the time cancels; what came and went within a load does not: `stretch` tells it
+(before, after). A load of 1 is one request in the seconds of one alone. Goals: attainment within 3 points, mean
 quality within 0.03; where the two stretches differ by more than UNSTEADY, the machine was no fit judge.
 """
 
@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -34,6 +35,7 @@ from difs.simulation.tables import Mode, Model
 from difs.simulation.world import World
 
 DEVICE = "cpu-0"
+TABLES = Path(__file__).parent / "tables"
 LATENCIES_S = (1.0, 2.0, 4.0)
 ALONE = 6
 """Requests before and after each load, of which the first is not counted."""
@@ -133,12 +135,17 @@ def simulated_alone_s(models: Mapping[str, Model]) -> float:
     return statistics.median([fate.seconds for fate in ledger.fates.values()][1:])
 
 
-def models_here() -> dict[str, Model]:
-    """Return the profiled variants of this machine's CPU."""
+def models_here() -> tuple[dict[str, Model], str]:
+    """Return the variants profiled on this machine, else those of bench/tables; and which they are."""
     settings = config.load(None)
     threads = settings.actors.threads or processes.cores_share(1)
     known = catalogue.open_for(settings).found
-    return tables.here(known.variants.values(), store.device_facts(DEVICE, threads))
+    facts = store.device_facts(DEVICE, threads)
+    try:
+        return tables.here(known.variants.values(), facts), "profiled here"
+    except errors.ConfigError:
+        infos = {name: variant.info() for name, variant in known.variants.items()}
+        return tables.read(TABLES, infos), "bench/tables"
 
 
 def main() -> None:
@@ -151,7 +158,7 @@ def main() -> None:
         "--patience", type=float, default=60.0, help="seconds to wait for a quiet machine"
     )
     asked = parser.parse_args()
-    models = models_here()
+    models, source = models_here()
     profiled_s = simulated_alone_s(models)
     busy = wait_until_quiet(asked.patience)
     prompt = "red apple"
@@ -181,6 +188,7 @@ def main() -> None:
     command = f"python -m bench.simulated --requests {asked.requests} --seed {asked.seed}"
     facts = {
         "busy_before": round(busy, 3),
+        "tables": source,
         "profiled_alone_s": round(profiled_s, 4),
         "loads": found,
         "goals": goals,

@@ -33,8 +33,8 @@ from difs.messages import MemoryMode
 SEARCH_S = 1.0
 """How often the best set is searched."""
 CHANGE = 0.1
-"""What a second of a change costs when the best set is searched, in pictures of quality 1: more than the
-second itself (`worth.SECOND`), for forecasts err, and who left for nothing is missed (bench/oracle.py)."""
+"""What a second of a change costs in a search for the best set, in pictures of quality 1: more than the
+second itself (`worth.SECOND`), for forecasts err, and who left for nothing is missed (bench.oracle)."""
 SWITCH_S = 0.5
 """What a change of the memory mode is taken to cost."""
 OVERLOADED = 1.5
