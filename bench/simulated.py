@@ -7,8 +7,9 @@ for true are the profiles that `difs profile` made here, else those of bench/tab
 is now is measured in the same run: before and after each load some requests come alone, in real and in
 virtual time, and all seconds of the profiles are stretched by the mean of the two ratios. So what keeps
 the machine busy all the time cancels; what came and went within a load does not: `stretch` tells it
-(before, after). A load of 1 is one request in the seconds of one alone. Goals: attainment within 3 points, mean
-quality within 0.03; where the two stretches differ by more than UNSTEADY, the machine was no fit judge.
+(before, after). A load of 1 is one request in the seconds of one alone. Goals: attainment within 3
+points, mean quality within 0.03; where the two stretches differ by more than UNSTEADY, the machine was no
+fit judge.
 """
 
 import argparse
