@@ -30,11 +30,16 @@ TURN = (math.sqrt(5) - 1) / 2
 """Multiples of it, less their whole parts, are spread evenly: requests take turns without chance."""
 
 
+LATEST = 0.625
+"""What the demand since the last split counts beside what was seen before: 1 / 1.6."""
+
+
 class Memory(Struct, frozen=True):
-    """The demand that the split was solved for, and when."""
+    """The demand that the split was solved for, when, and after how many decisions."""
 
     demand_hz: float = 0.0
     at: float = -math.inf
+    decisions: int = 0
 
 
 class Side(NamedTuple):
@@ -71,11 +76,17 @@ class Proteus:
 
 
 def _seen(view: View) -> Memory:
-    """Return the demand to split for: the one remembered, or anew what is asked for now."""
-    memory = view.memory if isinstance(view.memory, Memory) else Memory()
-    if view.now - memory.at < SOLVED_EACH_S:
+    """Return the demand to split for: the one remembered, or anew what was asked for since."""
+    memory = (
+        view.memory if isinstance(view.memory, Memory) else Memory(at=view.now, decisions=view.decisions)
+    )
+    age_s = view.now - memory.at
+    if age_s < SOLVED_EACH_S:
         return memory
-    return Memory(sum(d.rate(name, view.now) for d in view.devices for name in view.variants), view.now)
+    fresh_hz = (view.decisions - memory.decisions) / age_s
+    weight = LATEST if memory.demand_hz > 0 else 1.0
+    demand_hz = memory.demand_hz + weight * (fresh_hz - memory.demand_hz)
+    return Memory(demand_hz, view.now, view.decisions)
 
 
 def _sides(view: View, found: Sequence[VariantInfo], request: Generate) -> list[Side]:

@@ -67,8 +67,15 @@ def test_the_more_demand_the_fewer_get_the_accurate_one_and_evenly() -> None:
 
 
 def test_the_demand_is_looked_at_again_only_after_a_while() -> None:
-    old = Memory(50.0, 0.0)
-    assert admitted(old, now=SOLVED_EACH_S - 1).memory == old
-    fresh = admitted(old, now=SOLVED_EACH_S + 1)
-    assert fresh.memory == Memory(0.0, SOLVED_EACH_S + 1)
-    assert fresh.plan.variant == "good"
+    old = Memory(50.0, 0.0, 100)
+    assert admitted(old, now=SOLVED_EACH_S - 1, decisions=900).memory == old
+    fresh = admitted(old, now=2 * SOLVED_EACH_S, decisions=100).memory
+    assert isinstance(fresh, Memory)
+    assert fresh.at == 2 * SOLVED_EACH_S
+    assert 0.0 < fresh.demand_hz < old.demand_hz
+
+
+def test_the_first_demand_is_what_was_asked_for_since_the_beginning() -> None:
+    first = admitted(now=5.0, decisions=7).memory
+    assert first == Memory(0.0, 5.0, 7)
+    assert admitted(first, now=25.0, decisions=47).memory == Memory(2.0, 25.0, 47)
