@@ -12,7 +12,8 @@ devices, 0.5, 1 or 3 s. A load of 1 is what one variant of the best quality coul
 The headline is `quality_attainment`: the mean delivered quality of all requests, where what is refused,
 fails or comes late counts 0. Qualities in (a) and (b) are declared, not measured (see
 `difs.simulation.tables`): which policy is ahead rests on their order, by how much on their size. All
-policies have the same engine, with shared calls and none that is tuned to one of them.
+policies have the same engine, with shared calls and none that is tuned to one of them. One small GPU in
+all memory modes: `bench.single_gpu`; planners: `bench.oracle`.
 """
 
 import argparse
