@@ -67,6 +67,7 @@ def of(
     return _forms(info, kind, _known(nearest), by_profile, back_s)
 
 
+@lru_cache(maxsize=8192)  # asked for at every plan
 def _known(found: Resident) -> Known:
     return Known(found.memory_mode, found.weight_bytes, found.costs, found.room)
 

@@ -7,7 +7,8 @@ that keeps coming under pressure as soon as it recovered is given more and more 
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -26,11 +27,14 @@ from difs.autoscaler.base import (
     Wants,
 )
 from difs.autoscaler.search import Option, Problem
-from difs.autoscaler.worth import SECOND, offer_of
+from difs.autoscaler.worth import ceiling_of, heard, offer_of
 from difs.messages import MemoryMode
 
 SEARCH_S = 1.0
 """How often the best set is searched."""
+CHANGE = 0.1
+"""What a second of a change costs in a search for the best set, in pictures of quality 1: more than the
+second itself (`worth.SECOND`), for forecasts err, and who left for nothing is missed (bench.oracle)."""
 SWITCH_S = 0.5
 """What a change of the memory mode is taken to cost."""
 OVERLOADED = 1.5
@@ -145,17 +149,22 @@ class _Planning:
 
     def _could_restore(self, device: DeviceView) -> bool:
         """Whether anything that pressure changed or took would have room again."""
-        here, limit = room.present(device), room.budget(device, self._view.options)
         owed = [(v, device.form(v, mode)) for v, mode in self._owed(device.device)]
-        return not owed or any(f is None or _fits(here, v, f, limit) for v, f in owed)
+        if not owed:
+            return True
+        here, limit = room.present(device), room.budget(device, self._view.options)
+        return any(f is None or _fits(here, v, f, limit) for v, f in owed)
 
     def _restore(self, device: DeviceView) -> bool:
         """Bring back what pressure changed or took, as it fits; returns whether something comes back."""
         options, name = self._view.options, device.device
+        owed = self._owed(name)
+        if not owed:
+            return False
         here, limit = room.present(device), room.budget(device, options)
         rested = self._rested(device, options.settle_s)
         acted = False
-        for variant, mode in sorted(self._owed(name), key=lambda owed: _haste(device, owed[0])):
+        for variant, mode in sorted(owed, key=lambda owed: _haste(device, owed[0])):
             wanted, resident = device.form(variant, mode), device.residents.get(variant)
             is_back = resident is not None and resident.memory_mode == mode
             if is_back or wanted is None or (resident is not None and resident.is_pinned):
@@ -180,7 +189,8 @@ class _Planning:
     def _unload_idle(self, device: DeviceView) -> bool:
         """Let go what nobody wanted for long, and nobody is expected to."""
         options, now = self._view.options, self._view.now
-        if not options.idle_unload_s:
+        long_ago = now - options.idle_unload_s
+        if not options.idle_unload_s or all(r.wanted_at > long_ago for r in device.residents.values()):
             return False
         rested = self._rested(device, options.settle_s)
         expected = {s.want.variant for s in self._view.streams if s.uses >= 1.0}
@@ -281,27 +291,22 @@ def _problem(
     sites: list[search.Site] = []
     wants = room.wants_of(view)
     for number, device in enumerate(view.devices):
-        free = rested.get(device.device, ())
-        removable = set(room.removable(device, (), view.options.min_residents)) & set(free)
+        free = set(rested.get(device.device, ())) if device.device in calm else set()
+        removable = set(room.removable(device, (), view.options.min_residents)) & free
+        free -= device.moving
         here = room.present(device)
         for variant, forms in device.forms.items():
             family = view.families.get(variant, "")
             if variant in here:
                 resident = device.residents.get(variant)
-                is_free = device.device in calm and variant in free and variant not in device.moving
-                may_switch = is_free and resident is not None and not _is_settled(resident)
+                may_switch = variant in free and resident is not None and not _is_settled(resident)
                 usable = forms if may_switch else (here[variant],)
-                options = _present(
-                    usable, here[variant], wants, variant=variant, family=family, number=number
-                )
-                if resident is not None and resident.state == "overloaded":
-                    options = [_slower(option) for option in options]
-                if variant in removable:
-                    options.append(_absence(usable, is_here=True))
-                current = usable.index(here[variant])
-                sites.append(search.Site.of(number, options, current))
+                is_slow = resident is not None and resident.state == "overloaded"
+                may_leave = variant in removable
+                seat = Seat(variant, family, number, usable.index(here[variant]), is_slow, may_leave)
+                sites.append(_present(usable, wants, seat))
                 places.append((device, variant, usable))
-            elif device.device in calm and variant in free and variant not in device.moving:
+            elif variant in free:
                 site = _absent(forms, variant, family, wants, number)
                 if site.ceiling:
                     sites.append(site)
@@ -310,18 +315,36 @@ def _problem(
     return places, Problem(budgets, tuple(sites), view.streams)
 
 
-def _present(
-    forms: Iterable[Form], now: Form, wants: Wants, *, variant: str, family: str, number: int
-) -> list[Option]:
-    return [
+class Seat(NamedTuple):
+    """A variant that is on a device, or on its way there."""
+
+    variant: str
+    family: str
+    number: int
+    """Of the device."""
+    current: int
+    """Which of its forms it has."""
+    is_overloaded: bool
+    may_leave: bool
+
+
+@lru_cache(maxsize=8192)  # the same from plan to plan, as long as nothing new is learned of it
+def _present(forms: tuple[Form, ...], wants: Wants, seat: Seat) -> search.Site:
+    """Return the site of a variant that is there."""
+    options = [
         Option(
             form.rest_bytes,
             form.peak_bytes,
-            0.0 if form is now else SECOND * SWITCH_S,
-            offer_of(form, variant, family, wants, number),
+            0.0 if i == seat.current else CHANGE * SWITCH_S,
+            offer_of(form, seat.variant, seat.family, wants, seat.number),
         )
-        for form in forms
+        for i, form in enumerate(forms)
     ]
+    if seat.is_overloaded:
+        options = [_slower(option) for option in options]
+    if seat.may_leave:
+        options.append(_absence(forms, is_here=True))
+    return search.Site.of(seat.number, options, seat.current)
 
 
 def _slower(option: Option) -> Option:
@@ -334,20 +357,29 @@ def _slower(option: Option) -> Option:
 
 @lru_cache(maxsize=8192)  # the same from plan to plan, but for what was learned of a variant
 def _absent(forms: tuple[Form, ...], variant: str, family: str, wants: Wants, number: int) -> search.Site:
-    """Return the site of a variant that is not there."""
+    """Return the site of a variant that is not there: its options are made when it may be worth it."""
+    ceiling = ceiling_of(forms, heard(wants, variant, family))
+    later = search.Later(partial(_arrivals, forms, variant, family, wants, number))
+    return search.Site(number, later, len(forms), ceiling, is_vacant=True)
+
+
+def _arrivals(
+    forms: tuple[Form, ...], variant: str, family: str, wants: Wants, number: int
+) -> list[Option]:
+    """Return the options of a variant that is not there."""
     options = [
         Option(
             form.rest_bytes,
             form.peak_bytes,
-            SECOND * form.load_s,
+            CHANGE * form.load_s,
             offer_of(form, variant, family, wants, number),
         )
         for form in forms
     ]
-    return search.Site.of(number, [*options, _absence(forms, is_here=False)], len(forms))
+    return [*options, _absence(forms, is_here=False)]
 
 
 def _absence(forms: Iterable[Form], *, is_here: bool) -> Option:
     """Return the option that a variant is absent: who leaves has a way back to go."""
     back_s = min(form.load_s for form in forms)
-    return Option(0, 0, SECOND * 0.5 * back_s if is_here else 0.0, None)
+    return Option(0, 0, CHANGE * 0.5 * back_s if is_here else 0.0, None)

@@ -25,8 +25,12 @@ def footprint(forms: Iterable[Form]) -> int:
 def present(device: DeviceView) -> dict[str, Form]:
     """Return the forms of what is on a device, or on its way there."""
     modes = {name: found.memory_mode for name, found in device.residents.items()} | dict(device.arriving)
-    found = {name: device.form(name, mode) for name, mode in modes.items()}
-    return {name: form for name, form in found.items() if form is not None}
+    return {
+        name: form
+        for name, mode in modes.items()
+        for form in device.forms.get(name, ())
+        if form.memory_mode == mode
+    }
 
 
 def budget(device: DeviceView, options: Options) -> int:

@@ -6,8 +6,8 @@ serve together (`difs.autoscaler.worth`), less what the change to each pick cost
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, overload
 
 from difs.autoscaler.base import Stream
 from difs.autoscaler.worth import Offer, Served, serve
@@ -37,11 +37,14 @@ class Site(NamedTuple):
     """A variant on a device."""
 
     device: int
-    options: tuple[Option, ...]
+    options: Sequence[Option]
+    """Of most sites none is ever looked at: they may be made when one is (`Later`)."""
     current: int
     """The option that is there now."""
     ceiling: tuple[tuple[int, float], ...]
-    """(index of a stream, worth of the best option): no option is worth more."""
+    """(index of a stream, worth): no option is worth more."""
+    is_vacant: bool = False
+    """Nothing is there now, which costs and serves nothing."""
 
     @classmethod
     def of(cls, device: int, options: Sequence[Option], current: int) -> "Site":
@@ -51,6 +54,34 @@ class Site(NamedTuple):
             for stream, worth in option.offer.worths if option.offer is not None else ():
                 most[stream] = max(most.get(stream, 0.0), worth)
         return cls(device, tuple(options), current, tuple(most.items()))
+
+
+class Later(Sequence[Option]):
+    """Options that are made when one is looked at."""
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: Callable[[], Sequence[Option]]) -> None:
+        """`make` is pure, and called once at most."""
+        self._make = make
+        self._made: Sequence[Option] | None = None
+
+    def _all(self) -> Sequence[Option]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    @overload
+    def __getitem__(self, index: int) -> Option: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Option]: ...
+    def __getitem__(self, index: int | slice) -> Option | Sequence[Option]:
+        """Return an option."""
+        return self._all()[index]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._all())
 
 
 class Problem(NamedTuple):
@@ -183,13 +214,14 @@ class _Climb:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._picks = list(current(problem))
-        self._sites_on: list[list[int]] = [[] for _ in problem.budgets]
-        for i, site in enumerate(problem.sites):
-            self._sites_on[site.device].append(i)
-        self._enter(self._outcome())
+        self._chosen = {
+            i: site.options[site.current] for i, site in enumerate(problem.sites) if not site.is_vacant
+        }
+        """The options that serve or cost anything; all other sites are vacant, as they were."""
+        self._enter(self._outcome(self._chosen))
 
     def run(self) -> Picks:
-        if not fits(self._problem, self._picks):
+        if not all(self._fits_on(device, self._chosen) for device in range(len(self._problem.budgets))):
             return tuple(self._picks)
         heap = self._first()
         tries = 0
@@ -213,10 +245,11 @@ class _Climb:
         """Return what could be gained at each site at most; its options are looked at when it leads."""
         heap = []
         for i, site in enumerate(self._problem.sites):
-            most = self._more(site.ceiling) + self._cost(i)
             if i in self._worth_at:
                 heap += self._gains_at(i)
-            elif most > LEAST_GAIN:
+                continue
+            most = self._more(site.ceiling) + self._cost(i)
+            if most > LEAST_GAIN:
                 heap.append((-most, i, -1))
         heapq.heapify(heap)
         return heap
@@ -229,20 +262,17 @@ class _Climb:
         ]
         return [entry for entry in found if -entry[0] > LEAST_GAIN]
 
-    def _outcome(self) -> tuple[float, Served, dict[int, float]]:
-        """Return what the picks are worth, what they serve, and what of it each site does."""
-        problem, cost = self._problem, 0.0
-        offers: dict[int, Offer] = {}
-        for i, (site, pick) in enumerate(zip(problem.sites, self._picks, strict=True)):
-            option = site.options[pick]
-            cost += option.cost
-            if option.offer is not None:
-                offers[i] = option.offer
-        served = serve(list(offers.values()), problem.streams, len(problem.budgets))
-        return served.total - cost, served, dict(zip(offers, served.by_offer, strict=True))
+    def _outcome(self, chosen: dict[int, Option]) -> "_Outcome":
+        """Return what picks are worth."""
+        offers = {i: option.offer for i, option in chosen.items() if option.offer is not None}
+        cost = sum(option.cost for option in chosen.values())
+        streams = self._problem.streams
+        served = serve(list(offers.values()), streams, len(self._problem.budgets))
+        worth_at = dict(zip(offers, served.by_offer, strict=True))
+        return _Outcome(served.total - cost, worth_at, _lines(streams, served))
 
-    def _enter(self, outcome: tuple[float, Served, dict[int, float]]) -> None:
-        self._value, self._served, self._worth_at = outcome
+    def _enter(self, outcome: "_Outcome") -> None:
+        self._value, self._worth_at, self._lines = outcome
 
     def _gain(self, i: int, option: Option) -> float:
         """Return what an option would add at most, all devices having time."""
@@ -253,54 +283,78 @@ class _Climb:
 
     def _more(self, worths: Sequence[tuple[int, float]]) -> float:
         """Return what would be served beyond what is."""
-        streams, missed, mean = self._problem.streams, self._served.missed, self._served.mean
-        more = 0.0
+        lines, more = self._lines, 0.0
         for s, worth in worths:
-            better = worth - mean[s] if worth > mean[s] else 0.0
-            more += streams[s].uses * (missed[s] * worth + (1.0 - missed[s]) * better)
+            missed, uses, served = lines[s]
+            instead = uses * worth - served
+            beside = missed * worth
+            more += instead if instead > beside else beside
         return more
 
     def _cost(self, i: int) -> float:
-        return self._problem.sites[i].options[self._picks[i]].cost
+        option = self._chosen.get(i)
+        return option.cost if option is not None else 0.0
 
     def _try(self, i: int, pick: int) -> None:
         """Make a change, with what must give way, if all of it pays."""
-        before = self._picks.copy()
-        self._picks[i] = pick
-        if self._make_room(i):
-            outcome = self._outcome()
-            if outcome[0] > self._value + LEAST_GAIN:
-                self._enter(outcome)
-                return
-        self._picks = before
+        changes = self._make_room(i, pick)
+        if changes is None:
+            return
+        sites = self._problem.sites
+        chosen = self._chosen | {j: sites[j].options[to] for j, to in changes.items()}
+        outcome = self._outcome(chosen)
+        if outcome.value > self._value + LEAST_GAIN:
+            self._enter(outcome)
+            self._chosen = chosen
+            for j, to in changes.items():
+                self._picks[j] = to
 
-    def _make_room(self, newcomer: int) -> bool:
-        """Let what serves least for its bytes become absent until the newcomer's device has room."""
-        problem, device = self._problem, self._problem.sites[newcomer].device
-        here = self._sites_on[device]
-        picked = {i: problem.sites[i].options[self._picks[i]] for i in here}
+    def _make_room(self, newcomer: int, pick: int) -> dict[int, int] | None:
+        """Return the picks with which the newcomer's device has room; None: there is no way.
+
+        What serves least for its bytes becomes absent.
+        """
+        sites = self._problem.sites
+        device = sites[newcomer].device
+        picked = {i: option for i, option in self._chosen.items() if sites[i].device == device}
+        picked[newcomer] = sites[newcomer].options[pick]
         leaving = sorted(
             (
                 (self._worth_at.get(i, 0.0) / max(1, option.rest_bytes), i)
                 for i, option in picked.items()
-                if i != newcomer
-                and option.offer is not None
-                and problem.sites[i].options[-1].offer is None
+                if i != newcomer and option.offer is not None and sites[i].options[-1].offer is None
             ),
             reverse=True,
         )
-        while not _fits_in(picked.values(), problem.budgets[device]):
+        changes = {newcomer: pick}
+        while not self._fits_on(device, picked):
             if not leaving:
-                return False
+                return None
             _, i = leaving.pop()
-            self._picks[i] = len(problem.sites[i].options) - 1
-            picked[i] = problem.sites[i].options[-1]
-        return True
+            changes[i] = len(sites[i].options) - 1
+            picked[i] = sites[i].options[-1]
+        return changes
+
+    def _fits_on(self, device: int, chosen: Mapping[int, Option]) -> bool:
+        rest = peak = 0
+        for i, option in chosen.items():
+            if self._problem.sites[i].device == device:
+                rest += option.rest_bytes
+                peak = max(peak, option.peak_bytes)
+        return rest + peak <= self._problem.budgets[device]
 
 
-def _fits_in(options: Iterable[Option], budget: int) -> bool:
-    rest = peak = 0
-    for option in options:
-        rest += option.rest_bytes
-        peak = max(peak, option.peak_bytes)
-    return rest + peak <= budget
+class _Outcome(NamedTuple):
+    """What picks are worth, together and each; and what more could be had of each stream."""
+
+    value: float
+    worth_at: dict[int, float]
+    lines: list[tuple[float, float, float]]
+
+
+def _lines(streams: Sequence[Stream], served: Served) -> list[tuple[float, float, float]]:
+    """Return, for each stream, the uses that nobody serves, all of them, and what is served."""
+    return [
+        (stream.uses * missed, stream.uses, stream.uses * (1.0 - missed) * mean)
+        for stream, missed, mean in zip(streams, served.missed, served.mean, strict=True)
+    ]

@@ -4,7 +4,8 @@ A service is worth, over the horizon, the sum over forecast requests of the qual
 that comes too late gets little of it, one that no device has time for nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from difs.autoscaler.base import Form, Stream, Want, Wants
@@ -33,7 +34,8 @@ def worth(form: Form, want: Want) -> float:
         quality, share = form.draft_quality + part * (form.quality - form.draft_quality), 1.0
     if quality < want.floor:
         share *= POOR
-    return quality * share * (1.0 - SPEED * min(1.0, form.latency_s / HASTE_S))
+    haste_s = form.latency_s
+    return quality * share * (1.0 - SPEED * (haste_s / HASTE_S if haste_s < HASTE_S else 1.0))
 
 
 class Offer(NamedTuple):
@@ -47,8 +49,31 @@ class Offer(NamedTuple):
 
 def offer_of(form: Form, variant: str, family: str, wants: Wants, device: int) -> Offer:
     """Return what a form offers to all that is wanted."""
-    worths = [(i, worth(form, w)) for i, w in enumerate(wants.all) if w.allows(variant, family)]
+    worths = [(i, worth(form, want)) for i, want in heard(wants, variant, family)]
     return Offer(device, form.serve_s, worths)
+
+
+@lru_cache(maxsize=8192)  # asked for each form of a variant on each device, at every plan
+def heard(wants: Wants, variant: str, family: str) -> tuple[tuple[int, Want], ...]:
+    """Return the wants that a variant may serve, each with the index of its stream."""
+    return tuple([(i, want) for i, want in enumerate(wants.all) if want.allows(variant, family)])
+
+
+def ceiling_of(forms: Iterable[Form], wants: Sequence[tuple[int, Want]]) -> tuple[tuple[int, float], ...]:
+    """Return worths that no form of a variant exceeds: those of one that is the best in all respects.
+
+    `worth` never falls with a better quality or fewer seconds, so that one look does for all forms.
+    """
+    quality = draft_quality = 0.0
+    latency_s = draft_s = float("inf")
+    for form in forms:  # plain comparisons: it is done for hundreds of variants at once
+        quality = form.quality if form.quality > quality else quality
+        draft_quality = form.draft_quality if form.draft_quality > draft_quality else draft_quality
+        latency_s = form.latency_s if form.latency_s < latency_s else latency_s
+        draft_s = form.draft_s if form.draft_s < draft_s else draft_s
+    quality = max(quality, draft_quality)
+    ideal = Form("full", 0, 0, 0.0, 0.0, quality, latency_s, draft_quality, draft_s)
+    return tuple([(i, worth(ideal, want)) for i, want in wants])
 
 
 class Served(NamedTuple):
@@ -76,6 +101,8 @@ def serve(offers: Sequence[Offer], streams: Sequence[Stream], devices: int) -> S
         for stream, value in offer.worths:
             for_stream[stream].append((-value, offer.serve_s, i))
     for s, found in enumerate(for_stream):
+        if not found:
+            continue
         stream_value, rate_hz, uses = 0.0, streams[s].rate_hz, streams[s].uses
         for negative, serve_s, i in sorted(found):
             device = offers[i].device

@@ -5,7 +5,6 @@ from difs.autoscaler.forecast import Trace
 from difs.broker.books import Books
 from difs.broker.records import Request
 from difs.messages import Generate
-from difs.policy.base import Surveyor
 
 WANTS_KEPT = 128
 """Kinds of requests that are told apart; those that came longest ago are forgotten."""
@@ -21,7 +20,7 @@ def note_arrival(books: Books, request: Request, variant: str, now: float) -> No
     scaling = books.scaling
     if scaling is None or request.is_best_effort:
         return
-    want = _want(request.message, None if isinstance(books.policy, Surveyor) else variant)
+    want = _want(request.message, None if hasattr(books.policy, "survey") else variant)
     trace = scaling.traces.pop(want, Trace())
     scaling.traces[want] = trace.arrived(now)  # the latest stands last
     if len(scaling.traces) > WANTS_KEPT:

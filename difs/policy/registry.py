@@ -13,6 +13,7 @@ OURS = {
     "infaas": "difs.policy.infaas:Infaas",
     "least_loaded": "difs.policy.least_loaded:LeastLoaded",
     "modelless": "difs.policy.modelless:Modelless",
+    "proteus": "difs.policy.proteus:Proteus",
     "round_robin": "difs.policy.round_robin:RoundRobin",
     "static": "difs.policy.static:Static",
 }

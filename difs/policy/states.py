@@ -4,12 +4,14 @@ Romero et al., "INFaaS: Automated Model-less Inference Serving", ATC 2021; limit
 Policy `infaas` passes marked ones over, the autoscaler and `difs status` show them.
 """
 
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from difs.actor_messages import Costs
 from difs.messages import Generate, VariantInfo
 from difs.policy import fixed
 from difs.policy.base import DeviceView, View
-from difs.profiles import images_a_call
+from difs.profiles import images_a_call, predict
 
 State = Literal["inactive", "active", "overloaded", "interfered"]
 
@@ -64,8 +66,13 @@ def _capacity(device: DeviceView, info: VariantInfo) -> tuple[Limits, float, flo
     take longer, so here it is held against what one round of calls serves, or a second's work.
     """
     limits = CPU if device.device.startswith("cpu") else GPU
-    work = fixed.work_of(info, PLAIN)
-    own_s = max(1e-6, fixed.own_s(device, info, PLAIN))
-    images = images_a_call(device.residents[info.name].costs, work)
-    per_s = images / own_s
+    images, per_s = _round(info, device.residents[info.name].costs)
     return limits, max(float(images), per_s), per_s
+
+
+@lru_cache(maxsize=2048)  # of every resident, each second
+def _round(info: VariantInfo, costs: Costs) -> tuple[int, float]:
+    """Return how many usual pictures a round of calls serves, and how many are served in a second."""
+    work = fixed.work_of(info, PLAIN)
+    images = images_a_call(costs, work)
+    return images, images / max(1e-6, predict(work, costs).total_s)

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
@@ -66,7 +67,7 @@ class Arrivals(Struct, frozen=True, forbid_unknown_fields=True):
                 return arrivals.bounded(lambda: arrivals.poisson(self.rate_hz, self.seconds, dice))
 
 
-class Wish(Struct, frozen=True, forbid_unknown_fields=True):
+class Wish(Struct, frozen=True, forbid_unknown_fields=True, cache_hash=True):
     """One kind of request, and which part of all it is."""
 
     share: Positive = 1.0
@@ -93,16 +94,29 @@ class Wish(Struct, frozen=True, forbid_unknown_fields=True):
             n=self.n,
             seed=seed,
             timeout_s=self.timeout_s,
-            requirements=Requirements(
-                latency_s=self.latency_s,
-                quality=self.quality,
-                priority=self.priority,
-                on_infeasible=self.on_infeasible,
-                best_effort=self.best_effort,
-            ),
-            overrides=Overrides(variant=self.variant, family=self.family, steps=self.steps),
-            delivery=Delivery(format="raw", metadata=False),
+            requirements=_requirements(self),
+            overrides=_overrides(self),
+            delivery=DELIVERY,
         )
+
+
+DELIVERY = Delivery(format="raw", metadata=False)
+
+
+@lru_cache(maxsize=256)  # the same for every request of its kind
+def _requirements(wish: Wish) -> Requirements:
+    return Requirements(
+        latency_s=wish.latency_s,
+        quality=wish.quality,
+        priority=wish.priority,
+        on_infeasible=wish.on_infeasible,
+        best_effort=wish.best_effort,
+    )
+
+
+@lru_cache(maxsize=256)
+def _overrides(wish: Wish) -> Overrides:
+    return Overrides(variant=wish.variant, family=wish.family, steps=wish.steps)
 
 
 class Fleet(Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difs.autoscaler import search
-from difs.autoscaler.search import Option, Picks, Problem, Site
-from difs.autoscaler.worth import Offer, serve
+from difs.autoscaler.base import Form, Want
+from difs.autoscaler.search import Later, Option, Picks, Problem, Site
+from difs.autoscaler.worth import Offer, ceiling_of, serve, worth
 from tests.scaling import stream
 
 BYTES = st.integers(0, 6)
@@ -118,3 +119,48 @@ def test_a_device_has_one_second_in_a_second() -> None:
     assert (alone.total, alone.missed) == (4.0, [0.5])
     shared = serve([wants(0.8, serve_s=1.0), wants(0.8, device=1, serve_s=1.0)], [busy], 2)
     assert (shared.total, shared.missed) == (8.0, [0.0])
+
+
+# ---- ceilings -------------------------------------------------------------------------------------
+
+SECONDS = st.integers(0, 12).map(float)
+FORMS = st.builds(
+    lambda quality, latency_s, draft_quality, draft_s: Form(
+        "full", 1, 0, 1.0, 1.0, quality, latency_s, draft_quality, draft_s
+    ),
+    WORTH,
+    SECONDS,
+    WORTH,
+    SECONDS,
+)
+WANTS = st.builds(Want, latency_s=st.none() | SECONDS, floor=WORTH)
+
+
+@given(st.lists(FORMS, min_size=1, max_size=4), st.lists(WANTS, min_size=1, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_no_form_is_worth_more_than_the_ceiling(forms: list[Form], wanted: list[Want]) -> None:
+    streams = tuple(enumerate(wanted))
+    ceiling = dict(ceiling_of(forms, streams))
+    for form in forms:
+        assert all(worth(form, want) <= ceiling[i] + 1e-9 for i, want in streams)
+
+
+@given(problems())
+@settings(max_examples=60, deadline=None)
+def test_options_made_when_they_are_looked_at_are_picked_alike(problem: Problem) -> None:
+    def later(site: Site) -> Site:
+        return site._replace(options=Later(lambda: site.options), is_vacant=True)
+
+    sites = tuple(later(site) for site in problem.sites)
+    assert search.best(problem._replace(sites=sites)) == search.best(problem)
+
+
+def test_options_that_could_add_nothing_are_never_made() -> None:
+    def never() -> list[Option]:
+        raise AssertionError
+
+    served = Site.of(0, [Option(1, 0, 0.0, wants(0.9)), Option(0, 0, 0.0, None)], 0)
+    useless = Site(0, Later(never), 1, ((0, 0.5),), is_vacant=True)
+    sites = (served, *[useless] * (search.EXACT_SITES + 1))
+    problem = Problem((2,), sites, (stream(uses=1.0, rate_hz=0.1),))
+    assert search.best(problem) == search.current(problem)
