@@ -261,6 +261,7 @@ def _stepped(books: Books, route: bytes, message: Stepped, now: float) -> None:
     if attempt.state is not AttemptState.RUNNING:
         return
     books.credit(attempt)
+    attempt.stepped_at = now
     request = attempt.request
     asked = request.message.delivery
     preview = message.preview if asked.preview_every else None
@@ -286,6 +287,8 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
         return
     books.end(attempt, Cause.ENDED, _used_s(message))
     _note_activity(attempt, now)
+    if request.foreseen_s > 0 and request.attempts == 1:
+        attempt.actor.lateness.saw(evaluations(attempt.plan.sampler, attempt.plan.steps), (now - request.arrived_at) / request.foreseen_s)
     if not attempt.actor.is_proven:
         attempt.actor.is_proven = True
         tell_fleet(books)

@@ -75,8 +75,20 @@ def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate
                 ranked[guided] = _quickest(ways(info, devices, request, guidance))
             fixed_s, call_s, device, mode = _soonest(ranked[guided], calls)
             total_s = fixed_s + calls * call_s
+            if device.outlook is not None and info.name in device.residents:
+                total_s += _wait_s(device, info, request, steps, guidance) - device.backlog_s
             found.append(Point(device, info, steps, guidance, mode, total_s, worth, is_measured))
     return found
+
+
+def _wait_s(
+    device: DeviceView, info: VariantInfo, request: Generate, steps: int, guidance: float
+) -> float:
+    """Return the seconds that others cost a request on a device that has the variant loaded."""
+    width, height = points.size_of(info, request)
+    sampler = points.sampler_of(info, request)
+    work = Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
+    return points.wait_s(device, device.residents[info.name], work)
 
 
 def survey_points(view: View, infos: Sequence[VariantInfo], request: Generate) -> list[Point]:
