@@ -191,7 +191,12 @@ _standing = attrgetter("standing")
 
 
 def run_ahead(
-    tasks: Sequence[Task], paces: Mapping[Hashable, Pace], *, now: float, begun: float, rest_s: float = 0.0
+    tasks: Sequence[Task],
+    paces: Mapping[Hashable, Pace],
+    *,
+    now: float,
+    begun: float,
+    rest_s: float = 0.0,
 ) -> Outlook:
     """Return what a device does with `tasks`, and after them with `rest_s` seconds of others.
 
@@ -240,9 +245,9 @@ def _next_batch(
         if one.task.group != group or grown > pace.most_rows:
             continue
         will_s = pace.seconds(grown)
-        if _loses(one, one.task.call_s, will_s, moment) or any(
-            [_loses(member, call_s, will_s, moment) for member in batch]
-        ):
+        if _loses(one, one.task.call_s, will_s, moment):
+            continue
+        if any(_loses(member, call_s, will_s, moment) for member in batch):
             continue
         batch.append(one)
         rows, call_s = grown, will_s

@@ -287,8 +287,7 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
         return
     books.end(attempt, Cause.ENDED, _used_s(message))
     _note_activity(attempt, now)
-    if request.foreseen_s > 0 and request.attempts == 1:
-        attempt.actor.lateness.saw(evaluations(attempt.plan.sampler, attempt.plan.steps), (now - request.arrived_at) / request.foreseen_s)
+    _note_lateness(attempt, now)
     if not attempt.actor.is_proven:
         attempt.actor.is_proven = True
         tell_fleet(books)
@@ -359,6 +358,14 @@ def _note_activity(attempt: Attempt, now: float) -> None:
         profiled_s = profiles.predict(planning.work_of(attempt.request, plan), costs).total_s
         seen_s = now - attempt.started_at
         actor.activity[plan.variant] = activity.finished(seen_s, profiled_s, now)
+
+
+def _note_lateness(attempt: Attempt, now: float) -> None:
+    """Enter what came of a prediction, where nothing but the device's work can have belied it."""
+    request, plan = attempt.request, attempt.plan
+    if request.foreseen_s > 0 and request.attempts == 1:
+        calls = evaluations(plan.sampler, plan.steps)
+        attempt.actor.lateness.saw(calls, (now - request.arrived_at) / request.foreseen_s)
 
 
 def _matches(attempt: Attempt, message: Finished) -> bool:

@@ -106,6 +106,7 @@ def _view(
 
 
 def _device_view(actor: Actor, now: float, *, is_best_effort: bool) -> DeviceView:
+    waits_for_loads = bool(actor.load_s) and actor.free_credits <= 0
     return DeviceView(
         device=actor.device,
         residents=actor.residents,
@@ -118,7 +119,7 @@ def _device_view(actor: Actor, now: float, *, is_best_effort: bool) -> DeviceVie
         profiled=actor.offers,
         estimated=actor.estimated,
         room_bytes=actor.room_bytes,
-        outlook=None if is_best_effort else outlooks.of(actor, now),
+        outlook=None if is_best_effort or waits_for_loads else outlooks.of(actor, now),
         now=now,
         lateness=actor.lateness.factors,
     )
@@ -212,7 +213,7 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
 
 def _foresee(request: Request, actor: Actor, plan: Plan, now: float) -> None:
     """Note when a request's turn on its device is, and what was foreseen of it."""
-    told, before_s = plan.prediction, 0.0
+    told = plan.prediction
     if request.is_best_effort or plan.variant not in actor.residents:
         before_s = actor.wait_s(is_best_effort=request.is_best_effort)
     else:

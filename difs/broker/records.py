@@ -18,9 +18,9 @@ from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
 from difs.foresight import Outlook
 from difs.messages import Generate, Happening, MemoryMode, Plan, Reading
-from difs.policy.lateness import Lateness
 from difs.policy.activity import Activity
 from difs.policy.base import measured
+from difs.policy.lateness import Lateness
 from difs.policy.states import State
 from difs.profiles import Work
 

@@ -35,7 +35,7 @@ class Dial(NamedTuple):
     calls: int
     """Evaluations of the UNet."""
     worth: float
-    """The quality by which points are compared, in hundredths."""
+    """The quality by which points are compared; see `places_of`."""
 
 
 class Point(NamedTuple):
@@ -49,7 +49,7 @@ class Point(NamedTuple):
     total_s: float
     """Predicted seconds until the result, with all waiting."""
     worth: float
-    """The quality by which points are compared, in hundredths."""
+    """The quality by which points are compared; see `places_of`."""
     is_measured: bool
     """Whether `worth` is a quality that may be shown: by the ruler of all the points."""
 
@@ -69,36 +69,40 @@ def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate
     found = []
     for info, devices, dials, is_measured in _choices(view, infos, request, is_complete=False):
         ranked: dict[bool, list[Way]] = {}
-        for steps, guidance, calls, worth in dials:
+        for dial in dials:
+            steps, guidance, calls, worth = dial
             guided = guidance > 1.0
             if guided not in ranked:
                 ranked[guided] = _quickest(ways(info, devices, request, guidance))
-            fixed_s, call_s, device, mode = _soonest(ranked[guided], calls)
-            total_s = fixed_s + calls * call_s
-            if device.outlook is not None and info.name in device.residents:
-                total_s += _wait_s(device, info, request, steps, guidance) - device.backlog_s
-            found.append(Point(device, info, steps, guidance, mode, total_s, worth, is_measured))
+            way = _soonest(ranked[guided], calls)
+            total_s = _total_s(way, info, request, dial)
+            found.append(Point(way[2], info, steps, guidance, way[3], total_s, worth, is_measured))
     return found
-
-
-def _wait_s(
-    device: DeviceView, info: VariantInfo, request: Generate, steps: int, guidance: float
-) -> float:
-    """Return the seconds that others cost a request on a device that has the variant loaded."""
-    width, height = points.size_of(info, request)
-    sampler = points.sampler_of(info, request)
-    work = Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
-    return points.wait_s(device, device.residents[info.name], work)
 
 
 def survey_points(view: View, infos: Sequence[VariantInfo], request: Generate) -> list[Point]:
     """Return every point there is: for people, who want to see what was not chosen, too."""
     return [
-        Point(device, info, d.steps, d.guidance, mode, fixed_s + d.calls * call_s, d.worth, is_measured)
+        Point(way[2], info, d.steps, d.guidance, way[3], total_s, d.worth, is_measured)
         for info, devices, dials, is_measured in _choices(view, infos, request, is_complete=True)
         for d in dials
-        for fixed_s, call_s, device, mode in ways(info, devices, request, d.guidance, is_complete=True)
+        for way in ways(info, devices, request, d.guidance, is_complete=True)
+        for total_s in [_total_s(way, info, request, d)]
     ]
+
+
+def _total_s(way: Way, info: VariantInfo, request: Generate, dial: Dial) -> float:
+    """Return the seconds until a request is done; as its device foresees it where it does."""
+    fixed_s, call_s, device, _ = way
+    if device.outlook is None or info.name not in device.residents:
+        return fixed_s + dial.calls * call_s
+    width, height = points.size_of(info, request)
+    sampler = points.sampler_of(info, request)
+    work = Work(
+        width * height, dial.steps, sampler, dial.guidance, request.n, is_alone=request.deterministic
+    )
+    waits_s = points.wait_s(device, device.residents[info.name], work)
+    return fixed_s - device.backlog_s + waits_s + dial.calls * call_s
 
 
 Choices = tuple[VariantInfo, tuple[DeviceView, ...], tuple[Dial, ...], bool]
@@ -110,6 +114,7 @@ def _choices(
     """Yield each variant with the dials that the request's pins leave."""
     side = max([points.side_of(info, request) for info in infos])
     pins = request.overrides
+    places = places_of(view, request)
     ruler = quality.common_ruler(infos)
     knows: dict[int, bool] = {0: True}
     for info in infos:
@@ -118,11 +123,23 @@ def _choices(
             knows[key] = bool(captions.named(info.captions, request.prompt))
         sampler = points.sampler_of(info, request)
         is_measured = ruler is not None and quality.ruler_of(info) == ruler
-        asked = Asked(side if is_measured else None, sampler, pins.steps, pins.guidance_scale)
+        asked = Asked(side if is_measured else None, sampler, pins.steps, pins.guidance_scale, places)
         dials = dials_of(info, asked) if is_complete else best_dials_of(info, asked)
         if not knows[key]:  # its picture would show something else: worth nothing, but it is one
             dials = tuple([d._replace(worth=0.0) for d in dials])
         yield info, view.devices, dials, is_measured
+
+
+def places_of(view: View, request: Generate) -> int:
+    """Return to how many places qualities are compared: 2, or 3 where the finer costs nobody anything.
+
+    A hundredth is not worth seconds that somebody waits for. But who asks for the best wants it, and a
+    stated latency with no quality gives the time away: where no other wants the devices, it is used.
+    """
+    needs = request.requirements
+    is_given = needs.latency_s is not None and needs.wanted_quality is None
+    is_free = is_given and not any(device.wants for device in view.devices)
+    return 3 if needs.wanted_quality == "best" or is_free else 2
 
 
 class Asked(NamedTuple):
@@ -134,6 +151,8 @@ class Asked(NamedTuple):
     steps: int | None
     """Pinned, as `guidance`."""
     guidance: float | None
+    places: int = 2
+    """To which qualities are compared."""
 
 
 @lru_cache(maxsize=4096)
@@ -142,7 +161,7 @@ def dials_of(info: VariantInfo, asked: Asked) -> tuple[Dial, ...]:
     scales = [asked.guidance] if asked.guidance is not None else guidances(info)
     choices = [asked.steps] if asked.steps is not None else step_choices(info)
     return tuple(
-        Dial(n, scale, samplers.evaluations(asked.sampler, n), _worth(info, n, scale, asked.side))
+        Dial(n, scale, samplers.evaluations(asked.sampler, n), _worth(info, n, scale, asked))
         for scale in scales
         for n in choices
     )
@@ -177,9 +196,10 @@ def guidances(info: VariantInfo) -> list[float]:
     return sorted({info.guidance_scale} | quality.measured_guidances(info.quality))
 
 
-def _worth(info: VariantInfo, steps: int, guidance: float, side: int | None) -> float:
+def _worth(info: VariantInfo, steps: int, guidance: float, asked: Asked) -> float:
+    side = asked.side
     found = quality.expected(info.quality, steps, guidance, side) if side is not None else None
-    return round(quality.assumed(info, steps) if found is None else found, 2)
+    return round(quality.assumed(info, steps) if found is None else found, asked.places)
 
 
 # ---- what it costs --------------------------------------------------------------------------------

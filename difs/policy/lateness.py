@@ -1,11 +1,10 @@
-"""What later arrivals, and all else that no schedule knows, make of predictions: learned from the last ones.
+"""What later arrivals, and all else that no schedule knows, make of predictions: learned.
 
-A prediction runs ahead what is there (`difs.foresight`); who comes later shares calls and slows those that
-it shares with. How much is a matter of the load, so it is learned: the ratios of seen to predicted
-seconds of the last requests of a device. Predicted is then the middle of the shortest range that holds
-nine tenths of them: of all single numbers the one from which nine tenths are nearest. The shortest range
-with a share of all values is Rousseeuw's least quantile of squares (1984, "Least Median of Squares
-Regression"). Pure.
+A prediction runs ahead what is there (`difs.foresight`); who comes later shares calls and slows those
+that it shares with. How much is a matter of the load, so the ratios of seen to foreseen seconds of a
+device's last requests say it. Predicted is the middle of the shortest range that holds nine tenths of
+them: of all numbers the one that is nearest to nine tenths. It is the least quantile of squares of
+Rousseeuw (1984, "Least Median of Squares Regression"), with nine tenths for the half. Pure.
 """
 
 from collections import deque
