@@ -46,6 +46,7 @@ def _stepped(books: Books, route: bytes, message: Stepped, now: float) -> None:
     if attempt.state is not AttemptState.RUNNING:
         return
     books.credit(attempt)
+    attempt.stepped_at = now
     request = attempt.request
     asked = request.message.delivery
     preview = message.preview if asked.preview_every else None
@@ -71,6 +72,7 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
         return
     books.end(attempt, Cause.ENDED, _used_s(message))
     _note_activity(attempt, now)
+    _note_lateness(attempt, now)
     if not attempt.actor.is_proven:
         attempt.actor.is_proven = True
         tell_fleet(books)
@@ -141,6 +143,14 @@ def _note_activity(attempt: Attempt, now: float) -> None:
         profiled_s = profiles.predict(planning.work_of(attempt.request, plan), costs).total_s
         seen_s = now - attempt.started_at
         actor.activity[plan.variant] = activity.finished(seen_s, profiled_s, now)
+
+
+def _note_lateness(attempt: Attempt, now: float) -> None:
+    """Enter what came of a prediction, where nothing but the device's work can have belied it."""
+    request, plan = attempt.request, attempt.plan
+    if request.foreseen_s > 0 and request.attempts == 1:
+        calls = evaluations(plan.sampler, plan.steps)
+        attempt.actor.lateness.saw(calls, (now - request.arrived_at) / request.foreseen_s)
 
 
 def _matches(attempt: Attempt, message: Finished) -> bool:

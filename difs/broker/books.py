@@ -24,6 +24,7 @@ from difs.broker.quarantine import Quarantine
 from difs.broker.records import (
     ACTOR_TABLE,
     ATTEMPT_TABLE,
+    NO_OUTLOOK,
     REQUEST_TABLE,
     Account,
     Actor,
@@ -219,6 +220,7 @@ class Books:
         assert request.actor is None
         self.waiting.pop(request.message.request_id, None)
         request.actor = actor
+        actor.outlook = NO_OUTLOOK
         _account(actor, request).assigned_s += request.work_s
         actor.wants[plan.variant] = actor.wants.get(plan.variant, 0) + 1
         if plan.variant not in actor.residents:
@@ -242,6 +244,7 @@ class Books:
         if actor is None:
             return
         assert plan is not None
+        actor.outlook = NO_OUTLOOK
         actor.queue.discard(request)
         _account(actor, request).assigned_s -= request.work_s
         actor.wants[plan.variant] -= 1
@@ -268,6 +271,7 @@ class Books:
     ) -> Attempt:
         """Enter a dispatch of `request` to `actor`."""
         actor.queue.take(request)
+        actor.outlook = NO_OUTLOOK
         attempt = Attempt(
             number=self.next_number(),
             request=request,
@@ -302,6 +306,7 @@ class Books:
             self._settle(attempt, attempt.done_s if used_s is None else used_s)
         attempt.state = _follow(ATTEMPT_TABLE, attempt.state, cause, attempt.request.story)
         actor = attempt.actor
+        actor.outlook = NO_OUTLOOK
         del self.attempts[attempt.number], actor.attempts[attempt.number]
         _account(actor, attempt.request).done_s -= attempt.done_s
         actor.suspects -= attempt.is_suspect
@@ -311,6 +316,7 @@ class Books:
     def abort(self, attempt: Attempt) -> None:
         """Mark a dispatch as no longer wanted; its request leaves the actor's account, so it does too."""
         attempt.state = _follow(ATTEMPT_TABLE, attempt.state, Cause.ABORTED, attempt.request.story)
+        attempt.actor.outlook = NO_OUTLOOK
         self._settle(attempt, min(attempt.charged_s, attempt.done_s + attempt.step_s))  # one is under way
         _account(attempt.actor, attempt.request).done_s -= attempt.done_s
         attempt.done_s = 0.0
@@ -325,6 +331,7 @@ class Books:
         """Enter one evaluation of one image as done; never more than was assigned."""
         seconds = min(attempt.step_s, attempt.request.work_s - attempt.done_s)
         attempt.done_s += seconds
+        attempt.calls += 1
         _account(attempt.actor, attempt.request).done_s += seconds
 
     # ---- actors -----------------------------------------------------------------------------

@@ -232,19 +232,18 @@ def _execute(attempt: Attempt) -> Execute:
 
 
 def _due(request: Request, plan: Plan) -> tuple[float, float]:
-    """Return when the images were predicted, and when their client stated that it wants them (or 0.0).
+    """Return when the images are due, and when their client stated that it wants them (or 0.0).
 
-    Served in the order of the predictions, requests come when they were told to. Who is predicted to miss
-    its latency keeps its place by it all the same, or light work would go ahead of heavy for ever. A best
-    effort has until its deadline.
+    Served in the order in which they would be done one after the other, requests come when they were told
+    to, and whoever is late keeps its place, or light work would go ahead of heavy for ever. Where the
+    policy has an order, the stated latencies are it. A best effort has until its deadline.
     """
-    needs = request.message.requirements
-    if needs.best_effort:
+    if request.is_best_effort:
         return request.deadline, 0.0
-    latency_s = needs.latency_s
-    latest = 0.0 if latency_s is None else min(request.deadline, request.arrived_at + latency_s)
-    predicted = min(request.deadline, request.arrived_at + plan.prediction.total_s)
-    return min(predicted, latest) if latest else predicted, latest
+    latest = request.latest
+    if latest is None:
+        return request.due, 0.0
+    return min(request.due, latest) if request.order is not None else request.due, latest
 
 
 def _metadata(message: Generate, plan: Plan) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from difs import captions, profiles
-from difs.broker import admission, demand
+from difs.broker import admission, demand, outlooks
 from difs.broker.books import Books
 from difs.broker.effects import Complain
 from difs.broker.records import Actor, Request
 from difs.messages import MAX_POINTS, Alternative, Error, Generate, Plan, VariantInfo
-from difs.policy import states
+from difs.policy import lateness, states
 from difs.policy.activity import Activity
 from difs.policy.base import (
     Admit,
@@ -26,6 +26,7 @@ from difs.policy.base import (
     Wait,
 )
 from difs.profiles import Work
+from difs.samplers import evaluations
 
 Variants = Mapping[str, VariantInfo]
 
@@ -96,7 +97,7 @@ def _view(
     is_best_effort = message.requirements.best_effort
     return View(
         now=now,
-        devices=tuple([_device_view(a, is_best_effort=is_best_effort) for a in actors]),
+        devices=tuple([_device_view(a, now, is_best_effort=is_best_effort) for a in actors]),
         variants=variants,
         decisions=books.decisions,
         adapters=books.adapters,
@@ -104,7 +105,8 @@ def _view(
     )
 
 
-def _device_view(actor: Actor, *, is_best_effort: bool) -> DeviceView:
+def _device_view(actor: Actor, now: float, *, is_best_effort: bool) -> DeviceView:
+    waits_for_loads = bool(actor.load_s) and actor.free_credits <= 0
     return DeviceView(
         device=actor.device,
         residents=actor.residents,
@@ -117,6 +119,9 @@ def _device_view(actor: Actor, *, is_best_effort: bool) -> DeviceView:
         profiled=actor.offers,
         estimated=actor.estimated,
         room_bytes=actor.room_bytes,
+        outlook=None if is_best_effort or waits_for_loads else outlooks.of(actor, now),
+        now=now,
+        lateness=actor.lateness.factors,
     )
 
 
@@ -200,8 +205,24 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
         others = actor.wants.get(plan.variant, 0)
         request.work_s = profiles.shared_seconds(work, costs, others)
         request.step_s = profiles.shared_step_seconds(work, costs, others)
+        request.work = work
+        _foresee(request, actor, plan, now)
         actor.activity[plan.variant] = actor.activity.get(plan.variant, Activity()).wanted(now)
         books.assign(request, actor)
+
+
+def _foresee(request: Request, actor: Actor, plan: Plan, now: float) -> None:
+    """Note when a request's turn on its device is, and what was foreseen of it."""
+    told = plan.prediction
+    if request.is_best_effort or plan.variant not in actor.residents:
+        before_s = actor.wait_s(is_best_effort=request.is_best_effort)
+    else:
+        before_s = max(0.0, outlooks.of(actor, now).ends - now)
+    request.turn = now + before_s + told.total_s - told.queue_s
+    is_foreseen = not request.is_best_effort and not told.load_s
+    calls = evaluations(plan.sampler, plan.steps)
+    factor = lateness.factor(actor.lateness.factors, calls)
+    request.foreseen_s = told.total_s / factor if is_foreseen else 0.0
 
 
 def work_of(request: Request, plan: Plan) -> Work:

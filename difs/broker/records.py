@@ -16,10 +16,13 @@ from difs.autoscaler.forecast import Trace
 from difs.broker.events import LOCAL, Peer
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
+from difs.foresight import Outlook
 from difs.messages import Generate, Happening, MemoryMode, Plan, Reading
 from difs.policy.activity import Activity
 from difs.policy.base import measured
+from difs.policy.lateness import Lateness
 from difs.policy.states import State
+from difs.profiles import Work
 
 
 class RequestState(StrEnum):
@@ -104,6 +107,9 @@ ACTOR_TABLE: dict[ActorState, dict[Cause, ActorState]] = {
 }
 
 
+NO_OUTLOOK: tuple[float, Outlook | None] = (0.0, None)
+
+
 class InvalidTransition(InternalError):
     """A state was asked to change in a way that its table does not know: a bug."""
 
@@ -139,6 +145,12 @@ class Request:
     """Predicted seconds that its work takes of a device that is kept busy; no waiting, no load."""
     step_s: float = 0.0
     """The part of `work_s` that one evaluation of one image is."""
+    work: Work | None = None
+    """What its plan has a device compute."""
+    turn: float = 0.0
+    """When it would be done if all that was on its device before it were done first: its place there."""
+    foreseen_s: float = 0.0
+    """Seconds until its end, by the schedule of its device alone; 0: not foreseen."""
     order: float | None = None
     """Its place in the queue where the policy gives one; None: its client's fair share decides."""
     is_judged: bool = False
@@ -174,6 +186,17 @@ class Request:
     def flow(self) -> str | bytes | None:
         """Return with whom it shares a place in the queue: its client, or all that the policy orders."""
         return self.client.payer if self.order is None else None
+
+    @property
+    def latest(self) -> float | None:
+        """Return until when its client wants it; None: that was not stated."""
+        latency_s = self.message.requirements.latency_s
+        return None if latency_s is None else min(self.deadline, self.arrived_at + latency_s)
+
+    @property
+    def due(self) -> float:
+        """Return when it is to be done at its device, by which it has its place there."""
+        return min(self.deadline, self.turn)
 
     @property
     def deaths(self) -> int:
@@ -214,6 +237,10 @@ class Attempt:
     """Its request was suspect when it was dispatched: no other runs on its actor meanwhile."""
     state: AttemptState = AttemptState.RUNNING
     done_s: float = 0.0
+    calls: int = 0
+    """Evaluations that its images have behind them, together."""
+    stepped_at: float = 0.0
+    """When the last of them was told."""
     notes: tuple[str, ...] = ()
     """What happened to it that its client is told."""
 
@@ -273,6 +300,10 @@ class Actor:
     first_costs: dict[str, Costs] = field(default_factory=dict)
     """What was measured when each variant came."""
     activity: dict[str, Activity] = field(default_factory=dict)
+    lateness: Lateness = field(default_factory=Lateness)
+    """What came of its predictions lately."""
+    outlook: tuple[float, Outlook | None] = NO_OUTLOOK
+    """What it will do, and when that was found; None: something came or went since."""
     suspects: int = 0
     """How many of its attempts are suspect: 0 or 1."""
     account: Account = field(default_factory=Account)

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from difs import rooms
 from difs.actor_messages import Resident
+from difs.foresight import Outlook
 from difs.messages import AdapterInfo, Alternative, Generate, MemoryMode, Plan, VariantInfo
 from difs.policy.activity import Activity
 
@@ -57,6 +58,12 @@ class DeviceView(Struct, frozen=True):
     says so."""
     room_bytes: int | None = None
     """What a further variant could take, if those that nobody wants gave way; None: not known."""
+    outlook: Outlook | None = None
+    """What it will do if nothing more comes; None: `backlog_s` is all that is known."""
+    now: float = 0.0
+    """The moment of this view, by the clock of `outlook`."""
+    lateness: Mapping[int, float] = {}
+    """By what its predictions are to be multiplied; see `difs.policy.lateness`."""
 
     def loadable(self, variant: str, pixels: int) -> tuple[Resident, ...]:
         """Return what `variant`, which is not loaded here, could be loaded as to paint `pixels` pixels.

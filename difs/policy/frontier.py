@@ -35,7 +35,7 @@ class Dial(NamedTuple):
     calls: int
     """Evaluations of the UNet."""
     worth: float
-    """The quality by which points are compared, in hundredths."""
+    """The quality by which points are compared; see `places_of`."""
 
 
 class Point(NamedTuple):
@@ -49,7 +49,7 @@ class Point(NamedTuple):
     total_s: float
     """Predicted seconds until the result, with all waiting."""
     worth: float
-    """The quality by which points are compared, in hundredths."""
+    """The quality by which points are compared; see `places_of`."""
     is_measured: bool
     """Whether `worth` is a quality that may be shown: by the ruler of all the points."""
 
@@ -70,25 +70,43 @@ def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate
     make = tuple.__new__  # thousands are made for one decision: a NamedTuple's own maker costs twice
     for info, devices, dials, is_measured in _choices(view, infos, request, is_complete=False):
         ranked: dict[bool, list[Way]] = {}
-        for steps, guidance, calls, worth in dials:
+        for dial in dials:
+            steps, guidance, calls, worth = dial
             guided = guidance > 1.0
             if guided not in ranked:
                 ranked[guided] = _quickest(ways(info, devices, request, guidance))
             quick = ranked[guided]
-            fixed_s, call_s, device, mode = quick[0] if len(quick) == 1 else _soonest(quick, calls)
-            total_s = fixed_s + calls * call_s
-            found.append(make(Point, (device, info, steps, guidance, mode, total_s, worth, is_measured)))
+            way = quick[0] if len(quick) == 1 else _soonest(quick, calls)
+            total_s = _total_s(way, info, request, dial)
+            found.append(
+                make(Point, (way[2], info, steps, guidance, way[3], total_s, worth, is_measured))
+            )
     return found
 
 
 def survey_points(view: View, infos: Sequence[VariantInfo], request: Generate) -> list[Point]:
     """Return every point there is: for people, who want to see what was not chosen, too."""
     return [
-        Point(device, info, d.steps, d.guidance, mode, fixed_s + d.calls * call_s, d.worth, is_measured)
+        Point(way[2], info, d.steps, d.guidance, way[3], total_s, d.worth, is_measured)
         for info, devices, dials, is_measured in _choices(view, infos, request, is_complete=True)
         for d in dials
-        for fixed_s, call_s, device, mode in ways(info, devices, request, d.guidance, is_complete=True)
+        for way in ways(info, devices, request, d.guidance, is_complete=True)
+        for total_s in [_total_s(way, info, request, d)]
     ]
+
+
+def _total_s(way: Way, info: VariantInfo, request: Generate, dial: Dial) -> float:
+    """Return the seconds until a request is done; as its device foresees it where it does."""
+    fixed_s, call_s, device, _ = way
+    if device.outlook is None or info.name not in device.residents:
+        return fixed_s + dial.calls * call_s
+    width, height = points.size_of(info, request)
+    sampler = points.sampler_of(info, request)
+    work = Work(
+        width * height, dial.steps, sampler, dial.guidance, request.n, is_alone=request.deterministic
+    )
+    waits_s = points.wait_s(device, device.residents[info.name], work)
+    return fixed_s - device.backlog_s + waits_s + dial.calls * call_s
 
 
 Choices = tuple[VariantInfo, tuple[DeviceView, ...], tuple[Dial, ...], bool]
@@ -98,8 +116,11 @@ def _choices(
     view: View, infos: Sequence[VariantInfo], request: Generate, *, is_complete: bool
 ) -> Iterator[Choices]:
     """Yield each variant with the dials that the request's pins leave."""
+    places = places_of(view, request)
     knows: dict[int, bool] = {0: True}
-    for info, dials, is_measured in _dialled(tuple(infos), _pinned(request), is_complete=is_complete):
+    for info, dials, is_measured in _dialled(
+        tuple(infos), _pinned(request), places, is_complete=is_complete
+    ):
         key = id(info.captions) if info.captions else 0
         if key not in knows:
             knows[key] = bool(captions.named(info.captions, request.prompt))
@@ -118,7 +139,7 @@ def _pinned(request: Generate) -> Generate:
 
 @lru_cache(maxsize=64)
 def _dialled(
-    infos: tuple[VariantInfo, ...], request: Generate, *, is_complete: bool
+    infos: tuple[VariantInfo, ...], request: Generate, places: int, *, is_complete: bool
 ) -> tuple[tuple[VariantInfo, tuple[Dial, ...], bool], ...]:
     """Return each variant with its dials, and whether its quality was measured by the common ruler."""
     side = max([points.side_of(info, request) for info in infos])
@@ -128,9 +149,21 @@ def _dialled(
     for info in infos:
         is_measured = ruler is not None and quality.ruler_of(info) == ruler
         sampler = points.sampler_of(info, request)
-        asked = Asked(side if is_measured else None, sampler, pins.steps, pins.guidance_scale)
+        asked = Asked(side if is_measured else None, sampler, pins.steps, pins.guidance_scale, places)
         found.append((info, make(info, asked), is_measured))
     return tuple(found)
+
+
+def places_of(view: View, request: Generate) -> int:
+    """Return to how many places qualities are compared: 2, or 3 where the finer costs nobody anything.
+
+    A hundredth is not worth seconds that somebody waits for. But who asks for the best wants it, and a
+    stated latency with no quality gives the time away: where no other wants the devices, it is used.
+    """
+    needs = request.requirements
+    is_given = needs.latency_s is not None and needs.wanted_quality is None
+    is_free = is_given and not any(device.wants for device in view.devices)
+    return 3 if needs.wanted_quality == "best" or is_free else 2
 
 
 class Asked(NamedTuple):
@@ -142,6 +175,8 @@ class Asked(NamedTuple):
     steps: int | None
     """Pinned, as `guidance`."""
     guidance: float | None
+    places: int = 2
+    """To which qualities are compared."""
 
 
 @lru_cache(maxsize=4096)
@@ -150,7 +185,7 @@ def dials_of(info: VariantInfo, asked: Asked) -> tuple[Dial, ...]:
     scales = [asked.guidance] if asked.guidance is not None else guidances(info)
     choices = [asked.steps] if asked.steps is not None else step_choices(info)
     return tuple(
-        Dial(n, scale, samplers.evaluations(asked.sampler, n), _worth(info, n, scale, asked.side))
+        Dial(n, scale, samplers.evaluations(asked.sampler, n), _worth(info, n, scale, asked))
         for scale in scales
         for n in choices
     )
@@ -185,9 +220,10 @@ def guidances(info: VariantInfo) -> list[float]:
     return sorted({info.guidance_scale} | quality.measured_guidances(info.quality))
 
 
-def _worth(info: VariantInfo, steps: int, guidance: float, side: int | None) -> float:
+def _worth(info: VariantInfo, steps: int, guidance: float, asked: Asked) -> float:
+    side = asked.side
     found = quality.expected(info.quality, steps, guidance, side) if side is not None else None
-    return round(quality.assumed(info, steps) if found is None else found, 2)
+    return round(quality.assumed(info, steps) if found is None else found, asked.places)
 
 
 # ---- what it costs --------------------------------------------------------------------------------

@@ -124,8 +124,14 @@ def floor_of(known: Sequence[Point], request: Generate) -> float:
     if asked is None:
         return 0.0
     if isinstance(asked, str):
-        return round(points.SHARES[asked] * max(p.worth for p in known), 2)
+        most = max(p.worth for p in known)
+        return most if asked == "best" else round(points.SHARES[asked] * most, 2)
     return round(asked, 2)
+
+
+def told(worth: float) -> str:
+    """Return a quality in words: in hundredths, or thousandths where it was compared so."""
+    return f"{worth:.2f}" if round(worth, 2) == worth else f"{worth:.3f}"
 
 
 def choose(known: Sequence[Point], floor: float, latency_s: float | None) -> tuple[Point, str]:
@@ -135,11 +141,11 @@ def choose(known: Sequence[Point], floor: float, latency_s: float | None) -> tup
     if floor > 0.0:
         good = [p for p in (known if latency_s is None else within) if p.worth >= floor]
         if good:
-            return soonest(good), f"the soonest of quality {floor:.2f} or better"
+            return soonest(good), f"the soonest of quality {told(floor)} or better"
         if latency_s is None:
-            return best(known), f"quality {floor:.2f} is not to be had: the best there is"
+            return best(known), f"quality {told(floor)} is not to be had: the best there is"
         if within:
-            why = f"quality {floor:.2f} is not to be had in {latency_s:g} s: the best that is"
+            why = f"quality {told(floor)} is not to be had in {latency_s:g} s: the best that is"
             return best(within), why
     if within:
         how = "comes soon" if latency_s is None else f"keeps {latency_s:g} s"

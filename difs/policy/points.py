@@ -4,9 +4,11 @@ import math
 
 from msgspec.structs import replace
 
-from difs import profiles, samplers
+from difs import foresight, profiles, samplers
 from difs.actor_messages import Resident
+from difs.foresight import Task
 from difs.messages import AdapterInfo, Generate, Level, MemoryMode, Plan, Prediction, VariantInfo
+from difs.policy import lateness
 from difs.policy.base import Admit, Decision, DeviceView, Reject, View
 from difs.profiles import Work
 
@@ -181,9 +183,28 @@ def predict(device: DeviceView, variant: str, work: Work, known: Resident | None
     return profiles.predict(
         work,
         known.costs if known else None,
-        queue_s=device.backlog_s,
+        queue_s=wait_s(device, known, work),
         is_resident=variant in device.residents,
     )
+
+
+def wait_s(device: DeviceView, known: Resident | None, work: Work) -> float:
+    """Return the seconds by which others make `work` later on a device than it would be alone."""
+    if known is None or device.outlook is None or known.variant not in device.residents:
+        return device.backlog_s
+    task = foresight.task_of(known.costs, work, known.variant)
+    if work.is_alone:
+        task = task._replace(group=None)
+    alone_s = task.encode_s + task.calls * task.call_s + task.decode_s
+    return max(0.0, foreseen_s(device, known, task, work.pixels) - alone_s)
+
+
+def foreseen_s(device: DeviceView, known: Resident, task: Task, pixels: int) -> float:
+    """Return the seconds until `task` is done on a device that has its variant loaded."""
+    assert device.outlook is not None
+    pace = foresight.pace_of(known.costs, pixels)
+    found = device.outlook.done_in_s(task, pace, device.now)
+    return lateness.factor(device.lateness, task.calls) * found
 
 
 def _steps_within(excess_s: float, steps_s: float, steps: int) -> int:

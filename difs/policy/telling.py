@@ -3,6 +3,9 @@
 from difs.messages import Alternative
 from difs.policy.frontier import Point
 
+FINE = 0.01
+"""A difference below this is told in thousandths."""
+
 
 def alternative(point: Point, chosen: Point, floor: float, budget: float) -> Alternative:
     """Return a point beside the chosen one, with the reason; the chosen one itself has none."""
@@ -31,5 +34,6 @@ def _why_not(point: Point, chosen: Point, floor: float, budget: float) -> str:
 def _less(point: Point, chosen: Point) -> str:
     """Return in which way a point is worth less; numbers only where both were measured."""
     if point.is_measured and chosen.is_measured:
-        return f"{chosen.worth - point.worth:.2f} less quality"
+        less = chosen.worth - point.worth
+        return f"{less:.3f} less quality" if less < FINE else f"{less:.2f} less quality"
     return "fewer steps" if point.info.name == chosen.info.name else "its quality is not known"

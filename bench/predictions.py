@@ -1,0 +1,95 @@
+"""The requests of `bench.promises` in virtual time: what of the predictions' error is no noise.
+
+    python -m bench.predictions [--requests 300] [--loads 0 0.5 0.8] [--seeds 1 2 3]
+
+One simulated CPU that takes exactly what `bench/tables` says, the embedded family, policy `modelless`. A
+load of 1 is one request in the mean seconds of one alone. What is left of the error is what later
+arrivals do to those that are here, and what the model of sharing does not know.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.load import arrivals
+from bench.promises import Ended, figures, wishes
+from bench.report import keep, verdict
+from difs import repository
+from difs.simulation import tables
+from difs.simulation.ledger import Fate
+from difs.simulation.scenario import Fleet, Scenario, Wish
+from difs.simulation.tables import Model
+from difs.simulation.world import World
+
+TABLES = Path(__file__).parent / "tables"
+APART_S = 30.0
+"""Between two requests at load 0."""
+WARM = 0.1
+"""This share of each run is not counted: what is learned online is learned then."""
+
+
+class Replay(World):
+    """A run with stated wishes at stated times."""
+
+    def __init__(
+        self, models: Mapping[str, Model], times: Sequence[float], asked: Sequence[dict[str, Any]]
+    ) -> None:
+        """See World."""
+        self._asked = asked
+        super().__init__(Scenario(fleet=Fleet(devices=1)), models, times=times)
+
+    def _wish(self, number: int) -> Wish:
+        kept = {k: v for k, v in self._asked[number].items() if k not in ("prompt", "seed")}
+        return Wish(**kept)
+
+
+def ended(fate: Fate) -> Ended:
+    """Return what came of a simulated request, as `bench.promises` tells it of a real one."""
+    latency_s, plan = fate.asked.requirements.latency_s, fate.plan
+    if not fate.is_delivered or plan is None:
+        return Ended(latency_s=latency_s, refusal=fate.code or "lost")
+    told = plan.prediction
+    return Ended(
+        predicted_s=told.total_s,
+        measured_s=fate.seconds,
+        latency_s=latency_s,
+        promised=fate.promised,
+        variant=plan.variant,
+        steps=plan.steps,
+        queue_s=told.queue_s,
+    )
+
+
+def run(models: Mapping[str, Model], count: int, rate: float, seed: int, load: float) -> list[Ended]:
+    """Return what came of `count` requests; rate 0: far apart."""
+    times = arrivals(rate, count / rate, seed) if rate else [APART_S * i for i in range(count)]
+    ledger = Replay(models, times, wishes(count, seed + round(100 * load), sorted(models))).run()
+    fates = sorted(ledger.fates.values(), key=lambda fate: fate.arrived_at)
+    return [ended(fate) for fate in fates[int(WARM * count) :]]
+
+
+def main() -> None:
+    """Simulate, print, keep."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--requests", type=int, default=300, help="for each load and seed")
+    parser.add_argument("--loads", type=float, nargs="*", default=[0.0, 0.5, 0.8])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
+    asked = parser.parse_args()
+    known = repository.scan(repository.locate("model_repo")).variants
+    models = tables.read(TABLES, {name: variant.info() for name, variant in known.items()})
+    found: dict[str, Any] = {}
+    mean_s = 0.0
+    for load in sorted({0.0, *asked.loads}):
+        rate = load / mean_s if load else 0.0
+        cell = figures([e for s in asked.seeds for e in run(models, asked.requests, rate, s, load)])
+        mean_s = mean_s or cell["mean_s"]
+        found[f"{load:g}"] = {"rate_hz": round(rate, 3), **cell}
+        print(f"  load {load:g}: {found[f'{load:g}']}", flush=True)
+    goals = [verdict(f"error p90 at load {load}", c["error_p90"], 0.15) for load, c in found.items()]
+    command = f"python -m bench.predictions --requests {asked.requests}"
+    print(keep("predictions", command, {"loads": found, "goals": goals}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""From the books to what a device will do: the tasks of an actor, and its schedule run ahead.
+
+Best effort is left out: it gives way to whoever asks. No arithmetic here: that is `difs.foresight`.
+"""
+
+import math
+from collections.abc import Hashable, Iterator
+
+from difs import foresight, profiles
+from difs.broker.records import Actor, Attempt, AttemptState, Request
+from difs.foresight import Outlook, Pace, Task
+from difs.messages import Plan
+
+STALE_S = 0.1
+"""An outlook that is older is made anew even if nothing came or went: steps take what they take."""
+
+
+def of(actor: Actor, now: float) -> Outlook:
+    """Return what an actor will do with all that is not best effort.
+
+    Remembered until something comes or goes: time alone changes nothing of it.
+    """
+    made_at, found = actor.outlook
+    if found is None or now - made_at > STALE_S:
+        found = _made(actor, now)
+        actor.outlook = now, found
+    return found
+
+
+def _made(actor: Actor, now: float) -> Outlook:
+    tasks: list[Task] = []
+    paces: dict[Hashable, Pace] = {}
+    rest_s = 0.0
+    for request, plan, attempt in _in_order(actor):
+        if len(tasks) >= foresight.MOST:
+            rest_s += request.work_s - (attempt.done_s if attempt is not None else 0.0)
+            continue
+        known = actor.known_in(plan.variant, plan.memory_mode)
+        costs, work = known.costs if known is not None else profiles.ASSUMED, request.work
+        assert work is not None
+        alone = foresight.task_of(costs, work, plan.variant)
+        if request.is_alone:
+            alone = alone._replace(group=(plan.variant, request.message.request_id))
+        found = alone._replace(due=request.due, latest=request.latest or math.inf, since=now)
+        tasks.append(found if attempt is None else _under_way(found, attempt))
+        paces.setdefault(found.group, foresight.pace_of(costs, work.pixels))
+    begun = min(now, actor.progressed_at) if actor.is_working else now
+    return foresight.run_ahead(tasks, paces, now=now, begun=begun, rest_s=rest_s)
+
+
+def _in_order(actor: Actor) -> Iterator[tuple[Request, Plan, Attempt | None]]:
+    """Yield what an actor has, what it was sent first."""
+    for attempt in actor.attempts.values():
+        if attempt.state is AttemptState.RUNNING and not attempt.request.is_best_effort:
+            yield attempt.request, attempt.plan, attempt
+    for request in actor.queue:
+        if request.plan is not None and not request.is_best_effort:
+            yield request, request.plan, None
+
+
+def _under_way(task: Task, attempt: Attempt) -> Task:
+    """Return what is left of a task that was sent: its prompt is encoded before the next call."""
+    told_at = attempt.actor.progressed_at
+    has_begun = attempt.calls > 0 or attempt.started_at < told_at
+    return task._replace(
+        calls=max(0, task.calls - attempt.calls // attempt.request.message.n),
+        encode_s=0.0 if has_begun else task.encode_s,
+        is_running=attempt.calls > 0 and attempt.stepped_at >= told_at,
+        since=attempt.started_at,
+    )

@@ -1,0 +1,287 @@
+"""When a device will be done with what it has, and with one request more: its schedule, run ahead.
+
+An engine serves by least laxity and lets images of one group share calls (`difs.actors.batching`), so a
+newcomer rides along in calls that are made anyhow, and slows those that it rides with. A sum of seconds
+knows neither. Here the order of work is run ahead, not call by call but stretch by stretch: calls that
+follow each other with the same sharers. What has yet to arrive is not in it (`difs.policy.lateness`).
+Pure arithmetic; moments are those of one clock, seconds are of a device that does nothing else.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from difs import profiles
+from difs.actor_messages import Costs, RowCost
+from difs.profiles import Work
+from difs.samplers import evaluations
+from difs.sizes import at, in_table
+
+STICKINESS = 2.0
+"""As the engine's: by so many of its steps a running image may have more laxity than a waiting one."""
+MOST = 16
+"""Tasks whose order is run ahead, as many as a device is sent; behind them stands a sum of seconds."""
+
+
+class Pace(NamedTuple):
+    """What the calls of one group cost."""
+
+    table: tuple[RowCost, ...]
+    most_rows: int
+    """More are not worth a call."""
+
+    def seconds(self, rows: int) -> float:
+        """Return the seconds of one call with `rows` rows."""
+        return in_table(self.table, rows)
+
+
+@lru_cache(maxsize=2048)
+def pace_of(costs: Costs, pixels: int) -> Pace:
+    """Return the pace of pictures of `pixels` pixels."""
+    return Pace(at(costs, pixels).steps, profiles.rows_that_pay(costs, pixels))
+
+
+class Task(NamedTuple):
+    """A request as far as it is not done, or one that may come."""
+
+    group: Hashable
+    """What it may share calls with."""
+    rows: int
+    """Of all its images, in each call."""
+    calls: int
+    """Evaluations that it still needs."""
+    call_s: float
+    """Of one of them, alone."""
+    encode_s: float
+    """Before the first."""
+    decode_s: float
+    """After the last."""
+    due: float = 0.0
+    """It has its place in the order by that."""
+    latest: float = math.inf
+    """What it was promised: no call grows so far that this is missed."""
+    is_running: bool = False
+    """It took part in the last call."""
+    since: float = -math.inf
+    """Before that it was not there: it is in no call that had begun."""
+
+
+def task_of(costs: Costs, work: Work, variant: str) -> Task:
+    """Return the task that `work` with a resident of these costs is, nothing of it being done."""
+    alone = profiles.predict(work, costs)
+    calls = evaluations(work.sampler, work.steps)
+    return Task(
+        group=(variant, work.pixels),
+        rows=work.n * profiles.rows_of(work.guidance_scale),
+        calls=calls,
+        call_s=alone.steps_s / calls,
+        encode_s=alone.encode_s,
+        decode_s=alone.decode_s,
+    )
+
+
+class Stretch(Struct, frozen=True):
+    """Calls that follow each other with the same sharers."""
+
+    begins: float
+    group: Hashable
+    rows: int
+    calls: int
+    call_s: float
+    head_s: float
+    """Of a call of the least lax of them, alone."""
+    bearable_s: float
+    """Of a call: if it were longer, one of them would miss what it was promised."""
+    aside_s: float
+    """After the last call: decoding of those that are done."""
+
+    @property
+    def ends(self) -> float:
+        """Return when the last call is done."""
+        return self.begins + self.calls * self.call_s
+
+    def from_now(self, now: float) -> tuple[int, float]:
+        """Return how many of the calls have not begun, and when the first of these begins."""
+        if self.begins >= now:
+            return self.calls, self.begins
+        if self.call_s <= 0:
+            return 0, now
+        begun = min(self.calls, math.ceil((now - self.begins) / self.call_s - 1e-6))
+        return self.calls - begun, self.begins + begun * self.call_s
+
+
+class Outlook(Struct, frozen=True):
+    """What a device will do if nothing more comes."""
+
+    stretches: tuple[Stretch, ...] = ()
+    ends: float = 0.0
+    """When all is done."""
+    aside_s: float = 0.0
+    """What is encoded and decoded before the first call."""
+
+    def done_in_s(self, task: Task, pace: Pace, now: float) -> float:
+        """Return in how many seconds one task more would be done, the last of all that wait.
+
+        It joins the calls of its group that have room and let it. Its prompt is encoded between two
+        calls: at once, or one call later where decoding has taken that time already.
+        """
+        left, later_s, aside_s = task.calls, 0.0, self.aside_s
+        is_encoded = task.encode_s <= 0
+        for stretch in self.stretches:
+            calls, begins = stretch.from_now(now)
+            before_s = aside_s if begins == stretch.begins else 0.0
+            aside_s = stretch.aside_s
+            if calls and not is_encoded and 0 < before_s > stretch.head_s - task.encode_s:
+                calls, begins = calls - 1, begins + stretch.call_s
+            if not calls:
+                continue
+            if not is_encoded:
+                is_encoded, later_s = True, later_s + task.encode_s
+            shared_s = _shared_s(stretch, task, pace, later_s)
+            if shared_s is None:
+                continue
+            if left <= calls:
+                others_s = aside_s if left == calls else 0.0
+                return begins - now + later_s + left * shared_s + others_s + task.decode_s
+            left -= calls
+            later_s += calls * (shared_s - stretch.call_s)
+        later_s += 0.0 if is_encoded else task.encode_s
+        return max(0.0, self.ends - now) + later_s + left * task.call_s + task.decode_s
+
+
+def _shared_s(stretch: Stretch, task: Task, pace: Pace, later_s: float) -> float | None:
+    """Return the seconds of a call of a stretch with one task more; None: it cannot join."""
+    rows = stretch.rows + task.rows
+    if stretch.group != task.group or rows > pace.most_rows:
+        return None
+    shared_s = pace.seconds(rows)
+    return shared_s if shared_s + later_s / stretch.calls <= stretch.bearable_s else None
+
+
+# ---- running ahead --------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Left:
+    """A task that still needs calls."""
+
+    task: Task
+    calls: int
+    standing: float
+    """Its place in the order: its laxity at moment 0, less if it runs."""
+    is_running: bool = False
+
+    def advance(self, calls: int) -> None:
+        """Note calls that it took part in."""
+        self.calls -= calls
+        self.standing += calls * self.task.call_s
+
+    def mark(self, is_running: bool) -> None:
+        """Note whether it takes part in a call: who did goes before its equals."""
+        self.standing += (self.is_running - is_running) * STICKINESS * self.task.call_s
+        self.is_running = is_running
+
+
+_standing = attrgetter("standing")
+
+
+def run_ahead(
+    tasks: Sequence[Task],
+    paces: Mapping[Hashable, Pace],
+    *,
+    now: float,
+    begun: float,
+    rest_s: float = 0.0,
+) -> Outlook:
+    """Return what a device does with `tasks`, and after them with `rest_s` seconds of others.
+
+    `paces`: of each group. `begun`: when the unit of work under way began; `now` if there is none.
+    """
+    if not tasks:
+        return Outlook((), now + rest_s)
+    first_s = sum([t.encode_s + (0.0 if t.calls else t.decode_s) for t in tasks])
+    left = [_left(task) for task in tasks if task.calls]
+    moment = begun + first_s
+    stretches: list[Stretch] = []
+    while left:
+        here = [one for one in left if one.task.since <= moment + 1e-9] or left
+        batch, call_s = _next_batch(here, paces, moment)
+        if not stretches and not first_s:  # a unit that takes longer than it should is not done
+            moment = max(moment, now - call_s)
+        calls = _calls_until_change(batch, here) if len(here) == len(left) else 1
+        stretches.append(_stretch(batch, moment, calls, call_s))
+        moment = stretches[-1].ends + stretches[-1].aside_s
+        for one in left:
+            one.mark(one in batch)
+        for one in batch:
+            one.advance(calls)
+        left = [one for one in left if one.calls > 0]
+    return Outlook(tuple(stretches), max(now, moment) + rest_s, first_s)
+
+
+def _left(task: Task) -> _Left:
+    found = _Left(task, task.calls, task.due - task.calls * task.call_s - task.decode_s)
+    found.mark(task.is_running)
+    return found
+
+
+def _next_batch(
+    left: Sequence[_Left], paces: Mapping[Hashable, Pace], moment: float
+) -> tuple[list[_Left], float]:
+    """Return who shares the next call, the least lax first, and its seconds.
+
+    Of the group of the first one, whoever has room and costs nobody what was promised.
+    """
+    first, *others = sorted(left, key=_standing)
+    group, pace = first.task.group, paces[first.task.group]
+    batch, rows, call_s = [first], first.task.rows, first.task.call_s
+    for one in others:
+        grown = rows + one.task.rows
+        if one.task.group != group or grown > pace.most_rows:
+            continue
+        will_s = pace.seconds(grown)
+        if _loses(one, one.task.call_s, will_s, moment):
+            continue
+        if any(_loses(member, call_s, will_s, moment) for member in batch):
+            continue
+        batch.append(one)
+        rows, call_s = grown, will_s
+    return batch, call_s
+
+
+def _loses(one: _Left, was_s: float, will_s: float, moment: float) -> bool:
+    room_s = one.task.latest - moment - one.task.decode_s
+    return one.calls * was_s <= room_s < one.calls * will_s
+
+
+def _calls_until_change(batch: Sequence[_Left], left: Sequence[_Left]) -> int:
+    """Return the calls until one of a batch is done, or one of another group goes before its head.
+
+    With each call what waits gains on the head by the seconds that the head would need alone.
+    """
+    head, fewest = batch[0], min([one.calls for one in batch])
+    waiting = [one.standing for one in left if one.task.group != head.task.group]
+    if not waiting or head.task.call_s <= 0:
+        return fewest
+    runs_s = STICKINESS * head.task.call_s
+    ahead_s = min(waiting) - head.standing + (0.0 if head.is_running else runs_s)
+    return max(1, min(fewest, int(ahead_s / head.task.call_s)))
+
+
+def _stretch(batch: Sequence[_Left], moment: float, calls: int, call_s: float) -> Stretch:
+    bearable = [(one.task.latest - moment - one.task.decode_s) / one.calls for one in batch]
+    return Stretch(
+        begins=moment,
+        group=batch[0].task.group,
+        rows=sum([one.task.rows for one in batch]),
+        calls=calls,
+        call_s=call_s,
+        head_s=batch[0].task.call_s,
+        bearable_s=min([s for s in bearable if s >= call_s], default=math.inf),
+        aside_s=sum([one.task.decode_s for one in batch if one.calls <= calls]),
+    )

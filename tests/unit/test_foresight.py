@@ -1,0 +1,121 @@
+"""A schedule run ahead: what waits, what rides along, what is promised."""
+
+import math
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from difs.actor_messages import Costs, RowCost
+from difs.foresight import Outlook, Pace, Task, pace_of, run_ahead, task_of
+from difs.profiles import Work
+
+COSTS = Costs(64 * 64, 0.01, (RowCost(1, 0.1), RowCost(2, 0.12), RowCost(4, 0.16)), 0.05, 1.0)
+PACE = pace_of(COSTS, 64 * 64)
+
+
+def task(group: str = "a", calls: int = 4, **changes: Any) -> Task:
+    alone = task_of(COSTS, Work(64 * 64, 1, "ddim", 1.0, 1), group)
+    return alone._replace(**{"group": group, "calls": calls, "due": 10.0, **changes})
+
+
+def ahead(*tasks: Task, now: float = 0.0, begun: float = 0.0, rest_s: float = 0.0) -> Outlook:
+    paces = {t.group: PACE for t in tasks}
+    return run_ahead(tasks, paces, now=now, begun=begun, rest_s=rest_s)
+
+
+def test_an_idle_device_is_done_when_the_work_is() -> None:
+    idle = ahead(now=5.0, begun=5.0)
+    assert idle.ends == 5.0
+    assert math.isclose(idle.done_in_s(task(), PACE, 5.0), 0.01 + 4 * 0.1 + 0.05)
+
+
+def test_another_group_is_waited_for() -> None:
+    found = ahead(task("b", encode_s=0.0))
+    assert math.isclose(found.ends, 4 * 0.1 + 0.05)
+    assert math.isclose(found.done_in_s(task("a"), PACE, 0.0), found.ends + 0.01 + 4 * 0.1 + 0.05)
+
+
+def test_a_newcomer_rides_along_and_is_done_before_a_sum_of_seconds_says() -> None:
+    found = ahead(task("a", calls=8, encode_s=0.0))
+    alone_s = 0.01 + 4 * 0.1 + 0.05
+    assert math.isclose(found.done_in_s(task("a"), PACE, 0.0), 0.01 + 4 * 0.12 + 0.05)
+    assert found.done_in_s(task("a"), PACE, 0.0) < found.ends + alone_s
+
+
+def test_a_call_that_has_begun_is_not_joined() -> None:
+    found = ahead(task("a", calls=8, encode_s=0.0))
+    assert math.isclose(found.done_in_s(task("a"), PACE, 0.05), 0.05 + 0.01 + 4 * 0.12 + 0.05)
+
+
+def test_nobody_joins_who_would_break_a_promise() -> None:
+    promised = task("a", calls=4, encode_s=0.0, latest=0.46)  # 0.45 alone, 0.53 shared
+    found = ahead(promised)
+    assert math.isclose(found.done_in_s(task("a", calls=1), PACE, 0.0), 0.01 + 0.45 + 0.1 + 0.05)
+
+
+def test_a_full_call_is_not_joined() -> None:
+    found = ahead(*[task("a", encode_s=0.0) for _ in range(4)])
+    assert len(found.stretches) == 1
+    assert found.done_in_s(task("a", calls=1), PACE, 0.0) > found.ends
+
+
+def test_the_least_lax_goes_first() -> None:
+    late, early = task("a", encode_s=0.0, due=9.0), task("b", encode_s=0.0, due=3.0)
+    groups = [s.group for s in ahead(late, early).stretches]
+    assert groups == ["b", "a"]
+
+
+def test_what_came_after_a_call_began_is_not_in_it() -> None:
+    there, later = task("a", encode_s=0.0), task("b", encode_s=0.0, due=1.0, since=0.02)
+    groups = [s.group for s in ahead(there, later, now=0.02).stretches]
+    assert groups == ["a", "b", "a"]
+
+
+def test_a_call_that_takes_too_long_is_not_taken_for_done() -> None:
+    found = ahead(task("a", calls=1, encode_s=0.0), now=5.0, begun=1.0)
+    assert math.isclose(found.ends, 5.05)
+
+
+def test_what_stands_behind_is_a_sum() -> None:
+    assert math.isclose(ahead(task("a"), rest_s=2.0).ends, ahead(task("a")).ends + 2.0)
+
+
+TASKS = st.lists(
+    st.builds(
+        task,
+        group=st.sampled_from("abc"),
+        calls=st.integers(0, 20),
+        due=st.floats(0, 5),
+        latest=st.one_of(st.just(math.inf), st.floats(0, 5)),
+        is_running=st.booleans(),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=300)
+@given(TASKS, st.integers(1, 10))
+def test_every_call_is_made_and_nobody_is_done_sooner_than_alone(tasks: list[Task], calls: int) -> None:
+    found = ahead(*tasks)
+    for group in "abc":
+        made = sum(s.calls * s.rows for s in found.stretches if s.group == group)
+        assert made == sum(t.calls for t in tasks if t.group == group)
+    assert all(
+        a.ends <= b.begins + 1e-9 for a, b in zip(found.stretches, found.stretches[1:], strict=False)
+    )
+    newcomer = task("a", calls=calls)
+    assert found.done_in_s(newcomer, PACE, 0.0) >= newcomer.calls * 0.1 + 0.06 - 1e-9
+
+
+@settings(max_examples=300)
+@given(TASKS, st.integers(1, 10))
+def test_more_calls_are_never_done_sooner(tasks: list[Task], calls: int) -> None:
+    found = ahead(*tasks)
+    few, more = task("a", calls=calls), task("a", calls=calls + 1)
+    assert found.done_in_s(few, PACE, 0.0) <= found.done_in_s(more, PACE, 0.0) + 1e-9
+
+
+def test_a_pace_tells_how_many_rows_pay() -> None:
+    assert Pace((RowCost(1, 0.1), RowCost(2, 0.2)), 1).seconds(2) == 0.2
+    assert PACE.most_rows == 4

@@ -1,0 +1,71 @@
+"""What the broker foresees of an actor: shared calls, its turns, and what came of earlier predictions."""
+
+from typing import Any
+
+import pytest
+
+from difs.actor_messages import Costs, Execute, RowCost
+from difs.broker import outlooks
+from difs.messages import Accepted, Explain, Explanation
+from difs.policy.lateness import ENOUGH
+from tests.builders import House, finished, generate, only, resident, served, stepped, told
+
+SHARING = Costs(64 * 64, 0.01, (RowCost(1, 0.01), RowCost(2, 0.012), RowCost(4, 0.016)), 0.02, 1.0)
+
+
+def sharing(**options: Any) -> House:
+    house = served(now=100.0, credits=4, **options)
+    for actor in house.state.books.ready:
+        actor.residents = {"tiny": resident("tiny", costs=SHARING)}
+    return house
+
+
+def predicted_s(house: House, name: str, **wishes: Any) -> float:
+    (accepted,) = told(house.ask(name, guidance_scale=1.0, **wishes), Accepted)
+    assert accepted.plan is not None
+    return accepted.plan.prediction.total_s
+
+
+def test_who_rides_along_is_not_told_to_wait_for_all_others() -> None:
+    house = sharing()
+    alone_s = predicted_s(house, "a")
+    assert alone_s == pytest.approx(0.01 + 20 * 0.01 + 0.02)
+    assert alone_s < predicted_s(house, "b") < 1.5 * alone_s, "their calls are shared"
+
+
+def test_a_turn_is_after_all_that_was_here() -> None:
+    house = sharing()
+    first = only(house.ask("a", guidance_scale=1.0), Execute)
+    second = only(house.ask("b", guidance_scale=1.0), Execute)
+    assert second.due == pytest.approx(first.due + 0.23), "though it comes sooner"
+
+
+def test_an_outlook_is_remembered_until_something_comes_or_goes() -> None:
+    house = sharing()
+    first = only(house.ask("a", guidance_scale=1.0), Execute)
+    (actor,) = house.state.books.ready
+    found = outlooks.of(actor, house.now)
+    house.now += 0.01
+    house.tell(stepped(first))
+    assert outlooks.of(actor, house.now) is found, "a step was foreseen"
+    house.tell(finished(first))
+    assert outlooks.of(actor, house.now).ends == house.now, "nothing is left"
+
+
+def test_what_later_arrivals_do_is_learned() -> None:
+    house = sharing()
+    first_s = predicted_s(house, "first")
+    house = sharing()
+    for i in range(ENOUGH):
+        execute = only(house.ask(f"r{i}", guidance_scale=1.0), Execute)
+        house.now += 1.2 * 0.23
+        house.tell(finished(execute))
+    assert predicted_s(house, "last") == pytest.approx(1.2 * first_s)
+
+
+def test_what_is_explained_is_what_is_done() -> None:
+    house = sharing()
+    house.ask("a", guidance_scale=1.0)
+    plan = only(house.ask(Explain(generate("b", guidance_scale=1.0))), Explanation).plan
+    assert plan is not None
+    assert plan.prediction.total_s == pytest.approx(predicted_s(house, "b"))
