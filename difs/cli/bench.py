@@ -128,10 +128,9 @@ def run(
 
 def _given(context: typer.Context) -> set[str]:
     """Return the options that were said, as they are called in Python."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
     return {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
     }
 
 

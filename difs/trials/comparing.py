@@ -156,7 +156,7 @@ def _draws(
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Return which requests of either trial each resample has."""
     dice = np.random.default_rng(seed)
-    count = max(200, min(RESAMPLES, MOST_RESAMPLED // (n + m)))
+    count = min(RESAMPLES, max(200, MOST_RESAMPLED // (n + m)))
     found = []
     for _ in range(count):
         rows = _blocks(n, block, dice)

@@ -1,5 +1,6 @@
 """Pictures of a trial, drawn with matplotlib where it is installed: `difs.charts.check` tells whether."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -115,9 +116,21 @@ def _latency(figure: Any, trial: Trial) -> None:
         xlabel="seconds (dotted: latencies that were asked for)",
         ylabel="part of the delivered requests",
     )
-    axes.xaxis.set_major_formatter("{x:g}")
+    _plain_seconds(axes.xaxis)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
+
+
+def _plain_seconds(axis: Any) -> None:
+    """Label a logarithmic axis 0.1, 0.2, 0.5, 1: not as powers of ten, and no more than have room."""
+    from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415
+
+    low, high = sorted(axis.get_view_interval())
+    decades = math.log10(high / low)
+    subs = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.5 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _steps(axes: Axes, seconds: Sequence[float], **style: Any) -> None:
@@ -130,26 +143,29 @@ def _steps(axes: Axes, seconds: Sequence[float], **style: Any) -> None:
 
 
 def _tradeoff(figure: Any, trial: Trial) -> None:
-    """Draw quality against seconds: what was predicted when it was accepted, and what came."""
+    """Draw quality against seconds: what came, and as ticks below, what was first predicted."""
+    from matplotlib.transforms import ScaledTranslation  # noqa: PLC0415
+
     axes = figure.subplots()
-    axes.set_title("Quality against latency: predicted and measured")
+    axes.set_title("Quality against latency")
     done = [r for r in trial.counted if r.is_delivered and r.quality is not None]
     if not done:
         _nothing(axes, "of nothing that was delivered the quality is known")
         return
     colours = _colours(trial)
+    below = axes.transData + ScaledTranslation(0, -0.12, figure.dpi_scale_trans)
     for name in sorted({r.variant for r in done}):
         own = [r for r in done if r.variant == name]
         told = [r for r in own if r.predicted_s]
         axes.plot(
             [r.predicted_s for r in told],
             [r.quality for r in told],
-            "o",
-            ms=5,
-            mfc="none",
+            "|",
+            ms=7,
             mew=0.8,
-            alpha=0.55,
+            alpha=0.6,
             color=colours[name],
+            transform=below,
         )
         axes.plot(
             [r.latency_s for r in own],
@@ -162,11 +178,11 @@ def _tradeoff(figure: Any, trial: Trial) -> None:
             label=name,
         )
         _steps_told(axes, own, colours[name])
-    axes.plot([], [], "o", ms=5, mfc="none", color=INK, label="predicted (same colours)")
+    axes.plot([], [], "|", ms=7, color=INK, label="predicted")
     axes.set(xscale="log", xlabel="seconds", ylabel="expected quality of what was painted")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.margins(y=0.08)
-    axes.legend(loc="lower right")
+    axes.margins(x=0.14, y=0.12)
+    _plain_seconds(axes.xaxis)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0)
 
 
 def _steps_told(axes: Axes, own: Sequence[Request], colour: str) -> None:
@@ -180,7 +196,7 @@ def _steps_told(axes: Axes, own: Sequence[Request], colour: str) -> None:
         lowest = level
         first = min(min(r.latency_s, r.predicted_s or r.latency_s) for r in these)
         axes.annotate(
-            f"{steps}",
+            f"{steps} step{'s' if steps > 1 else ''}",
             (first, level),
             textcoords="offset points",
             xytext=(-7, 0),
@@ -196,18 +212,18 @@ def _steps_told(axes: Axes, own: Sequence[Request], colour: str) -> None:
 
 def _timeline(figure: Any, trial: Trial) -> None:
     """Draw the whole trial over time: each request, the load, who was loaded, and memory."""
-    rows = _residents(trial.looks)
+    rows = residents(trial.looks)
     heights = (2.6, 1.5, max(0.5, 0.26 * len(rows)), 1.3)
-    requests, load, residents, memory = figure.subplots(4, 1, sharex=True, height_ratios=heights)
+    requests, load, loaded, memory = figure.subplots(4, 1, sharex=True, height_ratios=heights)
     _requests(requests, trial)
     _load(load, trial)
-    _bars(residents, rows, _colours(trial))
+    _bars(loaded, rows, _colours(trial))
     _memory(memory, trial.looks)
     warmup_s = trial.header.workload.warmup_s
-    for axes in (requests, load, residents, memory):
+    for axes in (requests, load, loaded, memory):
         if warmup_s:
             axes.axvspan(-warmup_s, 0, color="#f3f4f6", zorder=-5)
-        if axes is not residents:
+        if axes is not loaded:
             axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1.02), borderaxespad=0)
     memory.set(xlabel="seconds (grey: warm-up, not counted)", xlim=(-warmup_s, max(trial.span_s, 1e-3)))
 
@@ -240,7 +256,7 @@ def _requests(axes: Axes, trial: Trial) -> None:
             [r.due_s for r in lost], [floor] * len(lost), "x", ms=5, color=MISSED, label="not delivered"
         )
     axes.set(yscale="log", ylabel="latency, s")
-    axes.yaxis.set_major_formatter("{x:g}")
+    _plain_seconds(axes.yaxis)
 
 
 def _load(axes: Axes, trial: Trial) -> None:
@@ -279,7 +295,7 @@ def _running(look: Look) -> int:
 Stretch = tuple[float, float]
 
 
-def _residents(looks: Sequence[Look]) -> dict[tuple[str, str], dict[str, list[Stretch]]]:
+def residents(looks: Sequence[Look]) -> dict[tuple[str, str], dict[str, list[Stretch]]]:
     """Return for each (device, variant) the stretches in which it was loaded, loading or parked."""
     found: dict[tuple[str, str], dict[str, list[Stretch]]] = {}
     for look, until_s in _until(looks):

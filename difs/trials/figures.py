@@ -56,8 +56,8 @@ def of_trial(trial: Trial) -> dict[str, Any]:
         "prediction": _prediction(done),
         "variants": _variants(done),
         "kinds": [_kind(told, mix, kind) for kind in range(len(mix))],
-        "refused": _codes(r for r in told if not r.accepted),
-        "failed": _codes(r for r in told if r.accepted),
+        "refused": _codes(r for r in told if r.is_refused),
+        "failed": _codes(r for r in told if not r.is_refused),
         "generator": _generator(trial),
         "doubts": doubts(trial),
     }

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from difs.errors import BY_CODE, BrokerLost, CapacityError, DifsError, RequestError
 from difs.messages import StatusReport
 from difs.trials.workload import Workload
 
@@ -78,6 +79,13 @@ class Request(Struct, frozen=True, omit_defaults=True, tag="request"):
     def is_delivered(self) -> bool:
         """Whether it got its pictures."""
         return not self.code
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the service said at once that it would not serve it."""
+        kind = BY_CODE.get(self.code, DifsError)
+        answered = issubclass(kind, (RequestError, CapacityError)) and kind is not BrokerLost
+        return answered and not self.accepted
 
     @property
     def latency_s(self) -> float:

@@ -58,10 +58,10 @@ class Tally:
         if request.is_delivered:
             self.delivered += 1
             self.latency_s = request.latency_s
-        elif request.accepted:
-            self.failed += 1
-        else:
+        elif request.is_refused:
             self.refused += 1
+        else:
+            self.failed += 1
         if goal_s is not None:
             self.goals += 1
             self.kept += request.is_delivered and request.latency_s <= goal_s
