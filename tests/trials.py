@@ -69,6 +69,7 @@ def trial(requests: Sequence[Request], *, end: End | None = None, **facts: Any) 
         workload=asked,
         digest=workloads.digest(asked, workloads.schedule(asked)),
         requests=len(requests),
+        window_s=asked.arrivals.seconds,
         generator={"processor": "one", "packages": {"difs": "1"}},
         service=REPORT,
     )

@@ -152,12 +152,13 @@ def _trial(where: Elsewhere, asked: "Order | Workload", keeper: "Keeper", *, is_
         preparing.check_with(client, found)
     plan = workload.schedule(found)
     counts = Counter(due.kind for due in plan if due.at_s >= 0)
+    header = _header(where, found, plan, report)
     if not is_quiet:
-        for words in display.opening(found, counts, str(keeper.path)):
+        for words in display.opening(found, header.window_s, counts, str(keeper.path)):
             terminal.say(words)
-    keeper.keep(_header(where, found, plan, report))
+    keeper.keep(header)
     work = runner.Runner(runner.Where(where.address, where.key), found, plan, keeper.keep)
-    with display.Display(terminal.console, found, is_quiet=is_quiet) as shown:
+    with display.Display(terminal.console, found, header.window_s, is_quiet=is_quiet) as shown:
         return asyncio.run(_until_interrupted(work, shown))
 
 
@@ -180,6 +181,7 @@ def _header(where: Elsewhere, found: "Workload", plan: "Sequence[Due]", report: 
         workload=found,
         digest=workload.digest(found, plan),
         requests=sum(due.at_s >= 0 for due in plan),
+        window_s=workload.window_s(found.arrivals, plan[-1].at_s),
         generator=surroundings.generator(),
         service=report,
         settings=surroundings.settings(where.address),

@@ -78,18 +78,18 @@ def compare(a: Trial, b: Trial, *, seed: int = SEED) -> Comparison:
 
 
 def _sample(trial: Trial) -> _Sample:
-    told, mix = trial.counted, trial.header.workload.mix
+    told, mix, window_s = trial.counted, trial.header.workload.mix, trial.window_s
     goals = [mix[r.kind].latency_s for r in told]
     good = [is_good(r, mix) for r in told]
     return _Sample(
         latency=np.array([r.latency_s if r.is_delivered else math.nan for r in told]),
-        delivered=np.array([r.is_delivered for r in told], float),
-        good=np.array(good, float),
+        delivered=np.array([r.is_delivered and r.ended_s <= window_s for r in told], float),
+        good=np.array([g and r.ended_s <= window_s for g, r in zip(good, told, strict=True)], float),
         kept=np.array([math.nan if goal is None else g for goal, g in zip(goals, good, strict=True)]),
         quality=np.array(
             [math.nan if r.quality is None or not r.is_delivered else r.quality for r in told]
         ),
-        rate_hz=len(told) / trial.span_s if trial.span_s else 0.0,
+        rate_hz=len(told) / window_s if window_s else 0.0,
     )
 
 

@@ -26,13 +26,13 @@ NAMES = {
 SHOWN_KINDS = 12
 
 
-def opening(workload: Workload, counts: Mapping[int, int], where: str) -> list[str]:
+def opening(workload: Workload, window_s: float, counts: Mapping[int, int], where: str) -> list[str]:
     """Say what will be asked; `counts`: how many of each kind."""
     arrivals = workload.arrivals
     total = sum(counts.values())
     said = [
-        f"{total} requests in {arrivals.seconds:g} s ({arrivals.pattern},"
-        f" {total / arrivals.seconds:.3g} a second) after {workload.warmup_s:g} s of warm-up,"
+        f"{total} requests in {window_s:g} s ({arrivals.pattern},"
+        f" {total / window_s:.3g} a second) after {workload.warmup_s:g} s of warm-up,"
         f" {workload.clients} clients, seed {workload.seed}; into {where}"
     ]
     kinds = list(enumerate(workload.mix))[:SHOWN_KINDS]
@@ -42,7 +42,7 @@ def opening(workload: Workload, counts: Mapping[int, int], where: str) -> list[s
 class Display:
     """A live bar on a terminal; nothing elsewhere, nor when `is_quiet`."""
 
-    def __init__(self, console: Console, workload: Workload, *, is_quiet: bool) -> None:
+    def __init__(self, console: Console, workload: Workload, window_s: float, *, is_quiet: bool) -> None:
         """Prepare the bar of a trial."""
         columns = (
             TextColumn("{task.description}"),
@@ -52,7 +52,7 @@ class Display:
         )
         off = is_quiet or not console.is_terminal
         self._progress = Progress(*columns, console=console, disable=off, transient=True)
-        self._seconds, self._warmup_s = workload.arrivals.seconds, workload.warmup_s
+        self._seconds, self._warmup_s = window_s, workload.warmup_s
         self._task = self._progress.add_task("warm-up", total=self._warmup_s + self._seconds, said="")
 
     def __enter__(self) -> Self:
@@ -199,12 +199,12 @@ def _sentence(found: Compared) -> str:
     word = "beyond chance" if found.is_beyond_chance else "may be chance"
     return (
         f"{NAMES[found.name]:28}{found.a:9.4f} -> {found.b:9.4f}"
-        f"   {of(found.change)} ({of(found.low)} to {of(found.high)})  {word}"
+        f"   {of(found.change)} ({found.low:.3f} to {found.high:.3f})  {word}"
     )
 
 
 def _times(value: float) -> str:
-    return f"x{value:.3f}"
+    return f"{value:.3f} times"
 
 
 def _plus(value: float) -> str:

@@ -71,7 +71,7 @@ def _title(trial: Trial) -> str:
     arrivals, service = trial.header.workload.arrivals, trial.header.service
     count = len(trial.counted)
     devices = ", ".join(device.device for device in service.devices)
-    rate_hz = count / max(trial.span_s, 1e-9)
+    rate_hz = count / max(trial.window_s, 1e-9)
     return (
         f"{trial.name}: {count} requests, {arrivals.pattern}, {rate_hz:.2f} a second,"
         f" policy {service.policy} on {devices}"
@@ -223,7 +223,7 @@ def _timeline(figure: Any, trial: Trial) -> None:
     for axes in (requests, load, loaded, memory):
         if warmup_s:
             axes.axvspan(-warmup_s, 0, color="#f3f4f6", zorder=-5)
-        if axes is not loaded:
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1.02), borderaxespad=0)
     memory.set(xlabel="seconds (grey: warm-up, not counted)", xlim=(-warmup_s, max(trial.span_s, 1e-3)))
 

@@ -30,11 +30,12 @@ def of_trial(trial: Trial) -> dict[str, Any]:
     """Return the figures of a trial, fit for JSON.
 
     `attainment`: latencies kept, of all that stated one; refused counts as not kept. `promises_kept`: of
-    those accepted as kept. `goodput_hz`: delivered a second, and in the latency where one was stated.
+    those accepted as kept. `throughput_hz`: delivered a second, before the last request was due;
+    `goodput_hz`: of these, in the latency where one was stated.
     `quality_attainment`: mean expected quality of all requests; not delivered or late counts 0.
     """
     told = trial.counted
-    mix, span_s = trial.header.workload.mix, trial.span_s
+    mix, window_s = trial.header.workload.mix, trial.window_s
     done = [r for r in told if r.is_delivered]
     goals = [r for r in told if mix[r.kind].latency_s is not None]
     promised = [r for r in goals if r.promised]
@@ -43,10 +44,10 @@ def of_trial(trial: Trial) -> dict[str, Any]:
         "requests": len(told),
         "delivered": len(done),
         "unfinished": sum(r.number >= 0 and r.code == UNFINISHED for r in trial.requests),
-        "span_s": round(span_s, 3),
-        "offered_hz": share(len(told), span_s),
-        "throughput_hz": share(len(done), span_s),
-        "goodput_hz": share(len(good), span_s),
+        "span_s": round(trial.span_s, 3),
+        "offered_hz": share(len(told), window_s),
+        "throughput_hz": share(sum(r.ended_s <= window_s for r in done), window_s),
+        "goodput_hz": share(sum(r.ended_s <= window_s for r in good), window_s),
         "attainment": share(sum(is_good(r, mix) for r in goals), len(goals)),
         "promises_kept": share(sum(is_good(r, mix) for r in promised), len(promised)),
         "quality_attainment": share(sum(r.quality or 0.0 for r in good), len(told)),

@@ -27,6 +27,8 @@ class Header(Struct, frozen=True, tag="trial"):
     """Of what is asked and when; see `workload.digest`."""
     requests: int
     """That count."""
+    window_s: float
+    """Seconds in which they are due."""
     generator: dict[str, Any]
     """The machine that asked, and its packages."""
     service: StatusReport
@@ -194,12 +196,20 @@ class Trial(Struct, frozen=True):
         return [request for request in self.requests if request.is_counted]
 
     @property
+    def window_s(self) -> float:
+        """Return the seconds in which requests were due; less than asked for where it was cut off.
+
+        Rates are of what ended in these: what is worked off afterwards says nothing of a rate.
+        """
+        if self.end is not None and not self.end.interrupted:
+            return self.header.window_s
+        last_s = max((r.ended_s for r in self.requests if r.number >= 0), default=0.0)
+        return min(self.header.window_s, last_s if self.end is None else max(0.0, self.end.at_s))
+
+    @property
     def span_s(self) -> float:
-        """Return the seconds from the first moment that counts until the last end, or cut."""
-        ends = [request.ended_s for request in self.requests if request.number >= 0]
-        asked = self.header.workload.arrivals.seconds
-        whole = self.end is not None and not self.end.interrupted
-        return max([*ends, asked if whole else 0.0], default=0.0)
+        """Return the seconds from the first moment that counts until the last end."""
+        return max([self.window_s, *(r.ended_s for r in self.requests if r.number >= 0)])
 
 
 def assemble(name: str, lines: "list[Line]") -> Trial | None:

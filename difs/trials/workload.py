@@ -64,17 +64,22 @@ def schedule(workload: Workload) -> tuple[Due, ...]:
     if len(times) > MAX_REQUESTS:
         raise ConfigError(f"arrivals: {len(times)} requests; a trial has at most {MAX_REQUESTS}")
     counted = _dressed(workload, times, "counted", first_seed=0)
-    early = _dressed(workload, _warm_up(workload, len(times)), "warm-up", first_seed=SEEDS_A_TRIAL // 2)
+    rate_hz = len(times) / window_s(workload.arrivals, times[-1])
+    early = _dressed(workload, _warm_up(workload, rate_hz), "warm-up", first_seed=SEEDS_A_TRIAL // 2)
     return tuple(
         Due(number, at_s, *rest) for number, (at_s, *rest) in enumerate([*early, *counted], -len(early))
     )
 
 
-def _warm_up(workload: Workload, count: int) -> list[float]:
+def window_s(arrivals: Arrivals, last_s: float) -> float:
+    """Return the seconds that a trial asks for: as said, or a trace's own length where that is less."""
+    return last_s if arrivals.pattern == "file" and last_s else arrivals.seconds
+
+
+def _warm_up(workload: Workload, rate_hz: float) -> list[float]:
     """Return times before 0: a Poisson process of the trial's mean rate."""
     if not workload.warmup_s:
         return []
-    rate_hz = count / workload.arrivals.seconds
     dice = Random(f"warm-up {workload.seed}")
     found = bounded(lambda: poisson(rate_hz, workload.warmup_s, dice))
     return [at - workload.warmup_s for at in found]

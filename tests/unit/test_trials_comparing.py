@@ -117,7 +117,7 @@ def test_people_are_told_plainly() -> None:
         display.sentences(compare(made(waits(1, 300)), made(waits(1, 300, scale=2))), "a", "b")
     )
     assert "b beside a, request by request" in far
-    assert "x2.000 (2.000 to 2.000)  beyond chance" in far
+    assert "2.000 times (2.000 to 2.000)  beyond chance" in far
     one = made(waits(1, 300))
     same = "\n".join(display.sentences(compare(one, one), "a", "b"))
     assert "nothing that chance alone could not do" in same

@@ -46,9 +46,17 @@ def test_rates_are_of_the_whole_trial(told: dict[str, Any]) -> None:
     assert told["goodput_hz"] == pytest.approx(3 / 20)
 
 
+def test_what_is_worked_off_afterwards_is_no_throughput() -> None:
+    made = [delivered(i, 5.0 + i) for i in range(60)]  # twelve seconds of requests, answered in 76
+    told = figures.of_trial(trial(made))
+    assert told["throughput_hz"] == pytest.approx(sum(i / 5 + 5 + i <= 20 for i in range(60)) / 20)
+    assert told["goodput_hz"] == told["throughput_hz"]
+
+
 def test_an_interrupted_trial_is_as_long_as_it_was() -> None:
     cut = trial(REQUESTS[:3], end=End(1.5, 0.1, interrupted=True))
-    assert figures.of_trial(cut)["span_s"] == pytest.approx(1.0)
+    told = figures.of_trial(cut)
+    assert told["offered_hz"] == pytest.approx(2 / 1.5, abs=1e-4)
 
 
 def test_quality_that_came_too_late_or_not_counts_nothing(told: dict[str, Any]) -> None:
@@ -143,7 +151,7 @@ def test_a_line_of_progress_counts_what_came() -> None:
 
 def test_what_will_be_asked_is_said_first() -> None:
     made = trial([]).header.workload
-    said = display.opening(made, {0: 60, 2: 40}, "out/x.jsonl")
+    said = display.opening(made, 20.0, {0: 60, 2: 40}, "out/x.jsonl")
     assert "100 requests in 20 s (poisson, 5 a second)" in said[0]
     assert said[1:] == [
         "      60 nothing stated",

@@ -9,8 +9,9 @@ from difs.trials import openloop
 
 
 def test_all_are_begun_though_none_ends() -> None:
-    async def offered() -> int:
-        begun, all_begun = [], asyncio.Event()
+    async def offered() -> list[int]:
+        begun: list[int] = []
+        all_begun = asyncio.Event()
 
         async def begin(i: int) -> None:
             begun.append(i)

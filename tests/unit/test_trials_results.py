@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from difs.errors import ConfigError, InvalidRequest
 from difs.trials import results
-from difs.trials.records import PHASES, UNFINISHED, Request, decoder, encode
+from difs.trials.records import PHASES, UNFINISHED, Line, Request, decoder, encode
 from difs.trials.results import Keeper
 from tests.trials import delivered, looks, lost, trial
 
@@ -60,7 +60,8 @@ def test_a_trial_is_read_as_it_was_kept(tmp_path: Path) -> None:
     path = tmp_path / "new" / "by-hand.jsonl"
     with Keeper(path) as keeper:
         assert made.end is not None
-        for line in (made.header, *reversed(made.requests), *looks(), made.end):
+        lines: list[Line] = [made.header, *reversed(made.requests), *looks(), made.end]
+        for line in lines:
             keeper.keep(line)
     assert results.read(path) == keeper.trial() == made
 

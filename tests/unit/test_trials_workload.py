@@ -64,6 +64,15 @@ def test_the_digest_is_of_what_is_asked_and_when() -> None:
     assert digest() != digest(mix=(Wish(),))
 
 
+def test_a_trace_is_as_long_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text("".join(f"{i / 100}\n" for i in range(301)))
+    made = workload(arrivals=Arrivals(pattern="file", file=str(path), seconds=600.0), warmup_s=3.0)
+    plan = workloads.schedule(made)
+    assert workloads.window_s(made.arrivals, plan[-1].at_s) == 3.0
+    assert 200 < sum(due.at_s < 0 for due in plan) < 400, "the warm-up has the trace's own rate"
+
+
 def test_nothing_to_ask_and_too_much_are_refused() -> None:
     with pytest.raises(ConfigError, match="none within the seconds"):
         workloads.schedule(workload(arrivals=Arrivals(rate_hz=1e-6, seconds=1.0)))
