@@ -133,18 +133,6 @@ def test_ctrl_c_keeps_what_came(service: Service, tmp_path: Path) -> None:
 def test_a_service_that_dies_is_a_result(tmp_path: Path) -> None:
     out = tmp_path / "died.jsonl"
     with Service(["--device", "simulated:1", *settings(script(step_s=0.2))]) as service:
-        options = (
-            "--rate",
-            "30",
-            "--seconds",
-            "3",
-            "--warmup",
-            "0",
-            "--clients",
-            "2",
-            "--quality",
-            "low",
-        )
         process = begun(
             service, out, *shlex.split("--rate 30 --seconds 3 --warmup 0 --clients 2 --quality low")
         )
