@@ -6,7 +6,7 @@ observations"). Two trials of the same schedule are drawn alike: what is common 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -128,16 +128,16 @@ FIGURES: dict[str, tuple[Figure, bool]] = {
 
 
 def _figures(a: _Sample, b: _Sample, block: int, paired: bool, seed: int) -> list[Compared]:
-    draws = _draws(len(a.latency), len(b.latency), block, paired, seed)
     whole_a, whole_b = np.arange(len(a.latency)), np.arange(len(b.latency))
     found = []
     for name, (figure, is_ratio) in FIGURES.items():
         here, there = figure(a, whole_a), figure(b, whole_b)
         if math.isnan(here) or math.isnan(there) or (is_ratio and not here):
             continue
-        changes = np.array([_change(figure(a, i), figure(b, j), is_ratio) for i, j in draws])
-        changes = changes[~np.isnan(changes)]
-        if len(changes) < len(draws) / 2:
+        draws = _draws(len(whole_a), len(whole_b), block, paired, seed)
+        drawn = np.array([_change(figure(a, i), figure(b, j), is_ratio) for i, j in draws])
+        changes = drawn[~np.isnan(drawn)]
+        if len(changes) < len(drawn) / 2:
             continue  # too few values in most of the draws to say anything
         low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         change = _change(here, there, is_ratio)
@@ -153,15 +153,13 @@ def _change(a: float, b: float, is_ratio: bool) -> float:
 
 def _draws(
     n: int, m: int, block: int, paired: bool, seed: int
-) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Return which requests of either trial each resample has."""
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Yield which requests of either trial each resample has: the same for every figure."""
     dice = np.random.default_rng(seed)
     count = min(RESAMPLES, max(200, MOST_RESAMPLED // (n + m)))
-    found = []
     for _ in range(count):
         rows = _blocks(n, block, dice)
-        found.append((rows, rows if paired else _blocks(m, block, dice)))
-    return found
+        yield rows, rows if paired else _blocks(m, block, dice)
 
 
 def _blocks(n: int, block: int, dice: np.random.Generator) -> NDArray[np.intp]:

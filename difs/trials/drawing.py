@@ -267,7 +267,7 @@ def _load(axes: Axes, trial: Trial) -> None:
     width = (end - begin) / BINS
     counts = [0] * BINS
     for request in trial.requests:
-        counts[min(BINS - 1, int((request.due_s - begin) / width))] += 1
+        counts[min(BINS - 1, max(0, int((request.due_s - begin) / width)))] += 1
     axes.bar(
         [begin + (i + 0.5) * width for i in range(BINS)],
         [count / width for count in counts],

@@ -63,6 +63,10 @@ def read(path: Path) -> Trial:
     if found.header.format != FORMAT:
         told = f"{path.name} has format {found.header.format}, this DIFS reads {FORMAT}"
         raise ConfigError(told)
+    kinds = len(found.header.workload.mix)
+    for request in found.requests:
+        if not 0 <= request.kind < kinds:
+            raise ConfigError(f"{path.name}: request {request.number} is of a kind that the mix has not")
     return found
 
 

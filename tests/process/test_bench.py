@@ -147,27 +147,6 @@ def test_a_service_that_dies_is_a_result(tmp_path: Path) -> None:
     assert len(told.counted) == told.header.requests
 
 
-@pytest.mark.parametrize(
-    ("options", "status", "words"),
-    [
-        (("--rate", "1", "--quality", "splendid"), 78, "quality"),
-        (("--rate", "1", "--set", "mixed=1"), 78, "no 'mixed'"),
-        (("--rate", "1", "--clients", "5000"), 78, "clients"),
-        (("--rate", "0"), 78, "rate_hz"),
-        (("--rate", "1", "--latency", "1e6"), 64, "mix, row 1"),
-    ],
-)
-def test_bad_input_is_refused_before_anything_is_started(
-    tmp_path: Path, options: tuple[str, ...], status: int, words: str
-) -> None:
-    out = tmp_path / "never.jsonl"
-    ended = difs("bench", "--run-dir", str(tmp_path / "nothing"), "--out", str(out), *options)
-    assert ended.returncode == status, ended.stderr
-    assert_one_line(ended.stderr)
-    assert words in ended.stderr
-    assert not out.exists()
-
-
 def test_what_the_service_would_never_take_is_refused_before_it_is_asked(
     service: Service, scenario: Path, tmp_path: Path
 ) -> None:
@@ -188,20 +167,3 @@ def test_an_earlier_result_is_not_written_over(service: Service, tmp_path: Path)
     assert ended.returncode == 64
     assert_one_line(ended.stderr)
     assert out.read_text() == "mine"
-
-
-def test_options_of_a_trial_are_not_lost_on_another_command(tmp_path: Path) -> None:
-    out = tmp_path / "a.jsonl"
-    out.write_text("")
-    ended = difs("bench", "--rate", "3", "show", str(out))
-    assert ended.returncode == 2
-    assert "not for show" in ended.stderr
-
-
-def test_a_file_that_is_no_trial_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "other.jsonl"
-    path.write_text('{"prompt": "a cat"}\n')
-    for command in (("show", str(path)), ("plot", str(path)), ("compare", str(path), str(path))):
-        ended = difs("bench", *command)
-        assert ended.returncode == 78
-        assert_one_line(ended.stderr)

@@ -110,3 +110,10 @@ def test_a_later_format_is_refused(tmp_path: Path) -> None:
     path.write_bytes(encode(header) + b"\n")
     with pytest.raises(ConfigError, match="format 99"):
         results.read(path)
+
+
+def test_a_request_of_no_kind_is_refused(tmp_path: Path) -> None:
+    path, made = tmp_path / "strange.jsonl", trial([delivered(0, 0.3, kind=3)])
+    path.write_bytes(b"\n".join(encode(line) for line in (made.header, *made.requests)) + b"\n")
+    with pytest.raises(ConfigError, match="request 0 is of a kind"):
+        results.read(path)
