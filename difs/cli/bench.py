@@ -108,14 +108,13 @@ def run(
     }
     known = {key: value for key, value in changes.items() if value is not None}
     asked: Order | Workload
-    if like is not None:
-        if rest := given - {"like", "out", "run_dir", "as_json"}:
-            raise typer.BadParameter(
-                f"all is as it was; leave out {', '.join(sorted(rest))}", param_hint="--like"
-            )
-        asked = results.read(like).header.workload
-    else:
+    if like is None:
         asked = preparing.order(scenario_file, known, (latency, quality), prompts, warmup)
+    elif rest := given - {"like", "out", "run_dir", "as_json"}:
+        words = f"all is as it was; leave out {', '.join(sorted(rest))}"
+        raise typer.BadParameter(words, param_hint="--like")
+    else:
+        asked = preparing.again(like)
     with results.Keeper(out or _new_file()) as keeper:
         with any_service(run_dir, terminal.Notes(quiet=as_json)) as where:
             end = _trial(where, asked, keeper, is_quiet=as_json)

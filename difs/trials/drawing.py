@@ -186,7 +186,7 @@ def _tradeoff(figure: Any, trial: Trial) -> None:
 
 
 def _steps_told(axes: Axes, own: Sequence[Request], colour: str) -> None:
-    """Write the number of steps at the left end of each level of quality, where levels are apart."""
+    """Write the number of steps above the left end of each level of quality, where levels are apart."""
     lowest = min(r.quality or 0.0 for r in own) - 1.0
     for steps in sorted({r.steps for r in own}):
         these = [r for r in own if r.steps == steps]
@@ -199,9 +199,9 @@ def _steps_told(axes: Axes, own: Sequence[Request], colour: str) -> None:
             f"{steps} step{'s' if steps > 1 else ''}",
             (first, level),
             textcoords="offset points",
-            xytext=(-7, 0),
-            ha="right",
-            va="center",
+            xytext=(-2, 5),
+            ha="left",
+            va="bottom",
             fontsize=7,
             color=colour,
         )

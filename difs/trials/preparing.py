@@ -20,6 +20,7 @@ from difs.errors import ConfigError, Infeasible, InvalidRequest, RequestError, U
 from difs.messages import StatusReport, VariantInfo
 from difs.simulation import scenario as scenarios
 from difs.simulation.scenario import Scenario
+from difs.trials import results
 from difs.trials import workload as workloads
 from difs.trials.workload import DEFAULT_CLIENTS, DEFAULT_SECONDS, Workload, wishes_of
 
@@ -147,8 +148,21 @@ def plain_s(client: Client, prompt: str) -> float:
     return workloads.own_s(found.plan.prediction)
 
 
+def again(path: Path) -> Workload:
+    """Return what an earlier trial asked, checked as far as that goes without a service."""
+    found = results.read(path).header.workload
+    workloads.schedule(found)
+    check_kinds(found)
+    return found
+
+
 def check_kinds(workload: Workload) -> None:
-    """Refuse a mix that no service would take; raises InvalidRequest."""
+    """Refuse prompts and a mix that no service would take; raises InvalidRequest."""
+    for i, prompt in enumerate(workload.prompts, 1):
+        try:
+            messages.build(prompt, {}, progress=False)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"prompts, number {i}: {error.message}", field=error.field) from None
     for i, wish in enumerate(workload.mix, 1):
         try:
             messages.build(workload.prompts[0], wishes_of(wish), progress=False)

@@ -61,11 +61,11 @@ def schedule(workload: Workload) -> tuple[Due, ...]:
     times = workload.arrivals.times(Random(f"arrivals {workload.seed}"))
     if not times:
         raise ConfigError("arrivals: none within the seconds; raise the rate or the seconds")
-    if len(times) > MAX_REQUESTS:
-        raise ConfigError(f"arrivals: {len(times)} requests; a trial has at most {MAX_REQUESTS}")
     counted = _dressed(workload, times, "counted", first_seed=0)
     rate_hz = len(times) / window_s(workload.arrivals, times[-1])
     early = _dressed(workload, _warm_up(workload, rate_hz), "warm-up", first_seed=SEEDS_A_TRIAL // 2)
+    if (total := len(early) + len(counted)) > MAX_REQUESTS:
+        raise ConfigError(f"arrivals: {total} requests; a trial has at most {MAX_REQUESTS}")
     return tuple(
         Due(number, at_s, *rest) for number, (at_s, *rest) in enumerate([*early, *counted], -len(early))
     )

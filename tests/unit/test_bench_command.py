@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
 import difs.cli  # noqa: F401 -- adds the commands
 from difs.cli.app import app
+from difs.simulation.scenario import Arrivals
 from difs.trials.records import encode
 from tests.trials import delivered, trial
 
@@ -58,6 +60,17 @@ def test_options_of_a_trial_are_not_lost_on_another_command(result_file: Path) -
 
 def test_what_is_asked_again_is_not_changed(result_file: Path) -> None:
     assert_refused(bench("--like", str(result_file), "--rate", "3"), 2, "leave out rate")
+
+
+def test_what_cannot_be_asked_again_is_refused_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("difs.private.PrivateService.start", lambda self: pytest.fail("it was started"))
+    path, lost = tmp_path / "traced.jsonl", Arrivals(pattern="file", file=str(tmp_path / "lost.txt"))
+    made = trial([])
+    header = replace(made.header, workload=replace(made.header.workload, arrivals=lost))
+    path.write_bytes(encode(header) + b"\n")
+    assert_refused(bench("--like", str(path), "--run-dir", str(tmp_path / "nothing")), 78, "lost.txt")
 
 
 def test_a_result_is_shown_again_and_compared(result_file: Path) -> None:

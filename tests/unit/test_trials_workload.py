@@ -172,6 +172,13 @@ def test_bad_options_are_refused_before_a_service_is_asked(
         order(**options)
 
 
+def test_prompts_of_a_scenario_are_checked_too(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.toml"
+    path.write_text(f'prompts = ["a cat", "{"x" * 5000}"]')
+    with pytest.raises(InvalidRequest, match="prompts, number 2"):
+        order(scenario_file=path)
+
+
 def test_prompts_come_from_a_file_a_line_each(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a cat\n\n  a dog  \n")
