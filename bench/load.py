@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.report import percentile
+from difs.clock import MonotonicClock
+from difs.trials import openloop
 
 PATIENCE_S = 120.0
 """An answer that takes longer counts as a failure."""
@@ -128,23 +130,19 @@ def mix(
 async def offer(paint: Paint, asks: Sequence[Ask], times: Sequence[float]) -> Outcome:
     """Send each ask at its time, whatever became of the others; wait for all."""
     outcome = Outcome(offered=len(times))
-    cpu = time.thread_time()
-    started = time.perf_counter()
+    cpu, clock = time.thread_time(), MonotonicClock()
+    started = clock.now()
 
-    async def one(ask: Ask, due: float) -> None:
+    async def one(i: int) -> None:
+        outcome.late_s = max(outcome.late_s, clock.now() - started - times[i])
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await paint(ask)
-            outcome.latencies.append(time.perf_counter() - started - due)
+                await paint(asks[i])
+            outcome.latencies.append(clock.now() - started - times[i])
         except Exception as error:  # a system under test may fail in its own ways: they are counted
             outcome.failures.append(f"{type(error).__name__}: {error}"[:300])
 
-    tasks = []
-    for ask, due in zip(asks, times, strict=True):
-        await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
-        outcome.late_s = max(outcome.late_s, time.perf_counter() - started - due)
-        tasks.append(asyncio.create_task(one(ask, due)))
-    await asyncio.gather(*tasks)
-    outcome.makespan_s = time.perf_counter() - started
+    await openloop.offer(times, one, clock, started)
+    outcome.makespan_s = clock.now() - started
     outcome.client_cpu_s = time.thread_time() - cpu
     return outcome

@@ -24,7 +24,9 @@ from typing import Any
 from bench.load import arrivals, wait_until_quiet
 from bench.report import keep, percentile, verdict
 from difs import AsyncClient, Client, errors
+from difs.clock import MonotonicClock
 from difs.private import PrivateService
+from difs.trials import openloop
 
 CAPTIONS = Path(__file__).parents[1] / "model_repo" / "emoji-base" / "captions.json"
 LEVELS = ("draft", "low", "medium", "high", "best")
@@ -93,12 +95,14 @@ async def offer(
     """Send the requests at their times; rate 0: one after the other."""
     if not rate:
         return [await ask(client, wish) for wish in asked]
-    started = time.perf_counter()
-    tasks = []
-    for wish, due in zip(asked, arrivals(rate, len(asked) / rate, seed), strict=True):
-        await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
-        tasks.append(asyncio.create_task(ask(client, wish)))
-    return list(await asyncio.gather(*tasks))
+    ended: list[Ended] = []
+
+    async def one(i: int) -> None:
+        ended.append(await ask(client, asked[i]))
+
+    clock = MonotonicClock()
+    await openloop.offer(arrivals(rate, len(asked) / rate, seed), one, clock, clock.now())
+    return ended
 
 
 def figures(ended: Sequence[Ended]) -> dict[str, Any]:

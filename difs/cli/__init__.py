@@ -18,7 +18,7 @@ Exit codes (sysexits.h where there is one):
 # Each adds its commands; their order is that of `difs --help`.
 # isort: off
 from difs.cli import serve, generate, questions, plot, registration, profiling, simulate  # noqa: F401
-from difs.cli import admin, batch, keys, tokens, watching  # noqa: F401
+from difs.cli import bench, admin, batch, keys, tokens, watching  # noqa: F401
 from difs.cli import cluster  # noqa: F401
 from difs.cli.app import app
 # isort: on

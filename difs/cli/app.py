@@ -42,7 +42,7 @@ class Elsewhere(NamedTuple):
 
 HERE = Elsewhere()
 FROM_AFAR = (
-    *("generate", "explain", "variants", "status", "plot", "story"),
+    *("generate", "explain", "variants", "status", "plot", "bench", "story"),
     *("load", "evict", "set-mode", "pin", "quarantine"),
 )
 """The commands that need nothing but a connection; the others work on files beside the service."""
@@ -88,22 +88,27 @@ def _client_elsewhere() -> Iterator[Any]:
 
 
 @contextmanager
-def any_client(run_dir: Path | None, notes: Any) -> Iterator[Any]:
-    """Yield a client of the service that is meant, or of a private one that ends with it."""
-    from difs.client import Client
+def any_service(run_dir: Path | None, notes: Any) -> Iterator[Elsewhere]:
+    """Yield where the service is that is meant, or a private one that ends with it."""
     from difs.private import PrivateService
 
     home = home_of(run_dir)
-    with _client_elsewhere() as client:
-        if client is not None:
-            yield client
-            return
-    if home.is_running():
-        with Client(home.clients) as client:
-            yield client
-        return
-    with notes.private_service(), PrivateService() as service, Client(service.address) as client:
-        notes.ready()
+    if is_elsewhere():
+        yield _elsewhere["service"]
+    elif home.is_running():
+        yield Elsewhere(home.clients)
+    else:
+        with notes.private_service(), PrivateService() as service:
+            notes.ready()
+            yield Elsewhere(service.address)
+
+
+@contextmanager
+def any_client(run_dir: Path | None, notes: Any) -> Iterator[Any]:
+    """Yield a client of the service that is meant, or of a private one that ends with it."""
+    from difs.client import Client
+
+    with any_service(run_dir, notes) as where, Client(where.address, key=where.key) as client:
         yield client
 
 

@@ -82,7 +82,7 @@ def simulate(
         "arrivals.pattern": "file" if trace else pattern,
         "arrivals.file": str(trace) if trace else None,
         "seed": seed,
-        **_pairs(setting, "--set"),
+        **pairs(setting, "--set"),
     }
     found = scenarios.changed(found, {k: v for k, v in changes.items() if v is not None})
     found = scenarios.wishing(found, latency, quality)
@@ -106,13 +106,13 @@ def _variations(found: Any, compare: str | None, what_if: Sequence[str] | None) 
     names = [name.strip() for name in compare.split(",")] if compare else [found.policy.name]
     runs = {name: changed(found, {"policy.name": name}) for name in names}
     if what_if:
-        others = _pairs(what_if, "--what-if")
+        others = pairs(what_if, "--what-if")
         words = ", ".join(what_if)
         runs |= {f"{name}, {words}": changed(run, others) for name, run in list(runs.items())}
     return runs
 
 
-def _pairs(texts: Iterable[str] | None, option: str) -> dict[str, str]:
+def pairs(texts: Iterable[str] | None, option: str) -> dict[str, str]:
     """Split texts such as `devices=2`; raises ConfigError."""
     found = {}
     for text in texts or ():

@@ -10,12 +10,13 @@ TELLS_THE_TIME = {"time.time", "time.localtime", "time.gmtime", "datetime.now", 
 FOR_PEOPLE = {
     "batches/runner.py",
     "cli/batch.py",
+    "cli/bench.py",
     "doors/openai_routes.py",
     "keys.py",
     "logs.py",
     "profiling/runner.py",
 }
-"""What dates a line of the log, a profile, a batch, a key, or an OpenAI answer."""
+"""What dates a line of the log, a profile, a batch, a trial, a key, or an OpenAI answer."""
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if name_of(path) not in FOR_PEOPLE], ids=name_of)
