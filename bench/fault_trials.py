@@ -22,7 +22,7 @@ from difs.registration import headers
 from difs.shm import layout, segment
 from difs.shm.layout import HEADER_BYTES
 from difs.shm.reader import SegmentReader, matches
-from difs.shm.segment import SegmentWriter
+from difs.shm.writer import SegmentWriter
 from tests.builders import generate, pulse, served, told
 from tests.unit.test_overload import ALONE_S, Shop
 

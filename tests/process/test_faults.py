@@ -443,7 +443,7 @@ def test_a_killed_broker_loses_no_call(start: Start) -> None:
 
             async def one(seed: int) -> bool:
                 # the default retries last 13 s: on a busy machine a broker may need more to start
-                result = await client.generate("lasting", **big(seed=seed, steps=6), retries=20)
+                result = await client.generate("lasting", **big(seed=seed, steps=6, retries=20))
                 return is_right(result, "lasting", seed)
 
             tasks = [asyncio.create_task(one(seed)) for seed in range(12)]
