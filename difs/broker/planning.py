@@ -218,7 +218,9 @@ def _foresee(request: Request, actor: Actor, plan: Plan, now: float) -> None:
         before_s = actor.wait_s(is_best_effort=request.is_best_effort)
     else:
         before_s = max(0.0, outlooks.of(actor, now).ends - now)
-    request.turn = now + before_s + told.total_s - told.queue_s
+    turn = now + before_s + told.total_s - told.queue_s
+    # What is painted again keeps its turn: it has waited for it once.
+    request.turn = turn if request.repainted_with is None else min(request.turn, turn)
     is_foreseen = not request.is_best_effort and not told.load_s
     calls = evaluations(plan.sampler, plan.steps)
     factor = lateness.factor(actor.lateness.factors, calls)
