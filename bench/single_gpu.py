@@ -121,7 +121,7 @@ def main() -> None:
     rows = [{**case._asdict(), **row} for case, row in found.items()]
     seeds, memories = (" ".join(map(str, values)) for values in (asked.seeds, asked.memories))
     words = f"--memories {memories} --seconds {asked.seconds:g} --seeds {seeds}"
-    print(keep("single_gpu", f"python -m bench.single_gpu {words}", {"rows": rows, "goals": goals}))
+    print(keep("single-gpu", f"python -m bench.single_gpu {words}", {"rows": rows, "goals": goals}))
 
 
 if __name__ == "__main__":

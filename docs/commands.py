@@ -32,7 +32,10 @@ def walk(group: Command, prefix: str = "") -> list[tuple[str, Command]]:
     found = []
     for name, command in group.commands.items():
         whole = f"{prefix} {name}".strip()
-        found += walk(command, whole) if hasattr(command, "commands") else [(whole, command)]
+        is_group = hasattr(command, "commands")
+        if not is_group or command.invoke_without_command:
+            found.append((whole, command))
+        found += walk(command, whole) if is_group else []
     return found
 
 

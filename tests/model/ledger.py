@@ -398,10 +398,9 @@ class Ledger:
             assert (execute.due, execute.latest) == (entry.deadline, 0.0), "a best effort yields"
         elif needs.latency_s is not None:
             assert execute.latest == min(entry.deadline, entry.arrived_at + needs.latency_s)
-            assert entry.arrived_at < execute.due <= execute.latest
         else:
             assert execute.latest == 0.0
-            assert entry.arrived_at < execute.due <= entry.deadline
+        assert needs.best_effort or entry.arrived_at < execute.due <= entry.deadline
 
     def _take_slots(self, device: str, execute: Execute, asked: Generate) -> None:
         assert len(execute.slots) == len(execute.seeds) == asked.n
@@ -423,7 +422,7 @@ class Ledger:
         if actor is None or actor.ready.pid != message.pid:
             assert self.lost, "killed an actor that never was"
             return
-        is_silent = self.now - actor.heard_at > self.silence_s
+        is_silent = self.now - actor.heard_at >= self.silence_s
         is_stalled = actor.is_working() and self.now - actor.progressed_at > self.stall_s
         assert is_silent or is_stalled, f"killed without a reason: {message.reason}"
         self.lose(message.device)

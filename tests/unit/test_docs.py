@@ -28,10 +28,11 @@ def blocks(page: Path, language: str) -> list[str]:
 def calls() -> Iterator[tuple[str, list[str]]]:
     """Yield the page and the words of every `difs ...` in a block of commands."""
     for page in PAGES:
-        for line in re.findall(
-            r"^(?: {4}|\t)(?:\.venv/bin/)?(difs .*)$", page.read_text("utf-8"), re.MULTILINE
-        ):
+        text = re.sub(r"\\\n\s*", " ", page.read_text("utf-8"))
+        for line in re.findall(r"^(?: {4}|\t)(?:\.venv/bin/)?(difs .*)$", text, re.MULTILINE):
             for one in re.sub(r"\s+#.*", "", line).split(";"):
+                if one.count("'") % 2:
+                    continue  # a text that goes on in the next line
                 words = shlex.split(one)
                 if words[:1] == ["difs"] and "..." not in words:
                     yield page.name, words[1:]
@@ -42,7 +43,7 @@ def parse(words: list[str]) -> None:
     context = MAIN.make_context("difs", list(words))
     command: Any = MAIN
     rest: list[str] = [*context._protected_args, *context.args]
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and (rest or not command.invoke_without_command):
         name, command, rest = command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
         rest = [*context._protected_args, *context.args]
