@@ -38,12 +38,13 @@ def of_all(
         return {}
     counted = _counted(variants, measured)
     device, found = _device(counted, kind), {}
+    paced = [(device.pace(one.info, one.efforts), one) for one in counted]
     for name, info in variants.items():
         if name in measured:
             continue
         relatives = [variants[other] for other in measured if variants[other].family == info.family]
         if info.efforts is not None and counted:
-            found[name] = device.by_count(info, info.efforts, counted)
+            found[name] = device.by_count(info, info.efforts, _nearest(info, info.efforts, device, paced))
         elif relatives:
             relative = min(relatives, key=lambda o: (abs(math.log(_ratio(info, o))), o.name))
             found[name] = like(info, relative, measured[relative.name])
@@ -74,7 +75,7 @@ def _counted(variants: Mapping[str, VariantInfo], measured: Mapping[str, Residen
         Counted(variants[name], efforts, known)
         for name, known in measured.items()
         for efforts in [variants[name].efforts]
-        if efforts is not None and all(cost.seconds > 0 for cost in known.costs.steps)
+        if efforts is not None and all(0 < cost.seconds < math.inf for cost in known.costs.steps)
     ]
     return [one for one in found if one.known.memory_mode == "full"] or found
 
@@ -86,13 +87,13 @@ def _device(counted: list[Counted], kind: str) -> "_Device":
         for one in counted
         for size in one.grid()
         for cost in size.steps
-        if cost.seconds > 0
+        if 0 < cost.seconds < math.inf
     ]
     unfitted = _Device(kind, speeds.fitted(calls, speeds.usual(kind)), speeds.USUAL_LOAD)
     loads = [
         (unfitted.load_amounts(one.info, one.efforts), one.known.costs.load_s)
         for one in counted
-        if one.known.costs.load_s > 0
+        if 0 < one.known.costs.load_s < math.inf
     ]
     return replace(unfitted, load=speeds.fitted(loads, speeds.USUAL_LOAD))
 
@@ -106,22 +107,15 @@ class _Device(Struct, frozen=True):
     load: Speed
     """of a load, a byte, a picture of one step."""
 
-    def by_count(self, info: VariantInfo, efforts: Efforts, counted: list[Counted]) -> Resident:
+    def by_count(self, info: VariantInfo, efforts: Efforts, nearest: Counted) -> Resident:
         """Return what a variant would be: each cost of the nearest, times the ratio of what it takes."""
-        pace = self._pace(info, efforts)
-
-        def distance(one: Counted) -> tuple[float, bool, str]:
-            apart = abs(pace - self._pace(one.info, one.efforts))
-            return apart, one.info.family != info.family, one.info.name
-
-        nearest = min(counted, key=distance)
         theirs, now = nearest.efforts, nearest.known.costs
         pixels, grid = _pixels(info), nearest.grid()
-        asked = [
-            (grid[0], max(1, pixels // SMALL)),
-            *[(s, s.pixels * pixels // now.pixels) for s in grid],
-        ]
-        small, own, *others = [self._scaled(size, at, efforts, theirs) for size, at in asked]
+        asked = {size.pixels * pixels // now.pixels: size for size in reversed(grid)}
+        if min(asked) == pixels:
+            asked[pixels // SMALL] = grid[0]
+        sizes = {at: self._scaled(size, at, efforts, theirs) for at, size in sorted(asked.items())}
+        own = sizes.pop(pixels)
         loads = speeds.seconds(self.load, self.load_amounts(nearest.info, theirs))
         costs = replace(
             now,
@@ -129,7 +123,7 @@ class _Device(Struct, frozen=True):
             encode_s=now.encode_s * self._seconds(efforts.encode, 1) / self._seconds(theirs.encode, 1),
             steps=own.steps,
             decode_s=own.decode_s,
-            sizes=(small, *others),
+            sizes=tuple(sizes.values()),
             load_s=now.load_s * speeds.seconds(self.load, self.load_amounts(info, efforts)) / loads,
         )
         return _stand_in(info, nearest.info, nearest.known, costs)
@@ -166,12 +160,25 @@ class _Device(Struct, frozen=True):
         steps = [RowCost(c.rows, c.seconds * ratio(ours.step, theirs.step, c.rows)) for c in size.steps]
         return SizeCost(pixels, tuple(steps), size.decode_s * ratio(ours.decode, theirs.decode, 1))
 
-    def _pace(self, info: VariantInfo, efforts: Efforts) -> float:
+    def pace(self, info: VariantInfo, efforts: Efforts) -> float:
         """Return the logarithm of the seconds of a guided step of the native size."""
         return math.log(self._seconds(efforts.step, _pixels(info), 2))
 
     def _seconds(self, effort: Effort, pixels: int, rows: int = 1) -> float:
         return speeds.seconds(self.call, amounts(effort, pixels, rows))
+
+
+def _nearest(
+    info: VariantInfo, efforts: Efforts, device: _Device, paced: list[tuple[float, Counted]]
+) -> Counted:
+    """Return what is nearest in its seconds; of equals one of the same family."""
+    pace = device.pace(info, efforts)
+
+    def distance(other: tuple[float, Counted]) -> tuple[float, bool, str]:
+        their_pace, one = other
+        return abs(pace - their_pace), one.info.family != info.family, one.info.name
+
+    return min(paced, key=distance)[1]
 
 
 def _pixels(info: VariantInfo) -> int:

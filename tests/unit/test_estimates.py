@@ -165,6 +165,18 @@ def test_an_estimate_across_families_says_so_and_is_for_the_variants_own_size() 
     assert [size.pixels for size in found.costs.sizes] == [128 * 128, 1024 * 1024]
 
 
+@pytest.mark.parametrize("sides", [(), (16,), (32, 128), (63, 65)])
+def test_the_sizes_of_an_estimate_ascend_and_its_own_is_not_among_them(sides: tuple[int, ...]) -> None:
+    known = measured("emoji-base")
+    sizes = tuple(SizeCost(side * side, known.costs.steps, known.costs.decode_s) for side in sides)
+    found = estimated(REAL.name, {"emoji-base": replace(known, costs=replace(known.costs, sizes=sizes))})
+    pixels = [size.pixels for size in found.costs.sizes]
+    assert pixels == sorted({*pixels} - {512 * 512})
+    assert min(pixels) < 512 * 512, "what is smaller than usual is not taken to be linear"
+    for side in (64, 256, 512, 1024):
+        assert step_seconds(found.costs, side * side, 2) > 0
+
+
 def test_of_the_same_structure_everything_but_the_load_is_the_same() -> None:
     known = measured("emoji-base")
     found = estimated("emoji-turbo", {"emoji-base": known})
