@@ -92,7 +92,8 @@ MEASURED = {
     "sd15-real": ({128: {1: 1.28}, 256: {1: 2.81}}, {128: 1.50, 256: 6.68}),
 }
 """CPU seconds of a UNet's call by side and rows, and of a decoding by side: one thread of an AMD EPYC,
-torch 2.13, fp32, 26 November 2026. `sd15-real` has Stable Diffusion 1.5's structure, not its weights."""
+torch 2.13, fp32, measured as `python -m bench.estimates` does. `sd15-real` has Stable Diffusion 1.5's
+structure, not its weights."""
 
 
 def measured(name: str) -> Resident:
