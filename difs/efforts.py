@@ -16,7 +16,8 @@ from msgspec import Meta, Struct
 
 from difs.messages import Effort, Efforts
 
-Count = Annotated[int, Meta(ge=1, le=1 << 20)]
+Count = Annotated[int, Meta(ge=1, le=1 << 16)]
+"""Wider than any layer is; all weights of the largest network of such layers are a 64-bit number."""
 Few = Annotated[int, Meta(ge=1, le=256)]
 Blocks = Annotated[tuple[Count, ...], Meta(min_length=1, max_length=16)]
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
@@ -74,7 +75,7 @@ def of_parts(configs: Mapping[str, bytes]) -> Efforts | None:
     scale = 4.0 ** (len(decoder.block_out_channels) - 1)
     tokens = texts[0].max_position_embeddings
     return Efforts(
-        encode=_sum([_encoder(text) for text in texts], 1.0),
+        encode=_sum([_encoder(text) for text in texts]),
         step=_denoiser(denoiser, depths, tokens, 1.0 / scale),
         decode=_decoder(decoder, 1.0 / scale),
     )
@@ -116,13 +117,13 @@ class _Layers(NamedTuple):
     """Multiply-adds for each pair of places: attention's."""
 
 
-def _sum(parts: Sequence[_Layers], pixels: float) -> Effort:
+def _sum(parts: Sequence[_Layers]) -> Effort:
     return Effort(
         layers=sum(part.number for part in parts),
         weights=sum(part.weights for part in parts),
         fixed=float(sum(part.fixed for part in parts)),
-        linear=float(sum(part.a_place * part.share * pixels for part in parts)),
-        square=float(sum(part.a_pair * (part.share * pixels) ** 2 for part in parts)),
+        linear=float(sum(part.a_place * part.share for part in parts)),
+        square=float(sum(part.a_pair * part.share**2 for part in parts)),
     )
 
 
@@ -198,7 +199,7 @@ def _denoiser(unet: _Denoiser, depths: Sequence[int], tokens: int, scale: float)
         if level:
             parts.append(_conv(scale / 4 ** (level - 1), now, now))
     parts.append(_conv(scale, now, unet.out_channels)._replace(number=2))
-    return _sum(parts, 1.0)
+    return _sum(parts)
 
 
 def _decoder(vae: _Decoder, scale: float) -> Effort:
@@ -221,4 +222,4 @@ def _decoder(vae: _Decoder, scale: float) -> Effort:
         if level < len(vae.block_out_channels) - 1:
             parts.append(_conv(4 * share, now, now))
     parts.append(_conv(1.0, now, vae.out_channels)._replace(number=2))
-    return _sum(parts, 1.0)
+    return _sum(parts)

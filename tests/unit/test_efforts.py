@@ -3,11 +3,13 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difs import efforts, repository
+from difs.messages import Efforts
 
 SHIPPED = repository.scan(repository.locate("model_repo")).variants
 
@@ -80,6 +82,21 @@ def test_a_pipeline_without_a_part_is_not_counted(part: str) -> None:
 @given(st.sampled_from(efforts.PARTS), st.binary(max_size=64) | st.just(b"[" * 60_000))
 def test_a_broken_configuration_is_no_error(part: str, content: bytes) -> None:
     assert efforts.of_parts(configs("sdxl") | {part: content}) is None
+
+
+def test_the_largest_that_is_counted_can_still_be_told() -> None:
+    levels = 16
+    huge = changed(
+        "unet",
+        block_out_channels=[1 << 16] * levels,
+        down_block_types=["CrossAttnDownBlock2D"] * levels,
+        up_block_types=["CrossAttnUpBlock2D"] * levels,
+        layers_per_block=256,
+        transformer_layers_per_block=256,
+        cross_attention_dim=1 << 16,
+    )
+    found = efforts.of_parts(huge)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(found), type=Efforts) == found
 
 
 @settings(max_examples=50)
