@@ -23,6 +23,7 @@ CPU = (
     "bench.scale",
     "bench.http",
     "bench.decisions",
+    "bench.estimates",
     "bench.planner",
     "bench.promises",
     "bench.beside",

@@ -137,8 +137,8 @@ class Costs(Struct, frozen=True, cache_hash=True):
     """From where it lies now: the disk, or host memory if it is parked."""
     sizes: tuple[SizeCost, ...] = ()
     """The same at other numbers of pixels, ascending; empty: steps and decoding are linear in pixels."""
-    source: Literal["measured", "estimated"] = "measured"
-    """Estimated: from what another variant of its family costs on this device."""
+    source: Literal["measured", "estimated", "assumed"] = "measured"
+    """Estimated: from what other variants cost on this device; assumed: from its kind's usual speed."""
 
 
 class Room(Struct, frozen=True):

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
@@ -22,7 +23,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from difs import beside, manifests
+from difs import beside, efforts, manifests
 from difs.errors import RepositoryError, UnknownName
 from difs.manifests import AdapterManifest, Manifest, MeasuredCurve, MeasuredQuality
 from difs.variants import MODEL_INDEX, Adapter, Borrowed, Variant
@@ -148,7 +149,16 @@ def _furnish(
         weight_bytes=nbytes,
         captions=_captions(wanted.captions, variants) if wanted.captions is not None else (),
     )
-    return replace(whole, quality=quality_of(whole))
+    return replace(whole, quality=quality_of(whole), efforts=efforts.of_parts(_configs(whole)))
+
+
+def _configs(variant: Variant) -> dict[str, bytes]:
+    """Return the configurations of a variant's parts that can be read, by part."""
+    found = {}
+    for part in efforts.PARTS:
+        with suppress(OSError, RepositoryError):
+            found[part] = _read(variant.part(part).folder / "config.json")
+    return found
 
 
 def quality_of(variant: Variant) -> MeasuredCurve | None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from difs.errors import RepositoryError
 from difs.manifests import AdapterManifest, Digest, Manifest, MeasuredCurve
-from difs.messages import AdapterInfo, VariantInfo
+from difs.messages import AdapterInfo, Efforts, VariantInfo
 
 MODEL_INDEX = "model_index.json"
 
@@ -56,6 +56,8 @@ class Variant(Struct, frozen=True):
     """Where its manifest stands, if that is not `folder`."""
     quality: MeasuredCurve | None = None
     """What its pictures are worth: as its manifest says, else as it was measured on this machine."""
+    efforts: Efforts | None = None
+    """What it takes by count; None: its structure is not known in full."""
 
     @property
     def home(self) -> Path:
@@ -120,6 +122,7 @@ class Variant(Struct, frozen=True):
             quality_source=known.source if known is not None else "",
             quality_kind=known.kind if known is not None else None,
             quality_judge=known.judge if known is not None else "",
+            efforts=self.efforts,
         )
 
     def part(self, part: str) -> Borrowed:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from difs import estimates, profiles
 from difs.actor_messages import (
     Abort,
@@ -17,6 +19,7 @@ from difs.actor_messages import (
     LoadFailed,
     Pulse,
     Ready,
+    Resident,
     Retiring,
     Switched,
     SwitchFailed,
@@ -192,9 +195,17 @@ def _loaded(books: Books, route: bytes, message: Loaded, now: float) -> None:
 
 def estimate(books: Books, actor: Actor) -> None:
     """Say anew what the variants would cost an actor that were never measured there."""
-    everything = {name: actor.measured(name) for name in books.variants}
+    everything = {name: _from_disk(actor, name) for name in books.variants}
     measured = {name: found for name, found in everything.items() if found is not None}
-    actor.estimated = estimates.of_all(books.variants, measured)
+    actor.estimated = estimates.of_all(books.variants, measured, actor.device.partition("-")[0])
+
+
+def _from_disk(actor: Actor, variant: str) -> Resident | None:
+    """Return what was measured of a variant; of what is parked, its way from the disk if that was."""
+    found, first = actor.measured(variant), actor.first_costs.get(variant)
+    if found is None or first is None or variant not in actor.parked:
+        return found
+    return replace(found, costs=replace(found.costs, load_s=first.load_s))
 
 
 def _load_failed(books: Books, route: bytes, message: LoadFailed, now: float) -> None:

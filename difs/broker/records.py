@@ -286,7 +286,7 @@ class Actor:
     profiled: dict[str, tuple[Resident, ...]] = field(default_factory=dict)
     """What variants would be here, as profiles say; the mode that one is loaded into stands first."""
     estimated: dict[str, Resident] = field(default_factory=dict)
-    """What variants would be that were never measured here, from others of their family."""
+    """What variants would be that were never measured here, from others that were."""
     outdated: set[str] = field(default_factory=set)
     """Variants that it has, or loads, as they were before the repository changed; they shall leave."""
     loading: dict[str, deque[Load]] = field(default_factory=dict)

@@ -24,6 +24,30 @@ class QualityPoint(Struct, frozen=True):
     recall_5: Unit = 0.0
 
 
+class Effort(Struct, frozen=True):
+    """What one call of a part takes: layers and weights, and for each row multiply-adds by its pixels."""
+
+    layers: int
+    weights: int
+    fixed: float
+    """Multiply-adds, whatever the size;"""
+    linear: float
+    """for each pixel of the picture;"""
+    square: float
+    """and for each pair of pixels: attention's."""
+
+
+class Efforts(Struct, frozen=True):
+    """What the parts of a pipeline take, counted from their configurations."""
+
+    encode: Effort
+    """One prompt."""
+    step: Effort
+    """One row of one evaluation of the denoiser."""
+    decode: Effort
+    """One image."""
+
+
 class VariantInfo(Struct, frozen=True, omit_defaults=True, cache_hash=True):
     """A registered variant, as a client may see it."""
 
@@ -52,6 +76,8 @@ class VariantInfo(Struct, frozen=True, omit_defaults=True, cache_hash=True):
     """How they were found; None: there are none."""
     quality_judge: str = ""
     """Who found them. Numbers of two variants are comparable only where kind and judge are the same."""
+    efforts: Efforts | None = None
+    """What it takes by count; None: its structure is not known in full."""
 
 
 class AdapterInfo(Struct, frozen=True, omit_defaults=True):

@@ -54,8 +54,8 @@ class DeviceView(Struct, frozen=True):
     """What variants would be here in each memory mode, as profiles say; the mode that one is loaded into
     stands first. `load_s` is the way from the disk."""
     estimated: Mapping[str, Resident] = {}
-    """What variants would be that were never measured here, from others of their family: `costs.source`
-    says so."""
+    """What variants would be that were never measured here, from those that were, as `costs.source`
+    says."""
     room_bytes: int | None = None
     """What a further variant could take, if those that nobody wants gave way; None: not known."""
     outlook: Outlook | None = None

@@ -5,6 +5,7 @@ others cost more and bring the same picture. What depends on one variant alone i
 decisions: the arguments are frozen, so the answers cannot grow old.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from operator import itemgetter
@@ -77,10 +78,11 @@ def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate
                 ranked[guided] = _quickest(ways(info, devices, request, guidance))
             quick = ranked[guided]
             way = quick[0] if len(quick) == 1 else _soonest(quick, calls)
-            total_s = _total_s(way, info, request, dial)
-            found.append(
-                make(Point, (way[2], info, steps, guidance, way[3], total_s, worth, is_measured))
-            )
+            fixed_s, call_s, device, mode = way
+            total_s = fixed_s + calls * call_s
+            if device.outlook is not None:
+                total_s = _total_s(way, info, request, dial)
+            found.append(make(Point, (device, info, steps, guidance, mode, total_s, worth, is_measured)))
     return found
 
 
@@ -241,24 +243,39 @@ def ways(
     *,
     is_complete: bool = False,
 ) -> list[Way]:
-    """Return how a variant can be computed on each device; not `is_complete`: in modes worth a look."""
+    """Return how a variant can be computed on each device; not `is_complete`: only what is worth a look.
+
+    That is what the way that begins soonest so far does not beat in both respects.
+    """
     width, height = points.size_of(info, request)
     shape = (width * height, guidance, request.n, request.deterministic)
     when_loaded = _when_loaded if is_complete else _best_when_loaded
     name, found = info.name, []
+    soonest_s = its_call_s = math.inf
     for device in devices:
-        known = device.residents.get(name)
+        known, backlog_s = device.residents.get(name), device.backlog_s
         if known is not None:
-            parts_s, call_s, _ = _seconds(known.costs, shape)
-            found.append((device.backlog_s + parts_s, call_s, device, known.memory_mode))
-            continue
-        for parts_s, call_s, mode in when_loaded(device.loadable(name, shape[0]), shape):
-            found.append((device.backlog_s + parts_s, call_s, device, mode))
+            parts = _when_here(known, shape)
+        else:
+            parts = when_loaded(device.loadable(name, shape[0]), shape)
+        for parts_s, call_s, mode in parts:
+            fixed_s = backlog_s + parts_s
+            if is_complete or fixed_s < soonest_s or call_s < its_call_s:
+                found.append((fixed_s, call_s, device, mode))
+                if fixed_s < soonest_s:
+                    soonest_s, its_call_s = fixed_s, call_s
     return found
 
 
 Parts = tuple[tuple[float, float, MemoryMode], ...]
 """Of each memory mode: seconds of the load and of all but the steps, seconds of one evaluation."""
+
+
+@lru_cache(maxsize=8192)
+def _when_here(known: Resident, shape: Shape) -> Parts:
+    """Return how a variant that is loaded is computed: as it is."""
+    parts_s, call_s, _ = _seconds(known.costs, shape)
+    return ((parts_s, call_s, known.memory_mode),)
 
 
 @lru_cache(maxsize=8192)
@@ -295,6 +312,8 @@ def _seconds(costs: Costs | None, shape: Shape) -> tuple[float, float, float]:
 
 def _quickest(found: list[Way]) -> list[Way]:
     """Return the ways of which none is slower in both respects than another; the soonest begun first."""
+    if len(found) == 1:
+        return found
     first = min(found, key=_haste)
     if min(found, key=_pace)[1] >= first[1]:
         return [first]
@@ -306,10 +325,9 @@ def _quickest(found: list[Way]) -> list[Way]:
 
 
 def _soonest(ranked: list[Way], calls: int) -> Way:
-    """Return the way that has done `calls` evaluations first."""
-    if len(ranked) == 1:
-        return ranked[0]
-    return min(ranked, key=lambda way: way[0] + calls * way[1])
+    """Return the way that has done `calls` evaluations first; of equals the first."""
+    seconds = [way[0] + calls * way[1] for way in ranked]
+    return ranked[seconds.index(min(seconds))]
 
 
 _haste, _pace = itemgetter(0, 1), itemgetter(1)

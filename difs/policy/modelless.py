@@ -7,7 +7,8 @@ al., ATC 2021).
 """
 
 from collections.abc import Sequence
-from operator import attrgetter, itemgetter
+from heapq import heapify, heappop
+from operator import attrgetter
 
 from msgspec.structs import replace
 
@@ -89,7 +90,8 @@ def floor_steps(known: Sequence[Point], chosen: Point, floor: float, request: Ge
     is_fixed = request.overrides.steps is not None or request.deterministic
     if request.requirements.latency_s is None or is_fixed or not sampler.is_elastic:
         return None
-    alike = [p for p in known if (p.info, p.guidance) == (chosen.info, chosen.guidance)]
+    info, guidance = chosen.info, chosen.guidance
+    alike = [p for p in known if p.info is info and p.guidance == guidance]
     least = min((p.steps for p in alike if p.worth >= min(floor, chosen.worth)), default=chosen.steps)
     return least if least < chosen.steps else None
 
@@ -179,13 +181,11 @@ def alternatives(
 ) -> tuple[Alternative, ...]:
     """Return the next best points, one a variant and another number of steps of the chosen one."""
     budget, worth = budget_of(request), chosen.worth
-    best: dict[str, tuple[tuple[bool, float, float], Point]] = {}
-    for point in known:
-        if point is chosen:
-            continue
-        rank = (point.total_s > budget, abs(point.worth - worth), point.total_s)
-        other = best.get(point.info.name)
-        if other is None or rank < other[0]:
-            best[point.info.name] = rank, point
-    shown = sorted(best.values(), key=itemgetter(0))[:SHOWN]
-    return tuple(telling.alternative(point, chosen, floor, budget) for _, point in shown)
+    ranks = [(p.total_s > budget, abs(p.worth - worth), p.total_s, i) for i, p in enumerate(known)]
+    heapify(ranks)  # most are never looked at
+    shown: dict[str, Point] = {}
+    while ranks and len(shown) < SHOWN:
+        point = known[heappop(ranks)[3]]
+        if point is not chosen:
+            shown.setdefault(point.info.name, point)
+    return tuple([telling.alternative(point, chosen, floor, budget) for point in shown.values()])

@@ -121,7 +121,7 @@ def test_the_service_plans_what_it_never_loaded_with_its_profile(
 ) -> None:
     loads = settings('actors.preload=["large"]', "actors.threads=1", f'service.model_repo="{models}"')
     with Service(["--device", "cpu", *loads]) as service:
-        assert planned(service, "plain").prediction.source == "assumed"
+        assert planned(service, "plain").prediction.source == "estimated", "from `large`"
         told = difs("profile", *FAST, *options[:2], "--run-dir", str(service.home.path))
         assert told.returncode == os.EX_UNAVAILABLE
         assert_one_line(told.stderr)

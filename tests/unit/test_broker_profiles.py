@@ -5,7 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from difs.actor_messages import CancelLoad, Evicted, Loaded, LoadVariant, Pulse, Resident, Room
-from difs.messages import Cancel, Explain, Explanation, Plan, Reading
+from difs.messages import Cancel, Effort, Efforts, Explain, Explanation, Plan, Reading
 from difs.policy.base import DeviceView
 from difs.policy.points import predict
 from difs.profiles import Work
@@ -32,6 +32,26 @@ def planned(house: House, name: str) -> Plan:
 
 def test_without_a_profile_nothing_is_known_of_what_was_never_loaded() -> None:
     assert planned(house(), "wide").prediction.source == "assumed"
+
+
+PARTS = Efforts(*[Effort(10, 1000, 1e5, 1e3, 0.1)] * 3)
+COUNTED = (variant("tiny", efforts=PARTS), variant("wide", family="sdxl", bytes=50, efforts=PARTS))
+
+
+def test_a_variant_of_another_family_is_estimated_where_both_were_counted() -> None:
+    found = House(variants=COUNTED)
+    found.join()
+    prediction = planned(found, "wide").prediction
+    assert (prediction.source, prediction.encode_s) == ("estimated", COSTS.encode_s)
+    assert prediction.load_s < COSTS.load_s, "its file is the smaller one"
+
+
+def test_an_estimated_load_is_one_from_the_disk_though_the_relative_is_parked() -> None:
+    found = House(variants=COUNTED)
+    found.join()
+    before = planned(found, "wide").prediction.load_s
+    found.tell(Evicted("tiny", parked=resident("tiny", replace(COSTS, load_s=0.001))))
+    assert planned(found, "wide").prediction.load_s == before
 
 
 def test_a_profiled_variant_is_planned_with_what_was_measured_before_it_is_loaded() -> None:

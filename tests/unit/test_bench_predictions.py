@@ -1,0 +1,44 @@
+"""What README promises of predictions, in virtual time: the real policy and broker on measured tables."""
+
+from functools import cache
+from typing import Any
+
+from bench import predictions
+from bench.promises import figures
+from difs import repository
+from difs.simulation import tables
+
+REQUESTS, SEEDS = 200, (1, 2)
+KNOWN = repository.scan(repository.locate("model_repo")).variants
+MODELS = tables.read(predictions.TABLES, {name: variant.info() for name, variant in KNOWN.items()})
+
+
+@cache
+def alone() -> dict[str, Any]:
+    """Return what came of requests that never met."""
+    return figures(predictions.run(MODELS, REQUESTS // 3, 0.0, SEEDS[0], 0.0))
+
+
+@cache
+def beside_others(load: float) -> dict[str, Any]:
+    """Return what came of requests at a load of which 1 is one in the mean seconds of one alone."""
+    rate = load / alone()["mean_s"]
+    ended = [one for seed in SEEDS for one in predictions.run(MODELS, REQUESTS, rate, seed, load)]
+    return figures(ended)
+
+
+def test_alone_a_picture_takes_the_seconds_that_were_predicted() -> None:
+    assert alone()["error_p90"] < 0.001
+
+
+def test_at_half_load_nine_of_ten_predictions_are_right_within_fifteen_percent() -> None:
+    found = beside_others(0.5)
+    assert found["requests"] - found["refused"] > 330, "it does not keep its word by refusing"
+    assert found["error_p50"] <= 0.08
+    assert found["error_p90"] <= 0.15
+
+
+def test_at_half_load_what_was_promised_is_kept() -> None:
+    found = beside_others(0.5)
+    assert found["promised"] > 120
+    assert found["kept"] >= 0.98
