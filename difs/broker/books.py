@@ -327,11 +327,11 @@ class Books:
         attempt.actor.queue.refund(rank, attempt.flow, attempt.charged_s - used_s)
         attempt.charged_s = used_s
 
-    def credit(self, attempt: Attempt) -> None:
-        """Enter one evaluation of one image as done; never more than was assigned."""
-        seconds = min(attempt.step_s, attempt.request.work_s - attempt.done_s)
+    def credit(self, attempt: Attempt, calls: int = 1) -> None:
+        """Enter evaluations of one image each as done; never more than was assigned."""
+        seconds = min(calls * attempt.step_s, attempt.request.work_s - attempt.done_s)
         attempt.done_s += seconds
-        attempt.calls += 1
+        attempt.calls += calls
         _account(attempt.actor, attempt.request).done_s += seconds
 
     # ---- actors -----------------------------------------------------------------------------
