@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from difs import config
 from difs.actor_messages import Slot
+from difs.broker import outlooks
 from difs.broker.chronicle import Chronicle
 from difs.broker.crowd import Crowd
 from difs.broker.effects import Effect
@@ -220,7 +221,7 @@ class Books:
         assert request.actor is None
         self.waiting.pop(request.message.request_id, None)
         request.actor = actor
-        actor.outlook = NO_OUTLOOK
+        actor.outlook = outlooks.with_one_more(actor, request)
         _account(actor, request).assigned_s += request.work_s
         actor.wants[plan.variant] = actor.wants.get(plan.variant, 0) + 1
         if plan.variant not in actor.residents:

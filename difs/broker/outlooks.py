@@ -7,9 +7,11 @@ import math
 from collections.abc import Hashable, Iterator
 from itertools import islice
 
+from msgspec.structs import replace
+
 from difs import foresight, profiles
 from difs.actor_messages import Costs
-from difs.broker.records import Actor, Attempt, AttemptState, Request
+from difs.broker.records import NO_OUTLOOK, Actor, Attempt, AttemptState, Request
 from difs.foresight import Outlook, Pace, Task
 from difs.messages import Plan
 
@@ -27,6 +29,19 @@ def of(actor: Actor, now: float) -> Outlook:
         found = _made(actor, now)
         actor.outlook = now, found
     return found
+
+
+def with_one_more(actor: Actor, request: Request) -> tuple[float, Outlook | None]:
+    """Return what is remembered of an actor whose queue `request` is about to join.
+
+    Behind those that are run ahead it only adds its seconds.
+    """
+    made_at, found = actor.outlook
+    if found is None or request.is_best_effort:
+        return actor.outlook
+    if actor.queue.up_to(request.rank[0]) < foresight.MOST:
+        return NO_OUTLOOK
+    return made_at, replace(found, ends=found.ends + request.work_s)
 
 
 def _made(actor: Actor, now: float) -> Outlook:

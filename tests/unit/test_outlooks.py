@@ -6,6 +6,7 @@ import pytest
 
 from difs.actor_messages import Costs, Execute, RowCost
 from difs.broker import outlooks
+from difs.broker.records import NO_OUTLOOK
 from difs.foresight import MOST
 from difs.messages import Accepted, Explain, Explanation
 from difs.policy.lateness import ENOUGH
@@ -66,6 +67,18 @@ def test_behind_the_first_tasks_stands_the_sum_of_all_others_seconds() -> None:
     after = outlooks.of(actor, house.now)
     assert after.stretches == before.stretches
     assert after.ends == pytest.approx(before.ends + work_s)
+
+
+def test_what_is_remembered_is_what_would_be_found_anew() -> None:
+    house = sharing()
+    (actor,) = house.state.books.ready
+    for i in range(3 * MOST):
+        house.ask(f"r{i}", guidance_scale=1.0, priority=i % 2, best_effort=i % 5 == 0)
+        remembered = outlooks.of(actor, house.now)
+        actor.outlook = NO_OUTLOOK
+        found = outlooks.of(actor, house.now)
+        assert remembered.stretches == found.stretches
+        assert remembered.ends == pytest.approx(found.ends)
 
 
 def test_what_later_arrivals_do_is_learned() -> None:

@@ -1,6 +1,7 @@
 """difs.actors.reporting: steps that nobody watches go together, and none is lost from the count."""
 
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -36,7 +37,7 @@ def test_steps_that_nobody_watches_go_together_and_are_all_counted(gaps: list[fl
         report = reporter.pass_on(Stepped(asked.attempt, 0, step, 50), now)
         if isinstance(report, Stepped):
             passed.append((now, report))
-    assert all(b[0] - a[0] >= REST_S for a, b in zip(passed, passed[1:], strict=False))
+    assert all(b[0] - a[0] >= REST_S for a, b in pairwise(passed))
     if passed:
         assert sum(report.calls for _, report in passed) == passed[-1][1].step
 
