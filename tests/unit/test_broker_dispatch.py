@@ -169,8 +169,8 @@ def test_two_full_queues_do_not_throw_their_requests_to_and_fro() -> None:
     for i in range(40):
         house.ask(f"waits {i}")
     decisions = house.state.books.decisions
-    for device, execute in zip((b"cpu-0", b"cpu-1"), running, strict=True):
-        house.tell(finished(execute), device)  # its slot is not free before the picture was copied
+    for route, execute in zip((b"cpu-0", b"cpu-1"), running, strict=True):
+        house.tell(finished(execute), route)  # its slot is not free before the picture was copied
     assert house.state.books.decisions == decisions
     house.handle(Delivered(tuple(house.state.books.holds)[:1]))
     assert house.state.books.decisions - decisions <= 2
