@@ -12,8 +12,8 @@ from bench.report import percentile
 from difs import config
 from difs.actor_messages import Costs, Execute, Finished, Ready, Resident, Room, RowCost, Sealed, Stepped
 from difs.broker.books import Segment
-from difs.broker.effects import Effect, TellActor
-from difs.broker.events import ActorSaid, ClientSaid, Ticked
+from difs.broker.effects import Effect, TellActor, TellClient
+from difs.broker.events import ActorSaid, ClientSaid, Delivered, Ticked
 from difs.broker.state import BrokerState
 from difs.messages import Delivery, Explain, Generate
 from difs.policy import registry
@@ -74,6 +74,8 @@ class Heart:
         for effect in effects:
             if isinstance(effect, TellActor) and isinstance(effect.message, Execute):
                 self._running.append(effect.message)
+            elif isinstance(effect, TellClient) and effect.leases:  # its pictures were copied
+                self._note(self.state.handle(Delivered(effect.leases), self.now))
 
     def ask(self) -> None:
         """Let the next client ask for a picture."""

@@ -56,6 +56,8 @@ class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
     """It gives way to all others, at every step."""
     preview_every: int = 0
     """Steps between two previews; 0 for none."""
+    is_watched: bool = False
+    """Its client hears of each step; of others, several steps may be reported at once."""
 
 
 class Abort(Struct, frozen=True, tag="abort"):
@@ -190,14 +192,16 @@ class Pulse(Struct, frozen=True, tag="pulse"):
     reading: Reading
 
 
-class Stepped(Struct, frozen=True, tag="stepped"):
-    """One denoising step of one image is done."""
+class Stepped(Struct, frozen=True, omit_defaults=True, tag="stepped"):
+    """One denoising step of one image is done; of an attempt that nobody watches, perhaps several."""
 
     attempt: int
     image: int
     step: int
     steps: int
     preview: Preview | None = None
+    calls: int = 1
+    """Steps of all images of the attempt since the last report."""
 
 
 class Sealed(Struct, frozen=True, array_like=True):

@@ -140,6 +140,12 @@ class Unavailable(CapacityError):
     code = "unavailable"
 
 
+class TooSlow(CapacityError):
+    """The caller did not read its messages in time, and what it had open was given up."""
+
+    code = "too_slow"
+
+
 class BrokerLost(CapacityError):
     """The broker does not answer, or was restarted while the request was open."""
 
@@ -249,6 +255,7 @@ _WIRE_CLASSES: tuple[type[DifsError], ...] = (
     TooManyOutstanding,
     Draining,
     Unavailable,
+    TooSlow,
     BrokerLost,
     Expired,
     Cancelled,

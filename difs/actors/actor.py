@@ -30,6 +30,7 @@ from difs.actor_messages import (
 )
 from difs.actors.engine import Engine
 from difs.actors.link import Link
+from difs.actors.reporting import Reporter
 from difs.actors.units import DeviceBroken, Report
 from difs.clock import Clock
 from difs.errors import EngineFailed
@@ -74,6 +75,7 @@ class Actor:
         self._wants_restart = False
         self._wanted: deque[str] = deque()
         self._worked_at = clock.now()
+        self._reporter = Reporter()
         self.progress = 0
         """Units of work done; read by the heartbeat's thread."""
 
@@ -146,7 +148,9 @@ class Actor:
             self._obey(message)
         for report in self._engine.turn():
             _tell(report)
-            self._link.send(report)
+            passed = self._reporter.pass_on(report, self._clock.now())
+            if passed is not None:
+                self._link.send(passed)
         self._load_another()
         self.progress += 1
         if self._engine.wants_restart and not self._wants_restart:
@@ -179,6 +183,7 @@ class Actor:
         engine = self._engine
         match message:
             case Execute():
+                self._reporter.begin(message, self._clock.now())
                 engine.submit(message)
             case Abort(attempt):
                 engine.abort(attempt)
@@ -200,6 +205,7 @@ class Actor:
         if self._epoch not in (None, epoch):
             log.info("a new broker: dropping the work of the old one")
             self._engine.clear()
+            self._reporter.forget()
         self._epoch = epoch
 
 

@@ -45,7 +45,7 @@ def _stepped(books: Books, route: bytes, message: Stepped, now: float) -> None:
     attempt.actor.last_heard = attempt.actor.progressed_at = now
     if attempt.state is not AttemptState.RUNNING:
         return
-    books.credit(attempt)
+    books.credit(attempt, message.calls)
     attempt.stepped_at = now
     request = attempt.request
     asked = request.message.delivery

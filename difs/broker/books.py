@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from difs import config
 from difs.actor_messages import Slot
+from difs.broker import outlooks
 from difs.broker.chronicle import Chronicle
 from difs.broker.crowd import Crowd
 from difs.broker.effects import Effect
@@ -220,7 +221,7 @@ class Books:
         assert request.actor is None
         self.waiting.pop(request.message.request_id, None)
         request.actor = actor
-        actor.outlook = NO_OUTLOOK
+        actor.outlook = outlooks.with_one_more(actor, request)
         _account(actor, request).assigned_s += request.work_s
         actor.wants[plan.variant] = actor.wants.get(plan.variant, 0) + 1
         if plan.variant not in actor.residents:
@@ -327,11 +328,11 @@ class Books:
         attempt.actor.queue.refund(rank, attempt.flow, attempt.charged_s - used_s)
         attempt.charged_s = used_s
 
-    def credit(self, attempt: Attempt) -> None:
-        """Enter one evaluation of one image as done; never more than was assigned."""
-        seconds = min(attempt.step_s, attempt.request.work_s - attempt.done_s)
+    def credit(self, attempt: Attempt, calls: int = 1) -> None:
+        """Enter evaluations of one image each as done; never more than was assigned."""
+        seconds = min(calls * attempt.step_s, attempt.request.work_s - attempt.done_s)
         attempt.done_s += seconds
-        attempt.calls += 1
+        attempt.calls += calls
         _account(attempt.actor, attempt.request).done_s += seconds
 
     # ---- actors -----------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def serve(books: Books, route: bytes, message: ClientMessage, now: float, peer: 
     books.peer = peer
     client = books.clients.get(route)
     if client is not None and client.peer != peer:
-        _displaced(books, route, now)
+        _lost_unheard(books, route, now)
     refused = admission.check_peer(peer, message)
     if refused is not None:
         tell(books, route, refused)
@@ -65,8 +65,15 @@ def tell(books: Books, route: bytes, message: BrokerMessage) -> None:
     books.effects.append(TellClient(route, message))
 
 
-def _displaced(books: Books, route: bytes, now: float) -> None:
-    """Give up a client under whose routing id another connected; that one hears nothing of it."""
+def too_slow(books: Books, route: bytes, now: float) -> None:
+    """Give up a client that is there and does not read: one message tells it, whatever it had open."""
+    _lost_unheard(books, route, now)
+    words = "messages were not read in time: what was open was cancelled, what had ended was dropped"
+    tell(books, route, admission.refusal("too_slow", words))
+
+
+def _lost_unheard(books: Books, route: bytes, now: float) -> None:
+    """Give up a client, as under whose routing id another connected, saying nothing of its requests."""
     lost(books, route, now)
     books.effects = [e for e in books.effects if not (isinstance(e, TellClient) and e.route == route)]
 

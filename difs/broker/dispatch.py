@@ -97,7 +97,7 @@ def dispatch(books: Books, now: float) -> None:
             while actor.queued and len(actor.attempts) < actor.credits:
                 outcome = _dispatch_head(books, actor, now)
                 moved = moved or outcome is _Outcome.MOVED
-                if outcome is _Outcome.STUCK:
+                if outcome is not _Outcome.GONE:
                     break
     for actor in books.ready:
         if actor.queue and actor.queue.urgent:
@@ -181,14 +181,20 @@ def _begin(books: Books, actor: Actor, request: Request, plan: Plan, now: float)
 
 
 MOVE_REST_S = 0.5
-"""A request that no other device would take asks them again after so long."""
+"""A request whose device has no free slots looks at the others once in so long."""
 
 
 def _move_to_room(books: Books, request: Request, plan: Plan, now: float) -> _Outcome:
-    """Move a request whose device has no free slots to one that has, if the policy admits it there."""
+    """Move a request whose device has no free slots to one that has, if the policy admits it there.
+
+    Only where it can begin at once: two full queues would throw all that they have to and fro.
+    """
     message = request.message
-    roomy = planning.with_room(books, message.n, admission.slot_bytes(message, plan))
-    if not roomy or now < request.stays_until:
+    if now < request.stays_until:
+        return _Outcome.STUCK
+    nbytes = admission.slot_bytes(message, plan)
+    roomy = [a for a in planning.with_room(books, message.n, nbytes) if a.free_credits > a.queued]
+    if not roomy:
         return _Outcome.STUCK
     variants = planning.variants_for(books, request)
     decision = planning.decide_among(books, message, now, variants, roomy)
@@ -228,6 +234,7 @@ def _execute(attempt: Attempt) -> Execute:
         is_judged=request.is_judged,
         is_best_effort=request.is_best_effort,
         preview_every=message.delivery.preview_every,
+        is_watched=message.delivery.progress or message.delivery.preview_every > 0,
     )
 
 

@@ -39,7 +39,13 @@ class ClientMisspoke(Struct, frozen=True):
 
 
 class ClientLost(Struct, frozen=True):
-    """A client is gone, or has not taken its messages for too long."""
+    """A client is gone."""
+
+    route: bytes
+
+
+class ClientTooSlow(Struct, frozen=True):
+    """A client has not taken its messages for too long, and what it was owed was dropped."""
 
     route: bytes
 
@@ -86,6 +92,7 @@ Event = (
     ClientSaid
     | ClientMisspoke
     | ClientLost
+    | ClientTooSlow
     | Delivered
     | KeysRevoked
     | ActorSaid

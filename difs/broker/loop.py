@@ -26,6 +26,7 @@ from difs.broker.events import (
     ClientLost,
     ClientMisspoke,
     ClientSaid,
+    ClientTooSlow,
     Delivered,
     Event,
     Peer,
@@ -36,8 +37,8 @@ from difs.broker.remote import RemoteDoor
 from difs.broker.state import BrokerState
 from difs.broker.watcher import Watcher
 from difs.clock import Clock
-from difs.errors import Denied, DifsError
-from difs.messages import MAX_HEADER_BYTES, Accepted, Beat, Happening, Progress
+from difs.errors import Denied, DifsError, TooSlow
+from difs.messages import MAX_HEADER_BYTES, Accepted, Beat, Error, Happening, Progress
 from difs.shm.reader import SegmentReader
 from difs.sockets import DONTWAIT
 
@@ -259,9 +260,11 @@ class BrokerLoop:
                 self._tell_client(effect)
 
     def _tell_client(self, effect: TellClient) -> None:
-        letter = Letter(wire.encode(effect.message), effect.payloads, effect.leases)
+        message = effect.message
+        is_last = type(message) is Error and message.code == TooSlow.code
+        letter = Letter(wire.encode(message), effect.payloads, effect.leases, is_last)
         if self._outbox.owes(effect.route):
-            if not isinstance(effect.message, (Progress, Beat)):
+            if not isinstance(message, (Progress, Beat)):
                 self._owe(effect.route, letter)
             return
         try:
@@ -290,7 +293,8 @@ class BrokerLoop:
 
     def _owe(self, route: bytes, letter: Letter) -> None:
         now = self._clock.now()
-        if not self._outbox.put(route, letter, now) and not self._hand_on(route):
+        is_kept = self._outbox.put(route, letter, now) or self._hand_on(route)
+        if not is_kept and self._outbox.owes(route):
             log.warning("a client is owed too much and is given up")
             self._give_up(route)
         self._flush_due = min(self._flush_due, now + self._outbox.rest_s(now))
@@ -317,12 +321,14 @@ class BrokerLoop:
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            self._give_up(route)
+            log.info("a client went away that was owed messages")
+            self._outbox.forget(route)
+            self._pending.append(ClientLost(route))
         return has_taken
 
     def _give_up(self, route: bytes) -> None:
         self._outbox.forget(route)
-        self._pending.append(ClientLost(route))
+        self._pending.append(ClientTooSlow(route))
 
     def _tell_backend(self, route: bytes, frames: list[wire.Frame]) -> None:
         try:

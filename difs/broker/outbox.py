@@ -15,9 +15,13 @@ from difs.broker.effects import Payload
 from difs.wire import Frame
 
 LARGE_BYTES = 32 * 1024
-"""From here on a message is large;"""
+"""From here on a message is large."""
 MAX_KEPT_BYTES = 512 * 1024
-"""and so much is kept for one client, pictures not counted; more, and it is given up."""
+"""So much is kept for one client, pictures not counted; if there is more,"""
+BRIEF_S = 1.0
+"""and it has taken nothing for so long, it is given up; a busy machine alone is no reason;"""
+MOST_KEPT_BYTES = 4 * 1024 * 1024
+"""beyond this it is at once."""
 MIN_RATE = 128 * 1024
 """Bytes per second that a client is trusted to take, however slow its network."""
 MIN_REST_S, MAX_REST_S = 0.001, 0.1
@@ -39,6 +43,8 @@ class Letter(Struct, frozen=True):
     payloads: tuple[Payload, ...] = ()
     leases: tuple[int, ...] = ()
     """What keeps the pictures in their slots until then."""
+    is_last: bool = False
+    """It tells a client that it was given up: nothing is owed before it, and it may be read late."""
 
     @property
     def kept_bytes(self) -> int:
@@ -72,12 +78,12 @@ class Outbox:
         return route in self._owed
 
     def put(self, route: bytes, letter: Letter, now: float) -> bool:
-        """Keep a message; False when that is too much for one client."""
+        """Keep a message; False when that is too much for one client that takes nothing now."""
         owed = self._owed.setdefault(route, deque())
-        self._since.setdefault(route, now)
+        quiet_s = now - self._since.setdefault(route, now)
         owed.append(letter)
-        self._bytes[route] = self._bytes.get(route, 0) + letter.kept_bytes
-        return self._bytes[route] <= MAX_KEPT_BYTES
+        self._bytes[route] = kept = self._bytes.get(route, 0) + letter.kept_bytes
+        return kept <= (MAX_KEPT_BYTES if quiet_s > BRIEF_S else MOST_KEPT_BYTES)
 
     def routes(self) -> list[bytes]:
         """Return the clients that messages wait for."""
@@ -122,10 +128,11 @@ class Outbox:
         return min(MAX_REST_S, max(MIN_REST_S, full_s / 10))
 
     def overdue(self, now: float) -> list[bytes]:
-        """Return the clients that have taken nothing for too long."""
+        """Return the clients that have taken nothing for too long, and were not told so yet."""
         for route in self._owed:
             self._since.setdefault(route, now)
-        return [route for route, since in self._since.items() if now - since > self._patience(route)]
+        late = [route for route, since in self._since.items() if now - since > self._patience(route)]
+        return [route for route in late if not self._owed[route][0].is_last]
 
     def _patience(self, route: bytes) -> float:
         return self._patience_s + self._under_way(route) / MIN_RATE

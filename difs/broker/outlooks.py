@@ -5,9 +5,13 @@ Best effort is left out: it gives way to whoever asks. No arithmetic here: that 
 
 import math
 from collections.abc import Hashable, Iterator
+from itertools import islice
+
+from msgspec.structs import replace
 
 from difs import foresight, profiles
-from difs.broker.records import Actor, Attempt, AttemptState, Request
+from difs.actor_messages import Costs
+from difs.broker.records import NO_OUTLOOK, Actor, Attempt, AttemptState, Request
 from difs.foresight import Outlook, Pace, Task
 from difs.messages import Plan
 
@@ -27,25 +31,51 @@ def of(actor: Actor, now: float) -> Outlook:
     return found
 
 
+def with_one_more(actor: Actor, request: Request) -> tuple[float, Outlook | None]:
+    """Return what is remembered of an actor whose queue `request` is about to join.
+
+    Behind those that are run ahead it only adds its seconds.
+    """
+    made_at, found = actor.outlook
+    if found is None or request.is_best_effort:
+        return actor.outlook
+    if actor.queue.up_to(request.rank[0]) < foresight.MOST:
+        return NO_OUTLOOK
+    return made_at, replace(found, ends=found.ends + request.work_s)
+
+
 def _made(actor: Actor, now: float) -> Outlook:
     tasks: list[Task] = []
     paces: dict[Hashable, Pace] = {}
-    rest_s = 0.0
-    for request, plan, attempt in _in_order(actor):
-        if len(tasks) >= foresight.MOST:
-            rest_s += request.work_s - (attempt.done_s if attempt is not None else 0.0)
-            continue
+    rest_s = actor.account.left_s
+    for request, plan, attempt in islice(_in_order(actor), foresight.MOST):
+        rest_s -= request.work_s - (attempt.done_s if attempt is not None else 0.0)
         known = actor.known_in(plan.variant, plan.memory_mode)
-        costs, work = known.costs if known is not None else profiles.ASSUMED, request.work
-        assert work is not None
-        alone = foresight.task_of(costs, work, plan.variant)
-        if request.is_alone:
-            alone = alone._replace(group=(plan.variant, request.message.request_id))
-        found = alone._replace(due=request.due, latest=request.latest or math.inf, since=now)
-        tasks.append(found if attempt is None else _under_way(found, attempt))
-        paces.setdefault(found.group, foresight.pace_of(costs, work.pixels))
+        costs = known.costs if known is not None else profiles.ASSUMED
+        found = _task(request, plan, costs)
+        tasks.append(found._replace(since=now) if attempt is None else _under_way(found, attempt))
+        if found.group not in paces:
+            assert request.work is not None
+            paces[found.group] = foresight.pace_of(costs, request.work.pixels)
+    if len(tasks) < foresight.MOST:
+        rest_s = 0.0  # all of it is in the tasks; what a sum leaves over is rounding
     begun = min(now, actor.progressed_at) if actor.is_working else now
-    return foresight.run_ahead(tasks, paces, now=now, begun=begun, rest_s=rest_s)
+    return foresight.run_ahead(tasks, paces, now=now, begun=begun, rest_s=max(0.0, rest_s))
+
+
+def _task(request: Request, plan: Plan, costs: Costs) -> Task:
+    """Return the task that a request is as long as nothing of it is done.
+
+    Remembered with the request: it is asked for with each newcomer, and its costs seldom change.
+    """
+    if request.task is None or request.task[0] is not costs or request.task[1] is not plan:
+        assert request.work is not None
+        task = foresight.task_of(costs, request.work, plan.variant)
+        if request.is_alone:
+            task = task._replace(group=(plan.variant, request.message.request_id))
+        task = task._replace(due=request.due, latest=request.latest or math.inf)
+        request.task = costs, plan, task
+    return request.task[2]
 
 
 def _in_order(actor: Actor) -> Iterator[tuple[Request, Plan, Attempt | None]]:

@@ -205,7 +205,7 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
         others = actor.wants.get(plan.variant, 0)
         request.work_s = profiles.shared_seconds(work, costs, others)
         request.step_s = profiles.shared_step_seconds(work, costs, others)
-        request.work = work
+        request.work, request.task = work, None
         _foresee(request, actor, plan, now)
         actor.activity[plan.variant] = actor.activity.get(plan.variant, Activity()).wanted(now)
         books.assign(request, actor)

@@ -34,6 +34,10 @@ class Queue(Generic[T]):
         spare = self._classes.get(BEST_EFFORT)
         return len(self) - (len(spare) if spare is not None else 0)
 
+    def up_to(self, rank: int) -> int:
+        """Return how many wait of the class `rank` and of those that go before it."""
+        return sum([len(queue) for other, queue in self._classes.items() if other <= rank])
+
     def add(
         self,
         item: T,

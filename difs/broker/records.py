@@ -16,7 +16,7 @@ from difs.autoscaler.forecast import Trace
 from difs.broker.events import LOCAL, Peer
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.errors import InternalError
-from difs.foresight import Outlook
+from difs.foresight import Outlook, Task
 from difs.messages import Generate, Happening, MemoryMode, Plan, Reading
 from difs.policy.activity import Activity
 from difs.policy.base import measured
@@ -147,6 +147,8 @@ class Request:
     """The part of `work_s` that one evaluation of one image is."""
     work: Work | None = None
     """What its plan has a device compute."""
+    task: tuple[Costs, Plan, Task] | None = None
+    """It as a task of its device, and what that was made of; see `difs.broker.outlooks`."""
     turn: float = 0.0
     """When it would be done if all that was on its device before it were done first: its place there."""
     foreseen_s: float = 0.0

@@ -20,6 +20,7 @@ from difs.broker.events import (
     ClientLost,
     ClientMisspoke,
     ClientSaid,
+    ClientTooSlow,
     Delivered,
     Event,
     KeysRevoked,
@@ -73,6 +74,8 @@ class BrokerState:
                 return books.effects
         elif isinstance(event, ClientLost):
             client_desk.lost(books, event.route, now)
+        elif isinstance(event, ClientTooSlow):
+            client_desk.too_slow(books, event.route, now)
         elif isinstance(event, Delivered):
             client_desk.delivered(books, event.leases)
         elif isinstance(event, ClientMisspoke):

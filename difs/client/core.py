@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from difs.errors import (
     BY_CODE,
@@ -18,6 +19,7 @@ from difs.errors import (
     Expired,
     IdConflict,
     InternalError,
+    TooSlow,
 )
 from difs.messages import (
     Accepted,
@@ -207,12 +209,23 @@ class ClientCore:
         error = to_exception(message)
         if message.request_id is None and isinstance(error, Denied) and not self._questions:
             return self._end_all(error)
+        if message.request_id is None and isinstance(error, TooSlow):
+            return self._given_up(message, now, jitter)
         if message.request_id is None and self._questions:
             ticket, _, _ = self._questions.popleft()
             return [Reply(ticket, error)]
         if message.request_id is None or message.request_id not in self._calls:
             return []
         return self._failed(message.request_id, error, now, jitter)
+
+    def _given_up(self, message: Error, now: float, jitter: float) -> list[Effect]:
+        """Note that the broker dropped all that it owed us: what is open may be tried again."""
+        effects: list[Effect] = [Reply(ticket, to_exception(message)) for ticket, _, _ in self._questions]
+        self._questions.clear()
+        for name in [name for name, call in self._calls.items() if call.stage is _Stage.OPEN]:
+            error = to_exception(replace(message, request_id=name))
+            effects += self._failed(name, error, now, jitter)
+        return effects
 
     def shut_out(self) -> list[Effect]:
         """Note that the service does not accept our key, and will not: end everything, now and later."""

@@ -2,9 +2,9 @@
 
 from difs.actor_messages import Execute
 from difs.broker.effects import Effect, ForgetClient, TellClient
-from difs.broker.events import ClientLost, Delivered, Ticked
+from difs.broker.events import ClientLost, ClientTooSlow, Delivered, Ticked
 from difs.broker.state import BEAT_S
-from difs.messages import Drain, Ping, Release, Result
+from difs.messages import Drain, Error, Ping, Release, Result
 from tests.builders import CLIENT, House, finished, free_slots, is_over, only, served, told
 
 
@@ -68,3 +68,20 @@ def test_a_drain_waits_until_all_pictures_were_copied_but_not_for_ever() -> None
         else:
             house.wait(60.0)
         assert not house.state.books.ready
+
+
+def test_a_client_that_does_not_read_in_time_is_told_of_all_that_it_lost_in_one_message() -> None:
+    house, _ = painted(n=4)
+    house.ask("b")
+    effects = house.handle(ClientTooSlow(CLIENT))
+    error = only(effects, Error)
+    assert (error.code, error.retryable, error.request_id) == ("too_slow", True, None)
+    assert effects[0] == ForgetClient(CLIENT), "what it was owed must not follow"
+    assert free_slots(house) == 4
+    assert not house.state.books.requests
+
+
+def test_a_client_that_has_nothing_open_is_told_too_for_its_ends_were_dropped() -> None:
+    house = House()
+    error = only(house.handle(ClientTooSlow(CLIENT)), Error)
+    assert error.code == "too_slow"

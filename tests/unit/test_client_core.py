@@ -28,6 +28,7 @@ from difs.errors import (
     IdConflict,
     InternalError,
     Overloaded,
+    TooSlow,
     UnknownName,
 )
 from difs.messages import (
@@ -505,3 +506,24 @@ def test_a_key_that_is_revoked_ends_what_is_open_when_the_broker_says_so() -> No
     assert isinstance(effect, Deliver)
     assert isinstance(effect.event, Denied)
     assert core.next_wake(1.0) is None
+
+
+# ---- too slow ------------------------------------------------------------------------------------
+
+
+def test_a_client_that_was_given_up_tries_its_open_calls_again() -> None:
+    core = called(retries=1)
+    ticket, _ = core.ask(Ping(), 0.0)
+    given_up = Error("too_slow", "not read in time", retryable=True)
+    (reply,) = core.received(given_up, 1.0, 0.0)
+    assert isinstance(reply, Reply)
+    assert reply.ticket == ticket
+    assert isinstance(reply.answer, TooSlow)
+    assert sent(core.tick(2.0, 0.0)) == [ASKED]
+
+
+def test_without_retries_a_client_that_was_given_up_tells_its_callers() -> None:
+    core = called(retries=0)
+    (event,) = delivered(core.received(Error("too_slow", "not read", retryable=True), 1.0, 0.0))
+    assert isinstance(event, TooSlow)
+    assert event.request_id == "r1"

@@ -31,6 +31,7 @@ CODES = {
     "too_many_outstanding": 69,
     "draining": 69,
     "unavailable": 69,
+    "too_slow": 69,
     "broker_lost": 69,
     "expired": 75,
     "cancelled": 75,

@@ -6,11 +6,13 @@ import pytest
 
 from difs.broker.effects import Payload
 from difs.broker.outbox import (
+    BRIEF_S,
     LARGE_BYTES,
     MAX_KEPT_BYTES,
     MAX_REST_S,
     MIN_RATE,
     MIN_REST_S,
+    MOST_KEPT_BYTES,
     Letter,
     Outbox,
 )
@@ -68,10 +70,28 @@ def test_what_is_kept_for_one_client_is_bounded_in_bytes() -> None:
     box = Outbox(10.0)
     part = words(bytes(MAX_KEPT_BYTES // 4))
     assert all(box.put(SLOW, part, 0.0) for _ in range(4))
-    assert not box.put(SLOW, words(b"x"), 0.0)
+    late = 1.01 * BRIEF_S
+    assert not box.put(SLOW, words(b"x"), late)
     assert box.put(OTHER, part, 0.0), "another's messages do not count"
     take_one(box)
-    assert box.put(SLOW, words(b"x"), 0.0), "there is room again"
+    assert box.put(SLOW, words(b"x"), late), "there is room again"
+
+
+def test_a_client_that_waits_for_its_turn_on_a_busy_machine_is_kept_more_but_not_all() -> None:
+    box = Outbox(10.0)
+    part = words(bytes(MAX_KEPT_BYTES))
+    assert all(box.put(SLOW, part, 0.9 * BRIEF_S * i) for i in range(2))
+    take_one(box)
+    assert box.put(SLOW, part, 5.0)
+    assert box.put(SLOW, part, 5.0 + 0.9 * BRIEF_S), "it has just taken one"
+    assert not all(box.put(SLOW, part, 6.0) for _ in range(MOST_KEPT_BYTES // MAX_KEPT_BYTES))
+
+
+def test_what_tells_a_client_that_it_was_given_up_may_be_read_late() -> None:
+    box = Outbox(10.0)
+    box.put(SLOW, Letter([b"too slow"], is_last=True), 0.0)
+    box.put(OTHER, words(b"a"), 0.0)
+    assert box.overdue(1000.0) == [OTHER]
 
 
 def test_pictures_that_wait_cost_no_memory() -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from difs.actor_messages import Costs, Execute, RowCost
 from difs.broker import outlooks
+from difs.broker.records import NO_OUTLOOK
+from difs.foresight import MOST
 from difs.messages import Accepted, Explain, Explanation
 from difs.policy.lateness import ENOUGH
 from tests.builders import House, finished, generate, only, resident, served, stepped, told
@@ -50,6 +52,33 @@ def test_an_outlook_is_remembered_until_something_comes_or_goes() -> None:
     assert outlooks.of(actor, house.now) is found, "a step was foreseen"
     house.tell(finished(first))
     assert outlooks.of(actor, house.now).ends == house.now, "nothing is left"
+
+
+def test_behind_the_first_tasks_stands_the_sum_of_all_others_seconds() -> None:
+    house = sharing()
+    (actor,) = house.state.books.ready
+    for i in range(MOST):
+        house.ask(f"r{i}", guidance_scale=1.0)
+    before = outlooks.of(actor, house.now)
+    later = 3
+    for i in range(later):
+        house.ask(f"later {i}", guidance_scale=1.0)
+    work_s = sum(r.work_s for r in list(actor.queue)[-later:])
+    after = outlooks.of(actor, house.now)
+    assert after.stretches == before.stretches
+    assert after.ends == pytest.approx(before.ends + work_s)
+
+
+def test_what_is_remembered_is_what_would_be_found_anew() -> None:
+    house = sharing()
+    (actor,) = house.state.books.ready
+    for i in range(3 * MOST):
+        house.ask(f"r{i}", guidance_scale=1.0, priority=i % 2, best_effort=i % 5 == 0)
+        remembered = outlooks.of(actor, house.now)
+        actor.outlook = NO_OUTLOOK
+        found = outlooks.of(actor, house.now)
+        assert remembered.stretches == found.stretches
+        assert remembered.ends == pytest.approx(found.ends)
 
 
 def test_what_later_arrivals_do_is_learned() -> None:

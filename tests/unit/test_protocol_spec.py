@@ -121,7 +121,9 @@ def test_the_numbers_in_the_prose_are_those_of_the_code() -> None:
     prose = " ".join(SPEC.split())
     assert state.BEAT_S == 0.5
     assert "sends a `beat` each half second" in prose
-    assert f"keeps up to {outbox.MAX_KEPT_BYTES // 1024} KiB of other messages" in prose
+    assert outbox.BRIEF_S == 1.0
+    kept = f"a second while more than {outbox.MAX_KEPT_BYTES // 1024} KiB are kept, or when more than "
+    assert f"{kept}{outbox.MOST_KEPT_BYTES // 2**20} MiB are" in prose
     assert f"still open after {client_desk.ADMIN_DRAIN_S:g} seconds" in prose
     assert f"received no message for {core.SILENCE_S:g} seconds" in prose
 
