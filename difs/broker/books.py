@@ -233,7 +233,7 @@ class Books:
             request,
             rank,
             flow=request.flow,
-            order=(request.order or 0.0, seq),
+            order=(request.order or -float(request.goes_ahead), seq),
             seconds=request.work_s,
             kind=plan.variant,
         )

@@ -11,6 +11,8 @@ from difs.broker.records import Actor, Attempt, AttemptState, Request
 from difs.foresight import Outlook, Pace, Task
 from difs.messages import Plan
 
+LATE = 6.0
+"""So many times as long as it was told may take what keeps no latency anyhow."""
 STALE_S = 0.1
 """An outlook that is older is made anew even if nothing came or went: steps take what they take."""
 
@@ -30,10 +32,11 @@ def of(actor: Actor, now: float) -> Outlook:
 def _made(actor: Actor, now: float) -> Outlook:
     tasks: list[Task] = []
     paces: dict[Hashable, Pace] = {}
-    rest_s = 0.0
+    rest: list[tuple[float, float, float]] = []
     for request, plan, attempt in _in_order(actor):
         if len(tasks) >= foresight.MOST:
-            rest_s += request.work_s - (attempt.done_s if attempt is not None else 0.0)
+            left_s = request.work_s - (attempt.done_s if attempt is not None else 0.0)
+            rest.append((left_s, *_bears(request, plan)))
             continue
         known = actor.known_in(plan.variant, plan.memory_mode)
         costs, work = known.costs if known is not None else profiles.ASSUMED, request.work
@@ -41,11 +44,38 @@ def _made(actor: Actor, now: float) -> Outlook:
         alone = foresight.task_of(costs, work, plan.variant)
         if request.is_alone:
             alone = alone._replace(group=(plan.variant, request.message.request_id))
-        found = alone._replace(due=request.due, latest=request.latest or math.inf, since=now)
+        bears, lost = _bears(request, plan)
+        found = alone._replace(
+            due=request.due,
+            latest=request.latest or math.inf,
+            since=now,
+            bears_until=bears,
+            lost_until=lost,
+        )
         tasks.append(found if attempt is None else _under_way(found, attempt))
         paces.setdefault(found.group, foresight.pace_of(costs, work.pixels))
     begun = min(now, actor.progressed_at) if actor.is_working else now
-    return foresight.run_ahead(tasks, paces, now=now, begun=begun, rest_s=rest_s)
+    urgent = actor.queue.urgent
+    return foresight.run_ahead(
+        tasks,
+        paces,
+        now=now,
+        begun=begun,
+        rest=rest,
+        waiting=urgent if urgent or actor.free_credits <= 0 else None,
+    )
+
+
+def _bears(request: Request, plan: Plan) -> tuple[float, float]:
+    """Return until when a request may be late for others' sake, and until when if that cannot be kept.
+
+    It keeps what it was told. What keeps no latency was told so, and may take so long again.
+    """
+    told = request.arrived_at + plan.prediction.total_s
+    if request.latest is None:
+        return told, told
+    lost = min(request.deadline, request.arrived_at + LATE * max(plan.prediction.total_s, request.message.requirements.latency_s or 0.0))
+    return request.latest, lost
 
 
 def _in_order(actor: Actor) -> Iterator[tuple[Request, Plan, Attempt | None]]:

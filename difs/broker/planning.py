@@ -207,6 +207,9 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
         request.step_s = profiles.shared_step_seconds(work, costs, others)
         request.work = work
         _foresee(request, actor, plan, now)
+        is_pressed = plan.keeps_latency is True and request.turn > (request.latest or request.turn)
+        if decision.goes_ahead or is_pressed:
+            _go_ahead(request, actor, plan, now)
         actor.activity[plan.variant] = actor.activity.get(plan.variant, Activity()).wanted(now)
         books.assign(request, actor)
 
@@ -225,6 +228,14 @@ def _foresee(request: Request, actor: Actor, plan: Plan, now: float) -> None:
     calls = evaluations(plan.sampler, plan.steps)
     factor = lateness.factor(actor.lateness.factors, calls)
     request.foreseen_s = told.total_s / factor if is_foreseen else 0.0
+
+
+def _go_ahead(request: Request, actor: Actor, plan: Plan, now: float) -> None:
+    """Give a request the first turn that others leave it."""
+    told = plan.prediction
+    turn = outlooks.of(actor, now).turn_before(told.total_s - told.queue_s, now)
+    if turn is not None:
+        request.turn, request.goes_ahead = min(request.turn, turn.due), True
 
 
 def work_of(request: Request, plan: Plan) -> Work:

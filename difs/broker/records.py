@@ -153,6 +153,8 @@ class Request:
     """Seconds until its end, by the schedule of its device alone; 0: not foreseen."""
     order: float | None = None
     """Its place in the queue where the policy gives one; None: its client's fair share decides."""
+    goes_ahead: bool = False
+    """It goes before what its client has in the queue."""
     is_judged: bool = False
     """Its pictures are scored, and reviewed by the policy."""
     actor: "Actor | None" = None
