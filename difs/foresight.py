@@ -255,13 +255,14 @@ def run_ahead(
     now: float,
     begun: float,
     rest: Sequence[tuple[float, float, float]] = (),
-    waiting: int | None = None,
+    waiting: tuple[int, int] | None = None,
 ) -> Outlook:
     """Return what a device does with `tasks`, and after them with the `rest`, one by one.
 
     `paces`: of each group. `begun`: when the unit of work under way began; `now` if there is none.
     `rest`: seconds, and until when it bears to be done (see `Task`). `waiting`: how many of all
-    wait until the device takes them; None: it would take one more at once.
+    wait until the device takes them, and how many of these go before the others; None: it would take one
+    more at once.
     """
     if not tasks:
         return Outlook((), now + sum([seconds for seconds, *_ in rest]))
@@ -292,8 +293,8 @@ def run_ahead(
         places.append(Place(math.inf, math.inf, ends, bears_s(ends, *bounds)))
     opens = frees = -math.inf
     if waiting is not None:
-        opens = done[waiting] if waiting < len(done) and not rest else ends
-        frees = done[0] if done else ends
+        opens, frees = [done[n] if n < len(done) else ends for n in waiting]
+        opens = ends if rest else opens
     return Outlook(tuple(stretches), ends, first_s, tuple(places), opens, frees)
 
 

@@ -5,6 +5,7 @@ Best effort is left out: it gives way to whoever asks. No arithmetic here: that 
 
 import math
 from collections.abc import Hashable, Iterator
+from operator import attrgetter
 
 from difs import foresight, profiles
 from difs.broker.records import Actor, Attempt, AttemptState, Request
@@ -55,14 +56,14 @@ def _made(actor: Actor, now: float) -> Outlook:
         tasks.append(found if attempt is None else _under_way(found, attempt))
         paces.setdefault(found.group, foresight.pace_of(costs, work.pixels))
     begun = min(now, actor.progressed_at) if actor.is_working else now
-    urgent = actor.queue.urgent
+    urgent, hasty = actor.queue.urgent, sum([request.goes_ahead for request in actor.queue])
     return foresight.run_ahead(
         tasks,
         paces,
         now=now,
         begun=begun,
         rest=rest,
-        waiting=urgent if urgent or actor.free_credits <= 0 else None,
+        waiting=(urgent, hasty) if urgent or actor.free_credits <= 0 else None,
     )
 
 
@@ -83,7 +84,7 @@ def _in_order(actor: Actor) -> Iterator[tuple[Request, Plan, Attempt | None]]:
     for attempt in actor.attempts.values():
         if attempt.state is AttemptState.RUNNING and not attempt.request.is_best_effort:
             yield attempt.request, attempt.plan, attempt
-    for request in actor.queue:
+    for request in sorted(actor.queue, key=attrgetter("place")):
         if request.plan is not None and not request.is_best_effort:
             yield request, request.plan, None
 
