@@ -132,7 +132,7 @@ class Place(NamedTuple):
     """A task as one sees it that would go before it."""
 
     standing: float
-    """Its place in the order, the least first; it falls behind as it is served, up to `due`."""
+    """Its place in the order if it runs, the least first; it falls behind as it does, up to `due`."""
     due: float
     ends: float
     bears_s: float
@@ -228,7 +228,7 @@ class _Left:
     """Its place in the order: its laxity at moment 0, less if it runs."""
     is_running: bool = False
     first: float = 0.0
-    """Its place when the schedule begins."""
+    """Its place when the schedule begins, or when it joins a call then."""
 
     def advance(self, calls: int) -> None:
         """Note calls that it took part in."""
@@ -300,8 +300,8 @@ def run_ahead(
 
 def _left(task: Task) -> _Left:
     found = _Left(task, task.calls, task.due - task.calls * task.call_s - task.decode_s)
+    found.first = found.standing - STICKINESS * task.call_s
     found.mark(task.is_running)
-    found.first = found.standing
     return found
 
 
