@@ -21,7 +21,7 @@ def task(group: str = "a", calls: int = 4, **changes: Any) -> Task:
 
 def ahead(*tasks: Task, now: float = 0.0, begun: float = 0.0, rest_s: float = 0.0) -> Outlook:
     paces = {t.group: PACE for t in tasks}
-    return run_ahead(tasks, paces, now=now, begun=begun, rest_s=rest_s)
+    return run_ahead(tasks, paces, now=now, begun=begun, rest=[(rest_s, 0.0, 0.0)] if rest_s else ())
 
 
 def test_an_idle_device_is_done_when_the_work_is() -> None:
