@@ -4,7 +4,7 @@ A resident needs what it keeps between two calls, and on top the larger of the p
 decoding; both peaks grow with the pixels.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from difs.actor_messages import Resident
@@ -20,21 +20,17 @@ def needed_bytes(resident: Resident, pixels: int) -> int | None:
     return room.rest_bytes + round(peak * pixels / resident.costs.pixels)
 
 
-def may_join(newcomer: Resident | None, others: Iterable[Resident], budget_bytes: int) -> bool:
+def may_join(newcomer: Resident | None, others: Collection[Resident], budget_bytes: int) -> bool:
     """Whether a variant that nobody waits for may be loaded beside `others`.
 
     All that rests must have room, with the largest call of any: else one of them would have to leave, or
-    be made slower, as soon as one is used. What was not measured may come.
+    be made slower, as soon as one is used. The first may come, and what was not measured.
     """
-    rest_bytes = peak_bytes = 0
-    for resident in (*others, newcomer):
-        if resident is None or resident.room is None:
-            continue
-        room = resident.room
-        rest_bytes += room.rest_bytes
-        peak_bytes = max(peak_bytes, room.step_peak_bytes or 0, room.decode_peak_bytes or 0)
-    is_known = newcomer is not None and newcomer.room is not None
-    return not is_known or rest_bytes + peak_bytes <= budget_bytes
+    if newcomer is None or newcomer.room is None or not others:
+        return True
+    rooms = [resident.room for resident in (*others, newcomer) if resident.room is not None]
+    peaks = [max(room.step_peak_bytes or 0, room.decode_peak_bytes or 0) for room in rooms]
+    return sum([room.rest_bytes for room in rooms]) + max(peaks) <= budget_bytes
 
 
 @lru_cache(maxsize=8192)  # thousands are asked for one decision

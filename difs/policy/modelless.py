@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from difs import samplers
 from difs.messages import Alternative, Generate, Plan, VariantInfo
 from difs.policy import points, telling
-from difs.policy.base import Admit, Decision, DeviceView, Options, Reject, View
+from difs.policy.base import Admit, Decision, Options, Reject, View
 from difs.policy.frontier import Point, ahead_of, enumerate_points, survey_points
 
 SHOWN = 4
@@ -178,14 +178,8 @@ def _with_room(within: Sequence[Point], budget: float) -> list[Point]:
 
     The room is the same for all, so that none is passed over that is sooner than one that is not.
     """
-    room_s = ROOM * min([_crowding(p.device) * p.device.backlog_s for p in within])
+    room_s = ROOM * min(p.device.backlog_s for p in within)
     return [p for p in within if p.total_s <= budget - room_s] or [soonest(within)]
-
-
-def _crowding(device: DeviceView) -> float:
-    """Return how many requests a device has for each that it was sent."""
-    has = sum(device.wants.values())
-    return has / max(1, has - device.queued)
 
 
 def best(known: Sequence[Point]) -> Point:
