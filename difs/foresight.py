@@ -267,14 +267,38 @@ def run_ahead(
     if not tasks:
         return Outlook((), now + sum([seconds for seconds, *_ in rest]))
     first_s = sum([t.encode_s + (0.0 if t.calls else t.decode_s) for t in tasks])
+    stretches, places, moment = _run(tasks, paces, now, begun + first_s, is_fresh=not first_s)
+    done = sorted([place.ends for place in places])
+    ends = max(now, moment)
+    for seconds, *bounds in rest:
+        ends += seconds
+        places.append(Place(math.inf, math.inf, ends, bears_s(ends, *bounds)))
+    opens = frees = -math.inf
+    if waiting is not None:
+        opens, frees = [done[n] if n < len(done) else ends for n in waiting]
+        opens = ends if rest else opens
+    return Outlook(tuple(stretches), ends, first_s, tuple(places), opens, frees)
+
+
+def _run(
+    tasks: Sequence[Task],
+    paces: Mapping[Hashable, Pace],
+    now: float,
+    moment: float,
+    *,
+    is_fresh: bool,
+) -> tuple[list[Stretch], list[Place], float]:
+    """Return the stretches from `moment` on, when each task is done, and when all are.
+
+    `is_fresh`: nothing was encoded or decoded before.
+    """
     left = [_left(task) for task in tasks if task.calls]
-    moment = begun + first_s
     stretches: list[Stretch] = []
     places: list[Place] = []
     while left:
         here = [one for one in left if one.task.since <= moment + 1e-9] or left
         batch, call_s = _next_batch(here, paces, moment)
-        if not stretches and not first_s:  # a unit that takes longer than it should is not done
+        if not stretches and is_fresh:  # a unit that takes longer than it should is not done
             moment = max(moment, now - call_s)
         calls = _calls_until_change(batch, here) if len(here) == len(left) else 1
         stretches.append(_stretch(batch, moment, calls, call_s))
@@ -286,16 +310,7 @@ def run_ahead(
             if one.calls <= 0:
                 places.append(one.place(moment))
         left = [one for one in left if one.calls > 0]
-    done = sorted([place.ends for place in places])
-    ends = max(now, moment)
-    for seconds, *bounds in rest:
-        ends += seconds
-        places.append(Place(math.inf, math.inf, ends, bears_s(ends, *bounds)))
-    opens = frees = -math.inf
-    if waiting is not None:
-        opens, frees = [done[n] if n < len(done) else ends for n in waiting]
-        opens = ends if rest else opens
-    return Outlook(tuple(stretches), ends, first_s, tuple(places), opens, frees)
+    return stretches, places, moment
 
 
 def _left(task: Task) -> _Left:

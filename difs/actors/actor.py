@@ -172,7 +172,9 @@ class Actor:
             if self._has_room(variant):
                 self._engine.load(variant)
             else:
-                log.info("%s is not loaded before it is wanted: memory has no room beside others", variant)
+                log.info(
+                    "%s is not loaded before it is wanted: memory has no room beside others", variant
+                )
 
     def _has_room(self, variant: str) -> bool:
         """Whether a variant for which nobody waits has room beside those that are loaded."""

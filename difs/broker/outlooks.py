@@ -75,7 +75,11 @@ def _bears(request: Request, plan: Plan) -> tuple[float, float]:
     told = request.arrived_at + plan.prediction.total_s
     if request.latest is None:
         return told, told
-    lost = min(request.deadline, request.arrived_at + LATE * max(plan.prediction.total_s, request.message.requirements.latency_s or 0.0))
+    lost = min(
+        request.deadline,
+        request.arrived_at
+        + LATE * max(plan.prediction.total_s, request.message.requirements.latency_s or 0.0),
+    )
     return request.latest, lost
 
 

@@ -166,7 +166,7 @@ def sooner(known: Sequence[Point], chosen: Point, floor: float, request: Generat
     It is the soonest: others wait for it so that it is in time, not so that it is better.
     """
     latency_s = request.requirements.latency_s
-    if latency_s is None or chosen.total_s <= latency_s and chosen.worth >= floor:
+    if latency_s is None or (chosen.total_s <= latency_s and chosen.worth >= floor):
         return None
     good = min(floor, max(p.worth for p in known))
     within = [p for p in ahead_of(known, request) if p.total_s <= latency_s and p.worth >= good]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difs.actor_messages import Costs, RowCost
-from difs.foresight import Outlook, Task, pace_of, run_ahead, task_of
+from difs.foresight import Outlook, Pace, Task, pace_of, run_ahead, task_of
 from difs.profiles import Work
 
 COSTS = Costs(64 * 64, 0.01, (RowCost(1, 0.1), RowCost(2, 0.12), RowCost(4, 0.16)), 0.05, 1.0)
