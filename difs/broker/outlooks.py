@@ -13,7 +13,7 @@ from difs.foresight import Outlook, Pace, Task
 from difs.messages import Plan
 
 LATE = 6.0
-"""So many times as long as it was told may take what keeps no latency anyhow."""
+"""So many times as long as it was told, or as it stated, may take what keeps no latency anyhow."""
 STALE_S = 0.1
 """An outlook that is older is made anew even if nothing came or went: steps take what they take."""
 
@@ -70,17 +70,13 @@ def _made(actor: Actor, now: float) -> Outlook:
 def _bears(request: Request, plan: Plan) -> tuple[float, float]:
     """Return until when a request may be late for others' sake, and until when if that cannot be kept.
 
-    It keeps what it was told. What keeps no latency was told so, and may take so long again.
+    It keeps what it was told. What keeps no latency may take `LATE` times as long.
     """
-    told = request.arrived_at + plan.prediction.total_s
-    if request.latest is None:
-        return told, told
-    lost = min(
-        request.deadline,
-        request.arrived_at
-        + LATE * max(plan.prediction.total_s, request.message.requirements.latency_s or 0.0),
-    )
-    return request.latest, lost
+    told_s, latest = plan.prediction.total_s, request.latest
+    if latest is None:
+        return request.arrived_at + told_s, request.arrived_at + told_s
+    wanted_s = max(told_s, latest - request.arrived_at)
+    return latest, min(request.deadline, request.arrived_at + LATE * wanted_s)
 
 
 def _in_order(actor: Actor) -> Iterator[tuple[Request, Plan, Attempt | None]]:

@@ -232,12 +232,13 @@ def _go_ahead(request: Request, actor: Actor, plan: Plan, now: float, *, is_chos
     """Give a request the first turn that others leave it, where its latency needs that.
 
     That is where its policy has chosen so, and where it is only in time if it rides along with others: by
-    its own turn it would be late.
+    its own turn it would be late. Not what may be painted twice: it would push others aside for both.
     """
     request.goes_ahead = False
     latest = request.latest
     rides = plan.keeps_latency is True and latest is not None and request.turn > latest
-    if request.is_best_effort or not (is_chosen or rides):
+    is_twice = request.is_judged or request.repainted_with is not None
+    if request.is_best_effort or not (is_chosen or (rides and not is_twice)):
         return
     told = plan.prediction
     turn = outlooks.of(actor, now).turn_before(told.total_s - told.queue_s, now)
