@@ -13,7 +13,7 @@ what is missing, drops what was wanted longest ago; it computes all at once, too
   cycle   four variants in turn, room for three: LRU never has the one that is wanted
   zipf    six variants at random: nobody who does not know the future knows who is next
   free    nothing is named; three variants of different worth, sizes and speeds, other haste each 200 s
-  flicker the same each 60 s, which is as long as a forecast remembers (`forecast.WINDOW_S`)
+  flicker the same each 60 s, three times what a forecast remembers (`forecast.WINDOW_S`)
 
 Goal: at most 15 % less than the bound.
 """

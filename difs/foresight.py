@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from difs import profiles
 from difs.actor_messages import Costs, RowCost
@@ -69,6 +70,19 @@ class Task(NamedTuple):
     """It took part in the last call."""
     since: float = -math.inf
     """Before that it was not there: it is in no call that had begun."""
+    bears_until: float = -math.inf
+    """Others may go before it as long as it is done by then;"""
+    lost_until: float = -math.inf
+    """or by then, if it cannot be done so soon anyhow."""
+
+    def bears_s(self, ends: float) -> float:
+        """Return how much later it may be done than at `ends`."""
+        return bears_s(ends, self.bears_until, self.lost_until)
+
+
+def bears_s(ends: float, bears_until: float, lost_until: float) -> float:
+    """Return how much later than at `ends` may be done what is told by `Task`."""
+    return (bears_until if ends <= bears_until else lost_until) - ends
 
 
 def task_of(costs: Costs, work: Work, variant: str) -> Task:
@@ -115,6 +129,26 @@ class Stretch(Struct, frozen=True):
         return self.calls - begun, self.begins + begun * self.call_s
 
 
+class Place(NamedTuple):
+    """A task as one sees it that would go before it."""
+
+    standing: float
+    """Its place in the order if it runs, the least first; it falls behind as it does, up to `due`."""
+    due: float
+    ends: float
+    bears_s: float
+    """It may be done so much later."""
+
+
+class Turn(NamedTuple):
+    """When a task has its turn that goes before others."""
+
+    in_s: float
+    """Seconds until it begins."""
+    due: float
+    """What gives it that place in the order."""
+
+
 class Outlook(Struct, frozen=True):
     """What a device will do if nothing more comes."""
 
@@ -123,6 +157,32 @@ class Outlook(Struct, frozen=True):
     """When all is done."""
     aside_s: float = 0.0
     """What is encoded and decoded before the first call."""
+    places: tuple[Place, ...] = ()
+    opens: float = -math.inf
+    """When it takes one more, behind all that waits to be sent to it;"""
+    frees: float = -math.inf
+    """and when it takes the first of those."""
+
+    def with_behind(self, seconds: float, bears_until: float, lost_until: float) -> "Outlook":
+        """Return the outlook with one more behind all that are run ahead; its bounds as a Task's."""
+        ends = self.ends + seconds
+        last = Place(math.inf, math.inf, ends, bears_s(ends, bears_until, lost_until))
+        opens = ends if self.opens > -math.inf else self.opens
+        return replace(self, ends=ends, places=(*self.places, last), opens=opens)
+
+    def turn_before(self, seconds: float, now: float) -> Turn | None:
+        """Return the first turn for a task of `seconds` that costs nobody more than they bear.
+
+        None: whoever would have to wait for it cannot. It is served to its end before those that it
+        goes before, as their standing is no less than its due.
+        """
+        settled = max([p.due for p in self.places if p.bears_s < seconds], default=-math.inf)
+        passed = [p.standing for p in self.places if p.standing >= settled + seconds]
+        if not passed:
+            return None
+        begun = [s.from_now(now)[1] for s in self.stretches[:1]]
+        ends = [p.ends for p in self.places if p.standing < settled + seconds]
+        return Turn(max(now, self.frees, *begun, *ends) - now, min(passed))
 
     def done_in_s(self, task: Task, pace: Pace, now: float) -> float:
         """Return in how many seconds one task more would be done, the last of all that wait.
@@ -133,7 +193,7 @@ class Outlook(Struct, frozen=True):
         left, later_s, aside_s = task.calls, 0.0, self.aside_s
         is_encoded = task.encode_s <= 0
         for stretch in self.stretches:
-            calls, begins = stretch.from_now(now)
+            calls, begins = stretch.from_now(max(now, self.opens))
             before_s = aside_s if begins == stretch.begins else 0.0
             aside_s = stretch.aside_s
             if calls and not is_encoded and 0 < before_s > stretch.head_s - task.encode_s:
@@ -175,11 +235,17 @@ class _Left:
     standing: float
     """Its place in the order: its laxity at moment 0, less if it runs."""
     is_running: bool = False
+    first: float = 0.0
+    """Its place when the schedule begins, or when it joins a call then."""
 
     def advance(self, calls: int) -> None:
         """Note calls that it took part in."""
         self.calls -= calls
         self.standing += calls * self.task.call_s
+
+    def place(self, ends: float) -> Place:
+        """Return how one sees it that would go before it, when it is done at `ends`."""
+        return Place(self.first, self.task.due, ends, self.task.bears_s(ends))
 
     def mark(self, is_running: bool) -> None:
         """Note whether it takes part in a call: who did goes before its equals."""
@@ -196,22 +262,51 @@ def run_ahead(
     *,
     now: float,
     begun: float,
-    rest_s: float = 0.0,
+    rest: Sequence[tuple[float, float, float]] = (),
+    waiting: tuple[int, int] | None = None,
 ) -> Outlook:
-    """Return what a device does with `tasks`, and after them with `rest_s` seconds of others.
+    """Return what a device does with `tasks`, and after them with the `rest`, one by one.
 
     `paces`: of each group. `begun`: when the unit of work under way began; `now` if there is none.
+    `rest`: seconds, and until when it bears to be done (see `Task`). `waiting`: how many of all
+    wait until the device takes them, and how many of these go before the others; None: it would take one
+    more at once.
     """
     if not tasks:
-        return Outlook((), now + rest_s)
+        return Outlook((), now + sum([seconds for seconds, *_ in rest]))
     first_s = sum([t.encode_s + (0.0 if t.calls else t.decode_s) for t in tasks])
+    stretches, places, moment = _run(tasks, paces, now, begun + first_s, is_fresh=not first_s)
+    done = sorted([place.ends for place in places])
+    ends = max(now, moment)
+    for seconds, *bounds in rest:
+        ends += seconds
+        places.append(Place(math.inf, math.inf, ends, bears_s(ends, *bounds)))
+    opens = frees = -math.inf
+    if waiting is not None:
+        opens, frees = [done[n] if n < len(done) else ends for n in waiting]
+        opens = ends if rest else opens
+    return Outlook(tuple(stretches), ends, first_s, tuple(places), opens, frees)
+
+
+def _run(
+    tasks: Sequence[Task],
+    paces: Mapping[Hashable, Pace],
+    now: float,
+    moment: float,
+    *,
+    is_fresh: bool,
+) -> tuple[list[Stretch], list[Place], float]:
+    """Return the stretches from `moment` on, when each task is done, and when all are.
+
+    `is_fresh`: nothing was encoded or decoded before.
+    """
     left = [_left(task) for task in tasks if task.calls]
-    moment = begun + first_s
     stretches: list[Stretch] = []
+    places: list[Place] = []
     while left:
         here = [one for one in left if one.task.since <= moment + 1e-9] or left
         batch, call_s = _next_batch(here, paces, moment)
-        if not stretches and not first_s:  # a unit that takes longer than it should is not done
+        if not stretches and is_fresh:  # a unit that takes longer than it should is not done
             moment = max(moment, now - call_s)
         calls = _calls_until_change(batch, here) if len(here) == len(left) else 1
         stretches.append(_stretch(batch, moment, calls, call_s))
@@ -220,12 +315,15 @@ def run_ahead(
             one.mark(one in batch)
         for one in batch:
             one.advance(calls)
+            if one.calls <= 0:
+                places.append(one.place(moment))
         left = [one for one in left if one.calls > 0]
-    return Outlook(tuple(stretches), max(now, moment) + rest_s, first_s)
+    return stretches, places, moment
 
 
 def _left(task: Task) -> _Left:
     found = _Left(task, task.calls, task.due - task.calls * task.call_s - task.decode_s)
+    found.first = found.standing - STICKINESS * task.call_s
     found.mark(task.is_running)
     return found
 

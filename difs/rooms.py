@@ -4,7 +4,7 @@ A resident needs what it keeps between two calls, and on top the larger of the p
 decoding; both peaks grow with the pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from difs.actor_messages import Resident
@@ -18,6 +18,19 @@ def needed_bytes(resident: Resident, pixels: int) -> int | None:
         return None
     peak = max(room.step_peak_bytes or 0, room.decode_peak_bytes or 0)
     return room.rest_bytes + round(peak * pixels / resident.costs.pixels)
+
+
+def may_join(newcomer: Resident | None, others: Collection[Resident], budget_bytes: int) -> bool:
+    """Whether a variant that nobody waits for may be loaded beside `others`.
+
+    All that rests must have room, with the largest call of any: else one of them would have to leave, or
+    be made slower, as soon as one is used. The first may come, and what was not measured.
+    """
+    if newcomer is None or newcomer.room is None or not others:
+        return True
+    rooms = [resident.room for resident in (*others, newcomer) if resident.room is not None]
+    peaks = [max(room.step_peak_bytes or 0, room.decode_peak_bytes or 0) for room in rooms]
+    return sum([room.rest_bytes for room in rooms]) + max(peaks) <= budget_bytes
 
 
 @lru_cache(maxsize=8192)  # thousands are asked for one decision

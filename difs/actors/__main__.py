@@ -97,6 +97,12 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
             engine = make_engine(
                 device, int(threads), settings, shelves, easel=easel, link=link, profiled=profiled
             )
+            read = telemetry.reader(
+                device,
+                settings.actors.memory_budget,
+                held=engine.held_bytes,
+                others=lambda: engine.others_bytes() + telemetry.resident_bytes(sharers),
+            )
             actor = Actor(
                 device,
                 engine,
@@ -105,12 +111,7 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
                 pid=os.getpid(),
                 max_credits=settings.actors.credits,
                 profiled=profiled,
-            )
-            read = telemetry.reader(
-                device,
-                settings.actors.memory_budget,
-                held=engine.held_bytes,
-                others=lambda: engine.others_bytes() + telemetry.resident_bytes(sharers),
+                read=read,
             )
             link.start_pulse(read, lambda: actor.progress)
             return actor.live(preloads(settings, shelves.found))

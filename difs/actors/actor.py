@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
+from difs import rooms
 from difs.actor_messages import (
     Abort,
     CancelLoad,
@@ -34,6 +35,7 @@ from difs.actors.reporting import Reporter
 from difs.actors.units import DeviceBroken, Report
 from difs.clock import Clock
 from difs.errors import EngineFailed
+from difs.messages import Reading
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +61,12 @@ class Actor:
         pid: int,
         max_credits: int,
         profiled: tuple[Resident, ...] = (),
+        read: Callable[[], Reading] | None = None,
     ) -> None:
-        """Put the parts together; nothing runs yet. `profiled`: see `Ready`."""
+        """Put the parts together; nothing runs yet. `profiled`: see `Ready`.
+
+        `read`: looks at the device; None: nobody can tell how much memory there is.
+        """
         self._device = device
         self._pid = pid
         self._engine = engine
@@ -68,6 +74,7 @@ class Actor:
         self._clock = clock
         self._credits = max_credits
         self._profiled = profiled
+        self._read = read
         self._epoch: int | None = None
         self._heard_at = clock.now()
         self._is_draining = False
@@ -165,7 +172,22 @@ class Actor:
         if self._engine.is_busy or not self._engine.is_idle:
             self._worked_at = now
         elif self._wanted and not self._is_draining and now - self._worked_at > CALM_S:
-            self._engine.load(self._wanted.popleft())
+            variant = self._wanted.popleft()
+            if self._has_room(variant):
+                self._engine.load(variant)
+            else:
+                log.info(
+                    "%s is not loaded before it is wanted: memory has no room beside others", variant
+                )
+
+    def _has_room(self, variant: str) -> bool:
+        """Whether a variant for which nobody waits has room beside those that are loaded."""
+        if self._read is None:
+            return True
+        reading = self._read()
+        budget_bytes = reading.memory_own_bytes + reading.memory_free_bytes
+        newcomer = next((r for r in self._profiled if r.variant == variant), None)
+        return rooms.may_join(newcomer, self._engine.residents, budget_bytes)
 
     def rest_s(self) -> float:
         """Return how long the next turn may wait for a message."""

@@ -4,18 +4,17 @@ import math
 
 from msgspec import Struct
 
-WINDOW_S = 60.0
-"""Seconds after which an arrival counts a third (1/e) of what it did."""
+WINDOW_S = 20.0
+"""Seconds after which an arrival counts a third (1/e) of what it did: of 20 to 120 the best in all of
+`bench.oracle`. What is longer remembered keeps what nobody wants any more."""
 HORIZON_S = 30.0
 """How far a plan looks ahead."""
 LATEST = 0.3
 """What the latest gap counts in the averages."""
 REGULAR = 0.25
 """Gaps that stray from their mean by less than this share of it, on average, are regular;"""
-SEEN = 3
+SEEN = 2
 """after so many arrivals."""
-MANY = 5.0
-"""Where fewer came within the window, the mean gap tells more than the rate that faded."""
 LATE = 1.5
 """What is not there after so many gaps has lost its rhythm."""
 
@@ -41,20 +40,13 @@ class Trace(Struct, frozen=True):
         else:
             mean_s = self.gap_s + LATEST * (gap_s - self.gap_s)
             stray_s = self.stray_s + LATEST * (abs(gap_s - self.gap_s) - self.stray_s)
-        return Trace(self._faded(now) + 1.0 / WINDOW_S, now, mean_s, stray_s, self.count + 1)
+        return Trace(self.rate(now) + 1.0 / WINDOW_S, now, mean_s, stray_s, self.count + 1)
 
     def rate(self, now: float) -> float:
-        """Return how many come in a second.
+        """Return how many come in a second: all that came, each counted less the longer ago it was.
 
-        Of what comes seldom, the last one says nothing of how soon the next comes: its rate does not
-        fade until that is overdue.
+        Not a mean of gaps: two or three of these tell next to nothing of a rate.
         """
-        faded = self._faded(now)
-        if self.count < 2 or faded * WINDOW_S >= MANY:
-            return faded
-        return 1.0 / max(self.gap_s, now - self.at, 1.0 / MANY)
-
-    def _faded(self, now: float) -> float:
         return self.rate_hz * math.exp(-max(0.0, now - self.at) / WINDOW_S)
 
     def next_s(self, now: float) -> float | None:

@@ -229,12 +229,12 @@ class Books:
         self._line_up(request, plan, actor)
 
     def _line_up(self, request: Request, plan: Plan, actor: Actor) -> None:
-        rank, seq = request.rank
+        rank, _ = request.rank
         actor.queue.add(
             request,
             rank,
             flow=request.flow,
-            order=(request.order or 0.0, seq),
+            order=request.place,
             seconds=request.work_s,
             kind=plan.variant,
         )

@@ -6,8 +6,7 @@ Best effort is left out: it gives way to whoever asks. No arithmetic here: that 
 import math
 from collections.abc import Hashable, Iterator
 from itertools import islice
-
-from msgspec.structs import replace
+from operator import attrgetter
 
 from difs import foresight, profiles
 from difs.actor_messages import Costs
@@ -15,6 +14,10 @@ from difs.broker.records import NO_OUTLOOK, Actor, Attempt, AttemptState, Reques
 from difs.foresight import Outlook, Pace, Task
 from difs.messages import Plan
 
+LATE = 6.0
+"""So many times as long as it was told, or as it stated, may take what keeps no latency anyhow."""
+SEEN = 48
+"""Behind those that are run ahead so many are looked at, whether they bear that others go before them."""
 STALE_S = 0.1
 """An outlook that is older is made anew even if nothing came or went: steps take what they take."""
 
@@ -37,19 +40,21 @@ def with_one_more(actor: Actor, request: Request) -> tuple[float, Outlook | None
     Behind those that are run ahead it only adds its seconds.
     """
     made_at, found = actor.outlook
+    plan = request.plan
     if found is None or request.is_best_effort:
         return actor.outlook
-    if actor.queue.up_to(request.rank[0]) < foresight.MOST:
+    if plan is None or request.goes_ahead or actor.queue.up_to(request.rank[0]) < foresight.MOST:
         return NO_OUTLOOK
-    return made_at, replace(found, ends=found.ends + request.work_s)
+    return made_at, found.with_behind(request.work_s, *_bears(request, plan))
 
 
 def _made(actor: Actor, now: float) -> Outlook:
     tasks: list[Task] = []
     paces: dict[Hashable, Pace] = {}
+    seen = _in_order(actor)
     rest_s = actor.account.left_s
-    for request, plan, attempt in islice(_in_order(actor), foresight.MOST):
-        rest_s -= request.work_s - (attempt.done_s if attempt is not None else 0.0)
+    for request, plan, attempt in islice(seen, foresight.MOST):
+        rest_s -= _left_s(request, attempt)
         known = actor.known_in(plan.variant, plan.memory_mode)
         costs = known.costs if known is not None else profiles.ASSUMED
         found = _task(request, plan, costs)
@@ -57,10 +62,24 @@ def _made(actor: Actor, now: float) -> Outlook:
         if found.group not in paces:
             assert request.work is not None
             paces[found.group] = foresight.pace_of(costs, request.work.pixels)
-    if len(tasks) < foresight.MOST:
-        rest_s = 0.0  # all of it is in the tasks; what a sum leaves over is rounding
+    rest = [(_left_s(r, attempt), *_bears(r, plan)) for r, plan, attempt in islice(seen, SEEN)]
+    rest_s -= sum([seconds for seconds, *_ in rest])
+    if len(rest) == SEEN and rest_s > 0:
+        rest.append((rest_s, -math.inf, -math.inf))  # who stands so far behind lets nobody go ahead
     begun = min(now, actor.progressed_at) if actor.is_working else now
-    return foresight.run_ahead(tasks, paces, now=now, begun=begun, rest_s=max(0.0, rest_s))
+    urgent, hasty = actor.queue.urgent, sum([request.goes_ahead for request in actor.queue])
+    return foresight.run_ahead(
+        tasks,
+        paces,
+        now=now,
+        begun=begun,
+        rest=rest,
+        waiting=(urgent, hasty) if urgent or actor.free_credits <= 0 else None,
+    )
+
+
+def _left_s(request: Request, attempt: Attempt | None) -> float:
+    return request.work_s - (attempt.done_s if attempt is not None else 0.0)
 
 
 def _task(request: Request, plan: Plan, costs: Costs) -> Task:
@@ -73,9 +92,24 @@ def _task(request: Request, plan: Plan, costs: Costs) -> Task:
         task = foresight.task_of(costs, request.work, plan.variant)
         if request.is_alone:
             task = task._replace(group=(plan.variant, request.message.request_id))
-        task = task._replace(due=request.due, latest=request.latest or math.inf)
+        bears, lost = _bears(request, plan)
+        task = task._replace(
+            due=request.due, latest=request.latest or math.inf, bears_until=bears, lost_until=lost
+        )
         request.task = costs, plan, task
     return request.task[2]
+
+
+def _bears(request: Request, plan: Plan) -> tuple[float, float]:
+    """Return until when a request may be late for others' sake, and until when if that cannot be kept.
+
+    It keeps what it was told. What keeps no latency may take `LATE` times as long.
+    """
+    told_s, latest = plan.prediction.total_s, request.latest
+    if latest is None:
+        return request.arrived_at + told_s, request.arrived_at + told_s
+    wanted_s = max(told_s, latest - request.arrived_at)
+    return latest, min(request.deadline, request.arrived_at + LATE * wanted_s)
 
 
 def _in_order(actor: Actor) -> Iterator[tuple[Request, Plan, Attempt | None]]:
@@ -83,7 +117,8 @@ def _in_order(actor: Actor) -> Iterator[tuple[Request, Plan, Attempt | None]]:
     for attempt in actor.attempts.values():
         if attempt.state is AttemptState.RUNNING and not attempt.request.is_best_effort:
             yield attempt.request, attempt.plan, attempt
-    for request in actor.queue:
+    has_order = any(r.goes_ahead or r.order is not None for r in actor.queue)
+    for request in sorted(actor.queue, key=attrgetter("place")) if has_order else actor.queue:
         if request.plan is not None and not request.is_best_effort:
             yield request, request.plan, None
 

@@ -207,6 +207,7 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
         request.step_s = profiles.shared_step_seconds(work, costs, others)
         request.work, request.task = work, None
         _foresee(request, actor, plan, now)
+        _go_ahead(request, actor, plan, now, is_chosen=decision.goes_ahead)
         actor.activity[plan.variant] = actor.activity.get(plan.variant, Activity()).wanted(now)
         books.assign(request, actor)
 
@@ -225,6 +226,24 @@ def _foresee(request: Request, actor: Actor, plan: Plan, now: float) -> None:
     calls = evaluations(plan.sampler, plan.steps)
     factor = lateness.factor(actor.lateness.factors, calls)
     request.foreseen_s = told.total_s / factor if is_foreseen else 0.0
+
+
+def _go_ahead(request: Request, actor: Actor, plan: Plan, now: float, *, is_chosen: bool) -> None:
+    """Give a request the first turn that others leave it, where its latency needs that.
+
+    That is where its policy has chosen so, and where it is only in time if it rides along with others: by
+    its own turn it would be late. Not what may be painted twice: it would push others aside for both.
+    """
+    request.goes_ahead = False
+    latest = request.latest
+    rides = plan.keeps_latency is True and latest is not None and request.turn > latest
+    is_twice = request.is_judged or request.repainted_with is not None
+    if request.is_best_effort or not (is_chosen or (rides and not is_twice)):
+        return
+    told = plan.prediction
+    turn = outlooks.of(actor, now).turn_before(told.total_s - told.queue_s, now)
+    if turn is not None:
+        request.turn, request.goes_ahead = min(request.turn, turn.due), True
 
 
 def work_of(request: Request, plan: Plan) -> Work:

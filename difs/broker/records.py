@@ -4,6 +4,7 @@ These tables are the truth: every change of state goes through `follow`, and the
 docs are drawn from them. No decisions here.
 """
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -155,6 +156,8 @@ class Request:
     """Seconds until its end, by the schedule of its device alone; 0: not foreseen."""
     order: float | None = None
     """Its place in the queue where the policy gives one; None: its client's fair share decides."""
+    goes_ahead: bool = False
+    """It goes before what its client has in the queue and can wait."""
     is_judged: bool = False
     """Its pictures are scored, and reviewed by the policy."""
     actor: "Actor | None" = None
@@ -188,6 +191,13 @@ class Request:
     def flow(self) -> str | bytes | None:
         """Return with whom it shares a place in the queue: its client, or all that the policy orders."""
         return self.client.payer if self.order is None else None
+
+    @property
+    def place(self) -> tuple[float, int]:
+        """Return its place among what its flow has in the queue, the first to be served least."""
+        if self.order is not None:
+            return self.order, self.seq
+        return (self.latest or math.inf) if self.goes_ahead else math.inf, self.seq
 
     @property
     def latest(self) -> float | None:

@@ -114,6 +114,9 @@ class Admit(Struct, frozen=True):
     plan: Plan
     order: float | None = None
     """Its place among all requests of its priority, the least first; None: clients get equal shares."""
+    goes_ahead: bool = False
+    """It goes before what is there, as far as that costs nobody what was promised; see
+    `difs.foresight.Outlook.turn_before`."""
     is_judged: bool = False
     """The finished pictures are scored, and `review` decides whether they are good enough."""
     memory: object = None

@@ -6,7 +6,7 @@ decisions: the arguments are frozen, so the answers cannot grow old.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple
@@ -86,6 +86,23 @@ def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate
     return found
 
 
+def ahead_of(known: Iterable[Point], request: Generate) -> list[Point]:
+    """Return the points that are had sooner by going before what can wait, with the seconds of that."""
+    found = []
+    for point in known:
+        resident = point.device.residents.get(point.info.name)
+        if resident is None:
+            continue
+        work = _work(point.info, request, point.steps, point.guidance)
+        waits_s = points.ahead_wait_s(point.device, resident, work)
+        if waits_s is None:
+            continue
+        total_s = waits_s + profiles.predict(work, resident.costs).total_s
+        if total_s < point.total_s:
+            found.append(point._replace(total_s=total_s))
+    return found
+
+
 def survey_points(view: View, infos: Sequence[VariantInfo], request: Generate) -> list[Point]:
     """Return every point there is: for people, who want to see what was not chosen, too."""
     return [
@@ -102,13 +119,15 @@ def _total_s(way: Way, info: VariantInfo, request: Generate, dial: Dial) -> floa
     fixed_s, call_s, device, _ = way
     if device.outlook is None or info.name not in device.residents:
         return fixed_s + dial.calls * call_s
-    width, height = points.size_of(info, request)
-    sampler = points.sampler_of(info, request)
-    work = Work(
-        width * height, dial.steps, sampler, dial.guidance, request.n, is_alone=request.deterministic
-    )
+    work = _work(info, request, dial.steps, dial.guidance)
     waits_s = points.wait_s(device, device.residents[info.name], work)
     return fixed_s - device.backlog_s + waits_s + dial.calls * call_s
+
+
+def _work(info: VariantInfo, request: Generate, steps: int, guidance: float) -> Work:
+    width, height = points.size_of(info, request)
+    sampler = points.sampler_of(info, request)
+    return Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
 
 
 Choices = tuple[VariantInfo, tuple[DeviceView, ...], tuple[Dial, ...], bool]

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from difs import samplers
 from difs.messages import Alternative, Generate, Plan, VariantInfo
 from difs.policy import points, telling
-from difs.policy.base import Decision, Options, Reject, View
-from difs.policy.frontier import Point, enumerate_points, survey_points
+from difs.policy.base import Admit, Decision, Options, Reject, View
+from difs.policy.frontier import Point, ahead_of, enumerate_points, survey_points
 
 SHOWN = 4
 """Alternatives that a plan names."""
@@ -41,14 +41,20 @@ class Modelless:
         known = enumerate_points(view, of_the_size(found, request), request)
         floor = floor_of(known, request)
         chosen, reason = choose(known, floor, request.requirements.latency_s)
+        ahead = sooner(known, chosen, floor, request)
+        if ahead is not None:
+            chosen, reason = ahead, f"goes before what can wait: {reason}"
         if chosen.worth < floor and request.requirements.on_infeasible == "reject":
             return _refuse(known, chosen, floor, request)
         plan = replace(
-            self._plan(chosen, request, reason),
+            self._plan(chosen, request, reason, goes_ahead=ahead is not None),
             alternatives=alternatives(known, chosen, floor, request),
             floor_steps=floor_steps(known, chosen, floor, request),
         )
-        return points.admit_or_refuse(plan, request)
+        decision = points.admit_or_refuse(plan, request)
+        if ahead is not None and isinstance(decision, Admit):
+            return replace(decision, goes_ahead=True)
+        return decision
 
     def survey(self, view: View, request: Generate) -> tuple[Alternative, ...]:
         """See Surveyor.survey."""
@@ -63,7 +69,7 @@ class Modelless:
         every.sort(key=lambda p: (p != chosen, p.total_s > budget, p.worth < floor, *p.preference))
         return tuple(telling.alternative(point, chosen, floor, budget) for point in every)
 
-    def _plan(self, chosen: Point, request: Generate, reason: str) -> Plan:
+    def _plan(self, chosen: Point, request: Generate, reason: str, *, goes_ahead: bool) -> Plan:
         """Return the plan of a point; its steps and guidance are chosen, so nothing is cut any more."""
         settled = points.pinned(request, chosen.steps, chosen.guidance)
         plan = points.point(
@@ -73,6 +79,7 @@ class Modelless:
             policy=self.name,
             reason=reason,
             memory_mode=chosen.memory_mode,
+            goes_ahead=goes_ahead,
         )
         if not chosen.is_measured:
             return plan
@@ -153,6 +160,19 @@ def choose(known: Sequence[Point], floor: float, latency_s: float | None) -> tup
         how = "comes soon" if latency_s is None else f"keeps {latency_s:g} s"
         return best(_with_room(within, budget)), f"the best quality that {how}"
     return soonest(known), f"nothing is done in {budget:g} s: the soonest"
+
+
+def sooner(known: Sequence[Point], chosen: Point, floor: float, request: Generate) -> Point | None:
+    """Return the point that keeps a stated latency only by going before others; None: no need, or none.
+
+    It is the soonest: others wait for it so that it is in time, not so that it is better.
+    """
+    latency_s = request.requirements.latency_s
+    if latency_s is None or (chosen.total_s <= latency_s and chosen.worth >= floor):
+        return None
+    good = min(floor, max(p.worth for p in known))
+    within = [p for p in ahead_of(known, request) if p.total_s <= latency_s and p.worth >= good]
+    return soonest(within) if within else None
 
 
 def _with_room(within: Sequence[Point], budget: float) -> list[Point]:

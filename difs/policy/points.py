@@ -119,10 +119,12 @@ def point(
     policy: str,
     reason: str,
     memory_mode: MemoryMode | None = None,
+    goes_ahead: bool = False,
 ) -> Plan:
     """Return the plan of `request` with `info` on `device`; steps are cut to keep `latency_s`.
 
-    `memory_mode`: into which it is loaded where it is not there yet; None: its own.
+    `memory_mode`: into which it is loaded where it is not there yet; None: its own. `goes_ahead`: it has
+    the first turn that others leave it.
     """
     width, height = size_of(info, request)
     pins, needs = request.overrides, request.requirements
@@ -133,7 +135,7 @@ def point(
     sampler = sampler_of(info, request)
     steps, notes = _steps_of(sampler, pins.steps or wanted_steps(info, needs.wanted_quality))
     work = Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
-    predicted = predict(device, info.name, work, known)
+    predicted = predict(device, info.name, work, known, goes_ahead=goes_ahead)
     if needs.latency_s is not None and predicted.total_s > needs.latency_s and pins.steps is None:
         fitting = _steps_within(predicted.total_s - needs.latency_s, predicted.steps_s, steps)
         fewer = max(min(steps, info.steps_min), fitting)
@@ -174,16 +176,24 @@ def pinned(request: Generate, steps: int, guidance: float) -> Generate:
     return replace(request, overrides=replace(request.overrides, steps=steps, guidance_scale=guidance))
 
 
-def predict(device: DeviceView, variant: str, work: Work, known: Resident | None = None) -> Prediction:
+def predict(
+    device: DeviceView,
+    variant: str,
+    work: Work,
+    known: Resident | None = None,
+    *,
+    goes_ahead: bool = False,
+) -> Prediction:
     """Return the prediction of `work` with `variant` on `device`, behind what is assigned to it.
 
-    `known`: what the variant is taken to be there; None: what is known of it.
+    `known`: what the variant is taken to be there; None: what is known of it. `goes_ahead`: see `point`.
     """
     known = known or device.known(variant)
+    waits_s = ahead_wait_s(device, known, work) if goes_ahead and known is not None else None
     return profiles.predict(
         work,
         known.costs if known else None,
-        queue_s=wait_s(device, known, work),
+        queue_s=wait_s(device, known, work) if waits_s is None else waits_s,
         is_resident=variant in device.residents,
     )
 
@@ -197,6 +207,14 @@ def wait_s(device: DeviceView, known: Resident | None, work: Work) -> float:
         task = task._replace(group=None)
     alone_s = task.encode_s + task.calls * task.call_s + task.decode_s
     return max(0.0, foreseen_s(device, known, task, work.pixels) - alone_s)
+
+
+def ahead_wait_s(device: DeviceView, known: Resident, work: Work) -> float | None:
+    """Return the seconds until `work` could have a turn before others; None: nobody can wait for it."""
+    if device.outlook is None or known.variant not in device.residents:
+        return None
+    turn = device.outlook.turn_before(profiles.predict(work, known.costs).total_s, device.now)
+    return turn.in_s if turn is not None else None
 
 
 def foreseen_s(device: DeviceView, known: Resident, task: Task, pixels: int) -> float:

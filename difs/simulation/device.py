@@ -195,7 +195,9 @@ class Device:
         if self.work.run is not None or self.residents.next_due < math.inf:
             self._worked_at = now
         elif self._wanted and not self._is_draining and now >= self._worked_at + CALM_S:
-            self.residents.load(self._wanted.popleft(), None, now)
+            variant = self._wanted.popleft()
+            if self.residents.may_join(variant):
+                self.residents.load(variant, None, now)
 
     def _take_leave(self) -> list[FromActor]:
         if not self._is_draining:

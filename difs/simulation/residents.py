@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from difs import memory_modes
+from difs import memory_modes, rooms
 from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident, Switched, SwitchFailed
 from difs.actors.parking import ParkingLot
 from difs.messages import MemoryMode
@@ -78,10 +78,17 @@ class Residents:
     def put(self, variant: str) -> bool:
         """Have a variant here at once, before time begins; False where memory lacks."""
         mode = self._first_mode(variant)
+        if not self.may_join(variant):
+            return False
         if not self._memory.take(variant, self.truth(variant, mode).rest_bytes):
             return False
         self.here[variant] = self.truth(variant, mode).resident
         return True
+
+    def may_join(self, variant: str) -> bool:
+        """Whether a variant for which nobody waits has room beside those that are here."""
+        truth = self.truth(variant, self._first_mode(variant)).resident
+        return rooms.may_join(truth, self.here.values(), self._memory.total - self._memory.others)
 
     def load(self, variant: str, mode: MemoryMode | None, now: float) -> None:
         """See Engine.load; None: the mode that a variant is loaded into."""

@@ -98,3 +98,39 @@ def test_what_is_explained_is_what_is_done() -> None:
     plan = only(house.ask(Explain(generate("b", guidance_scale=1.0))), Explanation).plan
     assert plan is not None
     assert plan.prediction.total_s == pytest.approx(predicted_s(house, "b"))
+
+
+def test_a_stated_latency_goes_before_patient_work_and_both_are_kept() -> None:
+    house = sharing(policy="modelless")
+    patient = only(
+        house.ask("patient", variant="tiny", steps=20, guidance_scale=1.0, n=4, latency_s=9.0), Execute
+    )
+    (told_,) = told(
+        house.ask("hasty", variant="tiny", steps=2, deterministic=True, latency_s=0.1), Accepted
+    )
+    assert told_.plan is not None
+    assert told_.plan.keeps_latency
+    assert "before what can wait" in told_.plan.reason
+    hasty = house.state.books.requests["hasty"]
+    assert hasty.goes_ahead
+    assert hasty.due < patient.due
+
+
+def test_nobody_goes_before_who_was_told_when_it_comes_and_stated_nothing() -> None:
+    house = sharing(policy="modelless")
+    house.ask("first", variant="tiny", steps=20, guidance_scale=1.0, n=4)
+    (told_,) = told(
+        house.ask("hasty", variant="tiny", steps=2, deterministic=True, latency_s=0.1), Accepted
+    )
+    assert told_.plan is not None
+    assert not told_.plan.keeps_latency
+    assert not house.state.books.requests["hasty"].goes_ahead
+
+
+def test_of_a_clients_queue_those_in_haste_are_sent_first_by_their_latency() -> None:
+    house = sharing(policy="modelless")
+    for name, latency_s, is_hasty in (("slow", 9.0, False), ("later", 8.0, True), ("sooner", 4.0, True)):
+        house.ask(name, latency_s=latency_s)
+        house.state.books.requests[name].goes_ahead = is_hasty
+    found = sorted(house.state.books.requests.values(), key=lambda request: request.place)
+    assert [request.message.request_id for request in found] == ["sooner", "later", "slow"]

@@ -56,3 +56,15 @@ def test_more_room_never_takes_a_mode_away(
     assert before
     if all((rooms.needed_bytes(r, pixels) or 0) <= room_bytes for r in before):
         assert set(before) <= set(rooms.fitting(tuple(given), pixels, room_bytes + more))
+
+
+def test_what_nobody_waits_for_is_loaded_where_all_calls_have_room() -> None:
+    assert rooms.may_join(FULL, [TILED], 2300)
+    assert not rooms.may_join(FULL, [TILED], 2299)
+    assert not rooms.may_join(TILED, [FULL], 2299), "the calls of those that are there need room, too"
+
+
+def test_the_first_variant_is_loaded_and_what_was_never_measured() -> None:
+    assert rooms.may_join(FULL, [], 10)
+    assert rooms.may_join(replace(FULL, room=None), [FULL], 10)
+    assert rooms.may_join(None, [FULL], 10)
