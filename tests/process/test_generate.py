@@ -565,7 +565,9 @@ def test_queued_requests_are_cancelled_too(service: Service) -> None:
         async with AsyncClient(service.address) as client:
             at_work = sum(device.credits for device in service.status().devices)
             wanted = at_work + 6
-            asked = [client.generate(f"q{i}", **big(steps=150)) for i in range(wanted)]  # none may end
+            # none may end, and all are let in, however much the tests before asked for
+            long = big(steps=150, timeout_s=900.0)
+            asked = [client.generate(f"q{i}", **long) for i in range(wanted)]
             tasks = [asyncio.create_task(call) for call in asked]
             await asyncio.to_thread(until, lambda: is_queue_of(service, wanted), 10, "a queue")
             for task in tasks:
