@@ -15,6 +15,7 @@
     │   ├── TooManyOutstanding  this client has too many open requests
     │   ├── Draining            the service is shutting down
     │   ├── Unavailable         no device is ready
+    │   ├── TooSlow             the caller did not read its messages in time
     │   └── BrokerLost          the broker does not answer, or was restarted
     ├── RequestEnded            the request was accepted and ended without a picture
     │   ├── Expired             its deadline passed

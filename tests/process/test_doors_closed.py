@@ -230,11 +230,22 @@ def test_a_token_administers_only_if_it_was_made_to(door: Door) -> None:
             begun = await http.post("/difs/v1/generate", json=job, headers=head)
             assert begun.status_code == (202 if status == 200 else 403)
             await http.post("/sdapi/v1/options", json=loads, headers=head)
-        until(lambda: "emoji-base" not in door.service.status().devices[0].residents, 10, "it left")
+        await asyncio.to_thread(until, lambda: not is_busy(door), 10, "what was asked for is done")
+        assert (await http.post("/sdapi/v1/unload-checkpoint", headers=bearer("root"))).status_code == 200
+        await asyncio.to_thread(until, lambda: not has_base(door), 10, "it left")
         assert (await http.post("/sdapi/v1/reload-checkpoint", headers=bearer("root"))).status_code == 200
 
     in_process(door, work, lambda: guard.Rules(needs_token=True, tokens=(ANN, ROOT)))
-    until(lambda: "emoji-base" in door.service.status().devices[0].residents, 10, "it came back")
+    until(lambda: has_base(door), 10, "it came back")
+
+
+def is_busy(door: Door) -> bool:
+    report = door.service.status()
+    return report.queued + report.running > 0 or any(device.loading for device in report.devices)
+
+
+def has_base(door: Door) -> bool:
+    return "emoji-base" in door.service.status().devices[0].residents
 
 
 def test_deleting_a_token_ends_what_it_has_open(door: Door) -> None:
