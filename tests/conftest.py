@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-_EXAMPLES = {"quick": 200, "ci": 5_000, "nightly": 200_000}
+_EXAMPLES = {"quick": 200, "ci": 3_000, "nightly": 200_000}
 """Examples of the broker's model; the other property tests say themselves how many they need."""
 
 for _name, _count in _EXAMPLES.items():

@@ -422,7 +422,7 @@ class Ledger:
         if actor is None or actor.ready.pid != message.pid:
             assert self.lost, "killed an actor that never was"
             return
-        is_silent = self.now - actor.heard_at >= self.silence_s
+        is_silent = self.now >= actor.heard_at + self.silence_s
         is_stalled = actor.is_working() and self.now - actor.progressed_at > self.stall_s
         assert is_silent or is_stalled, f"killed without a reason: {message.reason}"
         self.lose(message.device)
