@@ -45,8 +45,9 @@ class Family:
     def members(self) -> list[tuple[str, str]]:
         """Return (variant, adapter or "") of all that belongs to the family."""
         found = [(v.name, "") for v in self.repo.variants.values() if v.manifest.captions == HOME]
+        styles = self.styles()
         found += [
-            (a.manifest.variants[0], a.name) for a in self.repo.adapters.values() if a.manifest.variants
+            (a.manifest.variants[0], a.name) for a in self.repo.adapters.values() if a.name in styles
         ]
         return found
 
