@@ -10,13 +10,12 @@ requests that were accepted none is lost, and none is delivered twice, when a no
 """
 
 import argparse
-import json
 import queue
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -25,6 +24,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from bench.load import arrivals
+from bench.report import keep, verdict
 from tests.process.ray_cluster import NODE, RayCluster
 from tests.process.service import until
 
@@ -192,8 +192,25 @@ def kill(cluster: RayCluster, count: int) -> dict[str, Any]:
     return {"accepted": count, "made": len(done), "moved": moved, "exact": is_exact, "seconds": seconds}
 
 
+def judged(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Print and return the goals of what was measured."""
+    goals = []
+    if "throughput" in found:
+        share = found["throughput"]["share"]
+        goals.append(verdict("three nodes' throughput, of three times one", share, 0.9, at_least=True))
+    if "promises" in found:
+        points = found["promises"]["points"]
+        for what in ("attainment", "quality"):
+            name = f"{what} of three nodes, points beyond one node of three devices"
+            goals.append(verdict(name, points[what], -3.0, at_least=True))
+    if "kill" in found:
+        kept = float(found["kill"]["exact"])
+        goals.append(verdict("ledger exact when a node is killed", kept, 1.0, at_least=True))
+    return goals
+
+
 def main() -> None:
-    """Measure what is asked for, and print it as JSON, too."""
+    """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rate", type=float, default=8.0, help="requests per second, for the promises")
@@ -210,7 +227,9 @@ def main() -> None:
             found["promises"] = promises(cluster, chosen.seconds, chosen.rate)
         if chosen.only in (None, "kill"):
             found["kill"] = kill(cluster, 30)
-    print(json.dumps(found))
+    command = f"python -m bench.cluster --seconds {chosen.seconds:g} --rate {chosen.rate:g}"
+    command += f" --only {chosen.only}" if chosen.only else ""
+    print(keep("cluster", command, {**found, "goals": judged(found)}))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -20,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,17 @@ def _broker(service: PrivateService) -> psutil.Process:
     return next(p for p in _tree(service) if "difs.broker" in p.cmdline())
 
 
+@contextlib.contextmanager
+def _stopped_actors(service: PrivateService) -> Iterator[None]:
+    """Stop the actors meanwhile, so that nothing ends."""
+    actors = [p for p in _tree(service) if "difs.actors" in p.cmdline()]
+    for actor in actors:
+        actor.suspend()
+    yield
+    for actor in actors:
+        actor.kill()
+
+
 def _await(client: Asker, answered: Callable[[], int]) -> None:
     """Wait until as many requests are answered as were sent."""
     heard, heard_at = answered(), time.perf_counter()
@@ -232,9 +244,9 @@ def measure_broker(rounds: int) -> dict[str, float]:
 
 
 def measure_memory(_: int) -> dict[str, float]:
-    """Return the bytes by which the broker grows for each request that waits."""
-    slow = ["--set", 'actors.script="step_s = 60000.0"']
-    with PrivateService([*SIMULATED, *WIDE, *slow]) as service:
+    """Return the bytes by which the broker grows for each request that waits: its actors are stopped."""
+    patient = ["--set", 'broker.actor_silence="1h"', "--set", 'broker.stall_floor="1h"']
+    with PrivateService([*SIMULATED, *WIDE, *patient]) as service, _stopped_actors(service):
         client, broker = Asker(service.address), _broker(service)
         grown: list[tuple[int, int]] = []
         for number in (1000, WAITING):
