@@ -289,7 +289,8 @@ def test_a_sticky_device_error_ends_the_process_and_its_request_goes_elsewhere(
     service = start(*TWO, *settings(script([once])), *RESTLESS)
     with Client(service.address) as client:
         mates = [calls.submit(client.generate, "mate", **big(seed=i, steps=8)) for i in range(4)]
-        with pytest.raises(ActorLost, match="status 70"):  # each new process has a fault of its own
+        # each new process has a fault of its own; its end is seen first by the broker or the supervisor
+        with pytest.raises(ActorLost, match=r"status 70|connection is gone"):
             client.generate("sticky", **big(steps=4))
         assert all(is_right(mate.result(30), "mate", i) for i, mate in enumerate(mates))
     assert "exited with status 70" in service.log_text()
