@@ -30,6 +30,13 @@ class Crowd:
         while len(self._asked) > MAX_KEPT or self._oldest_at() < now - FORGOTTEN_S:
             del self._asked[next(iter(self._asked))]
 
+    def withdrew(self, who: Hashable, seconds: float, asked_at: float, now: float) -> None:
+        """Note that somebody gave up work that he had asked for: he will not ask for its like again."""
+        gone = _faded((seconds, asked_at), now)
+        if who in self._asked:
+            self._asked[who] = max(0.0, _faded(self._asked.pop(who), now) - gone), now
+        self._all = max(0.0, _faded(self._all, now) - gone), now
+
     def _oldest_at(self) -> float:
         return next(iter(self._asked.values()))[1]
 

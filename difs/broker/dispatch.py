@@ -271,6 +271,8 @@ def fail(books: Books, request: Request, error: Error, now: float) -> None:
 def cancel(books: Books, request: Request, why: str, now: float) -> None:
     """End a request because its client gave it up."""
     error = admission.refusal("cancelled", why, request_id=request.message.request_id)
+    if not request.is_best_effort:
+        books.crowd.withdrew(request.client.payer, request.work_s, request.arrived_at, now)
     _end(books, request, Cause.CANCELLED, error, now)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from difs.broker.crowd import FORGOTTEN_S, MAX_KEPT, MEMORY_S, Crowd
 from difs.broker.fair import FairQueue
-from difs.messages import Accepted, Explain, Explanation
+from difs.messages import Accepted, Cancel, Explain, Explanation
 from tests.builders import House, generate, only, refused, served, told
 
 # ---- who asked for how much -----------------------------------------------------------------------
@@ -29,6 +29,31 @@ def test_what_was_asked_long_ago_counts_for_nothing() -> None:
     assert crowd.rate(FORGOTTEN_S) < 0.001
     crowd.asked("other", 1.0, FORGOTTEN_S + 1.0)
     assert crowd.rates(FORGOTTEN_S + 1.0).keys() == {"other"}
+
+
+def test_what_is_given_up_is_not_foretold_again() -> None:
+    crowd = Crowd()
+    crowd.asked("fickle", 10.0, 0.0)
+    crowd.asked("fickle", 4.0, 2.0)
+    crowd.withdrew("fickle", 10.0, 0.0, 3.0)
+    left = Crowd()
+    left.asked("fickle", 4.0, 2.0)
+    assert crowd.rates(3.0) == pytest.approx(left.rates(3.0))
+    assert crowd.rate(3.0) == pytest.approx(left.rate(3.0))
+    crowd.withdrew("stranger", 1.0, 3.0, 3.0)
+    assert "stranger" not in crowd.rates(3.0)
+    crowd.withdrew("fickle", 99.0, 3.0, 3.0)
+    assert crowd.rates(3.0) == {"fickle": 0.0}
+
+
+def test_nobody_is_refused_for_what_others_gave_up() -> None:
+    house = served()
+    for i in range(40):
+        house.ask(f"fickle-{i}", steps=50, timeout_s=3000.0)
+    assert house.state.books.crowd.rate(house.now) > 1.0
+    for i in range(40):
+        house.ask(Cancel(f"fickle-{i}"))
+    assert house.state.books.crowd.rate(house.now) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_only_so_many_are_remembered() -> None:
