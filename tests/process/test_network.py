@@ -105,7 +105,7 @@ def test_a_bad_network_loses_no_call(remote: Remote, spoil: Callable[[Network], 
             await asyncio.to_thread(until, lambda: sum(ends.values()) > before, 20, "more pictures")
             await asyncio.sleep(AFTER_S)
             if spoil is not delay:
-                assert remote.network.lines > lines, "it was noticed"
+                await asyncio.to_thread(until, lambda: remote.network.lines > lines, 15, "it was noticed")
             stop.set()
             await asyncio.gather(*callers)
 
