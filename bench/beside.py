@@ -41,7 +41,7 @@ from bench.peers.difs_service import CLIENTS, Difs
 from bench.peers.over_http import BentoMl, LitServe, Mosec, RayServe
 from bench.progress import PLACE, Progress
 from bench.relay import Relay
-from bench.report import keep, verdict
+from bench.report import keep, say, verdict
 from difs import repository
 
 SYSTEMS: tuple[type[System], ...] = (Alone, LitServe, RayServe, Mosec, BentoMl, Difs)
@@ -55,13 +55,6 @@ ALONE, TOGETHER = 10, 16
 CHECKED = 4
 WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
 """Idle threads spin briefly, then sleep: in every system as in DIFS, whose supervisor sets the same."""
-
-_started = time.monotonic()
-
-
-def say(line: str) -> None:
-    """Print progress with the seconds since the start."""
-    print(f"[{time.monotonic() - _started:5.0f} s] {line}", flush=True)
 
 
 def turns(names: list[str], rounds: int) -> list[tuple[int, str]]:

@@ -22,7 +22,6 @@ import argparse
 import asyncio
 import json
 import os
-import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -42,7 +41,7 @@ from bench.peers.base import Batching, BatchingSystem, System
 from bench.peers.difs_service import Difs
 from bench.peers.over_http import LitServe, RayServe
 from bench.peers.serial import Serial
-from bench.report import RESULTS, keep, verdict
+from bench.report import RESULTS, keep, say, verdict
 from difs import repository
 
 SYSTEMS: tuple[type[System], ...] = (Serial, LitServe, RayServe, Difs)
@@ -82,13 +81,6 @@ UNSWEPT = Batching(16, 0.0)
 """The knobs of the peers in a quick run."""
 WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
 """Idle threads spin briefly, then sleep: in every system as in DIFS, whose supervisor sets the same."""
-
-_started = time.monotonic()
-
-
-def say(line: str) -> None:
-    """Print progress with the seconds since the start."""
-    print(f"[{time.monotonic() - _started:5.0f} s] {line}", flush=True)
 
 
 class Bench:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 from msgspec.structs import replace
 
+from bench.report import percentile
 from difs import repository
 from difs.actor_messages import Slot
 from difs.broker.effects import Effect
@@ -27,11 +28,6 @@ from tests.builders import generate, pulse, served, told
 from tests.unit.test_overload import ALONE_S, Shop
 
 MIB = 2**20
-
-
-def percentile(values: list[float], share: float) -> float:
-    """Return the value below which `share` of all are."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def scribbles(trials: int) -> None:

@@ -25,6 +25,7 @@ import msgspec
 import psutil
 
 from bench import fault_trials
+from bench.report import percentile
 from difs import AsyncClient, Client
 from difs.errors import DifsError
 from difs.keys import KeyRing, write_key_file
@@ -46,12 +47,8 @@ QUICK = settings(
 )
 
 
-def _percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 def _say(what: str, values: list[float], goal: str, unit: str = "s") -> None:
-    median, p99 = statistics.median(values), _percentile(values, 0.99)
+    median, p99 = statistics.median(values), percentile(values, 0.99)
     print(
         f"{what}: median {median:.3f} {unit}, p99 {p99:.3f} {unit} of {len(values)}; goal {goal}",
         flush=True,

@@ -1,28 +1,29 @@
 """What every bench does with its figures: describe the machine, print a table, keep dated JSON."""
 
 import json
-import os
-import platform
+import time
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from difs import telemetry
+from difs.trials import surroundings
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("pyzmq", "msgspec", "numpy", "torch", "diffusers")
+TOLD = ("processor", "cores", "python", "load_1min")
+
+
+_started = time.monotonic()
+
+
+def say(line: str) -> None:
+    """Print progress with the seconds since the start."""
+    print(f"[{time.monotonic() - _started:5.0f} s] {line}", flush=True)
 
 
 def machine() -> dict[str, Any]:
     """Return what a reader must know to judge a figure."""
-    return {
-        "processor": telemetry.name_of("cpu-0"),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "load_1min": round(os.getloadavg()[0], 2),
-        "packages": {name: version(name) for name in PACKAGES},
-    }
+    known = surroundings.generator()
+    return {**{name: known[name] for name in TOLD}, "packages": surroundings.versions()}
 
 
 def percentile(values: list[float], share: float) -> float:

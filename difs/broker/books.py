@@ -42,7 +42,7 @@ from difs.broker.records import (
 )
 from difs.broker.tally import OTHER, Loss, Tally
 from difs.messages import AdapterInfo, Generate, Happening, Plan, VariantInfo
-from difs.policy.base import Policy
+from difs.policy.base import Policy, Surveyor
 from difs.shm.layout import Layout
 from difs.shm.pool import SlotPool
 
@@ -76,6 +76,7 @@ class Books:
         """Open empty books; `epoch` is a random 31-bit number, new with every broker."""
         self.rules = rules
         self.policy = policy
+        self.surveyor = policy if isinstance(policy, Surveyor) else None  # a slow question: asked once
         self.variants = variants
         self.adapters = adapters
         self.segments = segments

@@ -20,7 +20,7 @@ def note_arrival(books: Books, request: Request, variant: str, now: float) -> No
     scaling = books.scaling
     if scaling is None or request.is_best_effort:
         return
-    want = _want(request.message, None if hasattr(books.policy, "survey") else variant)
+    want = _want(request.message, variant if books.surveyor is None else None)
     trace = scaling.traces.pop(want, Trace())
     scaling.traces[want] = trace.arrived(now)  # the latest stands last
     if len(scaling.traces) > WANTS_KEPT:

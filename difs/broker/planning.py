@@ -21,7 +21,6 @@ from difs.policy.base import (
     Judged,
     Reject,
     Reviewer,
-    Surveyor,
     View,
     Wait,
 )
@@ -80,10 +79,10 @@ def decide_among(
 
 def survey(books: Books, message: Generate, now: float) -> tuple[Alternative, ...]:
     """Return the points among which the policy would choose for `message`, where it can tell."""
-    if not isinstance(books.policy, Surveyor):
+    if books.surveyor is None:
         return ()
     view = _view(books, message, now, books.variants, books.ready)
-    return books.policy.survey(view, message)[:MAX_POINTS]
+    return books.surveyor.survey(view, message)[:MAX_POINTS]
 
 
 def view_of(books: Books, now: float) -> View:

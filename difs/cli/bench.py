@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from difs.cli.app import Elsewhere, JsonOption, RunDirOption, any_service, app
-from difs.cli.simulate import pairs
+from difs.cli.simulate import EachLatency, EachQuality, Pattern, Rate, Trace, pairs
 from difs.errors import InvalidRequest
 from difs.exits import readable
 from difs.messages import StatusReport
@@ -53,17 +53,12 @@ def run(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Ask the very same as an earlier result did."),
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Requests a second.")] = None,
+    rate: Rate = None,
     seconds: Annotated[float | None, typer.Option(help="Of arrivals; default 60.")] = None,
-    pattern: Annotated[str | None, typer.Option(help="poisson, burst or diurnal.")] = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Arrivals: milliseconds,prompt or seconds a line."
-        ),
-    ] = None,
-    latency: Annotated[float | None, typer.Option(help="Seconds that each request asks for.")] = None,
-    quality: Annotated[str | None, typer.Option(help="0..1 or a name, that each asks for.")] = None,
+    pattern: Pattern = None,
+    trace: Trace = None,
+    latency: EachLatency = None,
+    quality: EachQuality = None,
     prompts: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A text file, a prompt a line.")
     ] = None,

@@ -12,6 +12,15 @@ from difs.cli.app import ConfigOption, JsonOption, RunDirOption, app, roots
 from difs.errors import ConfigError
 from difs.exits import readable
 
+Rate = Annotated[float | None, typer.Option(help="Requests a second.")]
+Pattern = Annotated[str | None, typer.Option(help="poisson, burst or diurnal.")]
+Trace = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="Arrivals: milliseconds,prompt or seconds a line."),
+]
+EachLatency = Annotated[float | None, typer.Option(help="Seconds that each request asks for.")]
+EachQuality = Annotated[str | None, typer.Option(help="0..1 or a name, that each asks for.")]
+
 
 @app.command()
 @readable
@@ -35,17 +44,12 @@ def simulate(
     planner: Annotated[str | None, typer.Option(help="A planner of residents by name, or off.")] = None,
     devices: Annotated[int | None, typer.Option(help="How many devices, all alike.")] = None,
     memory: Annotated[str | None, typer.Option(help='Of a device, as "8GiB".')] = None,
-    rate: Annotated[float | None, typer.Option(help="Requests a second.")] = None,
+    rate: Rate = None,
     seconds: Annotated[float | None, typer.Option(help="Simulated seconds of arrivals.")] = None,
-    pattern: Annotated[str | None, typer.Option(help="poisson, burst or diurnal.")] = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Arrivals: milliseconds,prompt or seconds a line."
-        ),
-    ] = None,
-    latency: Annotated[float | None, typer.Option(help="Seconds that each request asks for.")] = None,
-    quality: Annotated[str | None, typer.Option(help="0..1 or a name, that each asks for.")] = None,
+    pattern: Pattern = None,
+    trace: Trace = None,
+    latency: EachLatency = None,
+    quality: EachQuality = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same run.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A key of the scenario, as mishaps.deaths_per_h=2.")

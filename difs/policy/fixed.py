@@ -48,15 +48,7 @@ def floor_of(found: Sequence[VariantInfo], request: Generate) -> float:
 
 def work_of(info: VariantInfo, request: Generate) -> Work:
     """Return what a request is to compute with `info`."""
-    width, height = points.size_of(info, request)
-    return Work(
-        pixels=width * height,
-        steps=steps_of(info, request),
-        sampler=points.sampler_of(info, request),
-        guidance_scale=guidance_of(info, request),
-        n=request.n,
-        is_alone=request.deterministic,
-    )
+    return points.work_of(info, request, steps_of(info, request), guidance_of(info, request))
 
 
 def own_s(device: DeviceView, info: VariantInfo, request: Generate) -> float:

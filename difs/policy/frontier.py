@@ -93,7 +93,7 @@ def ahead_of(known: Iterable[Point], request: Generate) -> list[Point]:
         resident = point.device.residents.get(point.info.name)
         if resident is None:
             continue
-        work = _work(point.info, request, point.steps, point.guidance)
+        work = points.work_of(point.info, request, point.steps, point.guidance)
         waits_s = points.ahead_wait_s(point.device, resident, work)
         if waits_s is None:
             continue
@@ -119,15 +119,9 @@ def _total_s(way: Way, info: VariantInfo, request: Generate, dial: Dial) -> floa
     fixed_s, call_s, device, _ = way
     if device.outlook is None or info.name not in device.residents:
         return fixed_s + dial.calls * call_s
-    work = _work(info, request, dial.steps, dial.guidance)
+    work = points.work_of(info, request, dial.steps, dial.guidance)
     waits_s = points.wait_s(device, device.residents[info.name], work)
     return fixed_s - device.backlog_s + waits_s + dial.calls * call_s
-
-
-def _work(info: VariantInfo, request: Generate, steps: int, guidance: float) -> Work:
-    width, height = points.size_of(info, request)
-    sampler = points.sampler_of(info, request)
-    return Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
 
 
 Choices = tuple[VariantInfo, tuple[DeviceView, ...], tuple[Dial, ...], bool]

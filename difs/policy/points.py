@@ -111,6 +111,13 @@ def sampler_of(info: VariantInfo, request: Generate) -> str:
     return samplers.canonical(request.overrides.sampler or info.sampler) or info.sampler
 
 
+def work_of(info: VariantInfo, request: Generate, steps: int, guidance: float) -> Work:
+    """Return what a request is to compute with `info` in so many steps."""
+    width, height = size_of(info, request)
+    sampler = sampler_of(info, request)
+    return Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
+
+
 def point(
     device: DeviceView,
     info: VariantInfo,
@@ -134,7 +141,7 @@ def point(
     guidance = pins.guidance_scale if pins.guidance_scale is not None else info.guidance_scale
     sampler = sampler_of(info, request)
     steps, notes = _steps_of(sampler, pins.steps or wanted_steps(info, needs.wanted_quality))
-    work = Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
+    work = work_of(info, request, steps, guidance)
     predicted = predict(device, info.name, work, known, goes_ahead=goes_ahead)
     if needs.latency_s is not None and predicted.total_s > needs.latency_s and pins.steps is None:
         fitting = _steps_within(predicted.total_s - needs.latency_s, predicted.steps_s, steps)

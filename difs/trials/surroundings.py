@@ -29,11 +29,12 @@ def generator() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "load_1min": round(os.getloadavg()[0], 2),
-        "packages": {"difs": __version__, **_versions()},
+        "packages": {"difs": __version__, **versions()},
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that change figures, of those that are here."""
     found = {}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
