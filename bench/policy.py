@@ -25,8 +25,8 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec.structs import replace
 
+from bench import embedded
 from bench.report import RESULTS, keep, verdict
-from difs import repository
 from difs.policy import registry
 from difs.simulation import arrivals, figures, tables
 from difs.simulation.scenario import Arrivals, Fleet, Scenario, Wish, changed
@@ -34,7 +34,6 @@ from difs.simulation.tables import Model
 from difs.simulation.world import World
 
 TRACES = Path(__file__).parents[1].parent / "shared" / "traces" / "diffserve"
-TABLES = Path(__file__).parent / "tables"
 LATENCY_S = 5.0
 WORKERS = 16
 """For so many devices the trace was made."""
@@ -97,8 +96,7 @@ def diffserve(traces: Path, devices: int, seconds: float, speeds: Sequence[float
 
 def emoji(seconds: float) -> Iterator[Setting]:
     """Yield (c): the embedded family on two devices, with latencies of three kinds."""
-    known = repository.scan(repository.locate("model_repo")).variants
-    models = tables.read(TABLES, {name: variant.info() for name, variant in known.items()})
+    models = embedded.models()
     mix = (Wish(latency_s=0.5), Wish(latency_s=1.0), Wish(latency_s=3.0))
     base = Scenario(mix=mix, fleet=Fleet(devices=2))
     for load in LOADS:

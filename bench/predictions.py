@@ -9,20 +9,17 @@ arrivals do to those that are here, and what the model of sharing does not know.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from bench import embedded
 from bench.load import arrivals
 from bench.promises import Ended, figures, wishes
 from bench.report import keep, verdict
-from difs import repository
-from difs.simulation import tables
 from difs.simulation.ledger import Fate
 from difs.simulation.scenario import Fleet, Scenario, Wish
 from difs.simulation.tables import Model
 from difs.simulation.world import World
 
-TABLES = Path(__file__).parent / "tables"
 APART_S = 30.0
 """Between two requests at load 0."""
 WARM = 0.1
@@ -76,8 +73,7 @@ def main() -> None:
     parser.add_argument("--loads", type=float, nargs="*", default=[0.0, 0.5, 0.8])
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
     asked = parser.parse_args()
-    known = repository.scan(repository.locate("model_repo")).variants
-    models = tables.read(TABLES, {name: variant.info() for name, variant in known.items()})
+    models = embedded.models()
     found: dict[str, Any] = {}
     mean_s = 0.0
     for load in sorted({0.0, *asked.loads}):

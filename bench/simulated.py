@@ -18,12 +18,12 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from msgspec.structs import replace
 
+from bench import embedded
 from bench.load import arrivals, wait_until_quiet
 from bench.promises import wait_until_loaded
 from bench.report import keep, percentile, verdict
@@ -36,7 +36,6 @@ from difs.simulation.tables import Mode, Model
 from difs.simulation.world import World
 
 DEVICE = "cpu-0"
-TABLES = Path(__file__).parent / "tables"
 LATENCIES_S = (1.0, 2.0, 4.0)
 ALONE = 6
 """Requests before and after each load, of which the first is not counted."""
@@ -146,7 +145,7 @@ def models_here() -> tuple[dict[str, Model], str]:
         return tables.here(known.variants.values(), facts), "profiled here"
     except errors.ConfigError:
         infos = {name: variant.info() for name, variant in known.variants.items()}
-        return tables.read(TABLES, infos), "bench/tables"
+        return tables.read(embedded.TABLES, infos), "bench/tables"
 
 
 def main() -> None:

@@ -10,15 +10,13 @@ same. Goal: 60 s of one core for an hour.
 
 import argparse
 import time
-from pathlib import Path
 
+from bench import embedded
 from bench.report import keep, verdict
-from difs import repository
-from difs.simulation import figures, tables
+from difs.simulation import figures
 from difs.simulation.scenario import Arrivals, Fleet, Scenario, Wish
 from difs.simulation.world import World
 
-TABLES = Path(__file__).parent / "tables"
 HOUR_S = 3600.0
 GOAL_S = 60.0
 
@@ -36,8 +34,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="simulated in each round")
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    known = repository.scan(repository.locate("model_repo")).variants
-    models = tables.read(TABLES, {name: variant.info() for name, variant in known.items()})
+    models = embedded.models()
     times, told = [], {}
     for _ in range(asked.rounds):
         world = World(scenario(asked.seconds), models)

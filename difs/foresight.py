@@ -24,7 +24,8 @@ from difs.samplers import evaluations
 from difs.sizes import at, in_table
 
 STICKINESS = 2.0
-"""As the engine's: by so many of its steps a running image may have more laxity than a waiting one."""
+"""Steps of its own by which a running image may have more laxity than a waiting one and still go on:
+without it two images of equal laxity would take turns and both be late. The engine's, too."""
 MOST = 16
 """Tasks whose order is run ahead, as many as a device is sent; behind them stands a sum of seconds."""
 
@@ -85,6 +86,7 @@ def bears_s(ends: float, bears_until: float, lost_until: float) -> float:
     return (bears_until if ends <= bears_until else lost_until) - ends
 
 
+@lru_cache(maxsize=2048)  # of each point of every decision, and of what waits
 def task_of(costs: Costs, work: Work, variant: str) -> Task:
     """Return the task that `work` with a resident of these costs is, nothing of it being done."""
     alone = profiles.predict(work, costs)

@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from difs.messages import QualityPoint, VariantInfo
+from difs.messages import Level, QualityPoint, VariantInfo
 
+SHARES: dict[Level, float] = {"draft": 0.6, "low": 0.75, "medium": 0.9, "high": 0.97, "best": 1.0}
+"""What a named quality is, as a share of the best that the allowed points can reach."""
 ASSUMED_MOST = 0.5
 """What the best point of a variant without a curve counts as when variants are compared."""
 

@@ -7,8 +7,13 @@ decoding; both peaks grow with the pixels.
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
-from difs.actor_messages import Resident
+from difs.actor_messages import Resident, Room
 from difs.memory_modes import MODES
+
+
+def _peak_bytes(room: Room) -> int:
+    """Return the larger of the peaks of a step and of a decoding."""
+    return max(room.step_peak_bytes or 0, room.decode_peak_bytes or 0)
 
 
 def needed_bytes(resident: Resident, pixels: int) -> int | None:
@@ -16,8 +21,7 @@ def needed_bytes(resident: Resident, pixels: int) -> int | None:
     room = resident.room
     if room is None:
         return None
-    peak = max(room.step_peak_bytes or 0, room.decode_peak_bytes or 0)
-    return room.rest_bytes + round(peak * pixels / resident.costs.pixels)
+    return room.rest_bytes + round(_peak_bytes(room) * pixels / resident.costs.pixels)
 
 
 def may_join(newcomer: Resident | None, others: Collection[Resident], budget_bytes: int) -> bool:
@@ -29,8 +33,7 @@ def may_join(newcomer: Resident | None, others: Collection[Resident], budget_byt
     if newcomer is None or newcomer.room is None or not others:
         return True
     rooms = [resident.room for resident in (*others, newcomer) if resident.room is not None]
-    peaks = [max(room.step_peak_bytes or 0, room.decode_peak_bytes or 0) for room in rooms]
-    return sum([room.rest_bytes for room in rooms]) + max(peaks) <= budget_bytes
+    return sum([room.rest_bytes for room in rooms]) + max(map(_peak_bytes, rooms)) <= budget_bytes
 
 
 @lru_cache(maxsize=8192)  # thousands are asked for one decision

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 NAME = "stable-diffusion.cpp"
-PACKAGE = "stable-diffusion-cpp-python"
 MODULE = "stable_diffusion_cpp"
 REFUSED = "get sd version from file failed"
 LOADED = "LOADED"

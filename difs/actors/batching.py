@@ -15,12 +15,10 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from difs.actor_messages import Costs
+from difs.foresight import STICKINESS
 from difs.profiles import rows_that_pay, step_seconds
 
 Phase = Literal["encode", "step", "decode", "measure"]
-STICKINESS = 2.0
-"""Steps of its own by which a running image may have more laxity than a waiting one and still go on:
-without it two images of equal laxity would take turns and both be late."""
 UNNOTICED = 1.02
 """Best effort shares a call of others that takes at most so many times as long with it."""
 

@@ -20,9 +20,7 @@ class Measuring:
     """One unit each; a Resident is what is known by then, each better than the one before."""
     since: float
     load_s: float
-    """Seconds of the load before."""
-    seconds: float = 0.0
-    """Those of the units before it was resident: whoever waits for the load waits for them too."""
+    """Of the load, and of the units before it is resident: who waits for it waits for them, too."""
     is_rough: bool = False
     """It is resident, and what is still to be measured can wait."""
     is_broken: bool = False

@@ -252,14 +252,13 @@ class Residency(Engine):
             max_rows=0 if is_profiled else self._settings.max_rows,
         )
         for measured in units:
-            yield None if measured is None else self._as_measured(variant, measured)
+            yield None if measured is None else self._as_measured(painter, found, measured)
 
-    def _as_measured(self, variant: str, measured: Measured) -> Resident:
-        painter = self._painters[variant]
+    def _as_measured(self, painter: Any, variant: Variant, measured: Measured) -> Resident:
         return Resident(
-            variant,
+            variant.name,
             painter.keeper.mode,
-            self._library.variant(variant).precision_on(self._device.type),
+            variant.precision_on(self._device.type),
             loading.weight_bytes(painter.pipe),
             measured.costs,
             measured.seed_bound,

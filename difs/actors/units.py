@@ -302,13 +302,13 @@ class Units(ABC):
             self._stop_measuring(variant, f"it does not run: {type(error).__name__}")
         else:
             if not measuring.is_rough:
-                measuring.seconds += self._clock.now() - started
+                measuring.load_s += self._clock.now() - started
             if found is not None:
                 self._enter_measured(measuring, found)
 
     def _enter_measured(self, measuring: Measuring, found: Resident) -> None:
         """Let a variant serve as it was measured until now."""
-        costs = replace(found.costs, load_s=measuring.load_s + measuring.seconds)
+        costs = replace(found.costs, load_s=measuring.load_s)
         resident = self._with_profile(replace(found, costs=costs))
         self._residents[found.variant] = resident
         self._reports.append(Switched(resident) if measuring.is_rough else Loaded(resident))

@@ -362,15 +362,17 @@ class Books:
 
     def hold(self, client: Client, device: str, index: int, now: float) -> Hold:
         """Let `client` read a leased slot: it is sealed until released or timed out."""
-        self.pools[device].seal(index)
-        hold = Hold(self.next_number(), client, device, index, now + self.rules.lease)
-        self.holds[hold.lease] = client.leases[hold.lease] = hold
-        return hold
+        return self._keep(client, device, index, now + self.rules.lease)
 
     def owe(self, client: Client, device: str, index: int) -> Hold:
         """Keep a leased slot until its picture, which travels inline, was copied."""
+        return self._keep(client, device, index, math.inf, is_owed=True)
+
+    def _keep(
+        self, client: Client, device: str, index: int, expires_at: float, *, is_owed: bool = False
+    ) -> Hold:
         self.pools[device].seal(index)
-        hold = Hold(self.next_number(), client, device, index, math.inf, is_owed=True)
+        hold = Hold(self.next_number(), client, device, index, expires_at, is_owed)
         self.holds[hold.lease] = client.leases[hold.lease] = hold
         return hold
 

@@ -280,13 +280,14 @@ class BrokerLoop:
         """Hand a message to libzmq, its pictures copied; raises zmq.Again when it must wait."""
         if not self._outbox.lets(route, letter):
             raise zmq.Again
+        is_large = letter.is_large
         pictures = [self._readers[p.device].bytes_at(p.offset, p.nbytes) for p in letter.payloads]
         frames = [*letter.frames, *map(bytes, pictures)]
         if self._door is not None and self._door.owns(route):
-            passage = self._door.send(route, frames, is_tracked=letter.is_large)
+            passage = self._door.send(route, frames, is_tracked=is_large)
         else:
-            passage = sockets.send(self._frontend, [route, *frames], DONTWAIT, is_tracked=letter.is_large)
-        if letter.is_large:
+            passage = sockets.send(self._frontend, [route, *frames], DONTWAIT, is_tracked=is_large)
+        if is_large:
             self._outbox.went(route, letter, passage)
         if letter.leases:
             self._pending.append(Delivered(letter.leases))

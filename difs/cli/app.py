@@ -71,20 +71,15 @@ def _main(
         raise typer.BadParameter(words, param_hint="--address and --key")
 
 
-@contextmanager
-def _client_elsewhere() -> Iterator[Any]:
-    """Yield a client of the service that --address and --key name; None without them."""
-    from difs.client import Client
-
-    where = _elsewhere["service"]
-    if where == HERE:
-        yield None
-        return
-    with Client(where.address, key=where.key) as client:
-        yield client
-
-
 # ---- services ------------------------------------------------------------------------------------
+
+
+def _running_service(run_dir: Path | None) -> Elsewhere | None:
+    """Return where the service is that is meant; None when it does not run."""
+    home = home_of(run_dir)
+    if is_elsewhere():
+        return _elsewhere["service"]
+    return Elsewhere(home.clients) if home.is_running() else None
 
 
 @contextmanager
@@ -92,11 +87,9 @@ def any_service(run_dir: Path | None, notes: Any) -> Iterator[Elsewhere]:
     """Yield where the service is that is meant, or a private one that ends with it."""
     from difs.private import PrivateService
 
-    home = home_of(run_dir)
-    if is_elsewhere():
-        yield _elsewhere["service"]
-    elif home.is_running():
-        yield Elsewhere(home.clients)
+    where = _running_service(run_dir)
+    if where is not None:
+        yield where
     else:
         with notes.private_service(), PrivateService() as service:
             notes.ready()
@@ -117,14 +110,10 @@ def running_client(run_dir: Path | None) -> Iterator[Any]:
     """Yield a client of the service that is meant; raises Unavailable when it does not run."""
     from difs.client import Client
 
-    home = home_of(run_dir)
-    with _client_elsewhere() as client:
-        if client is not None:
-            yield client
-            return
-    if not home.is_running():
-        raise Unavailable(f"no DIFS runs in {home.path}; start one with `difs serve`")
-    with Client(home.clients) as client:
+    where = _running_service(run_dir)
+    if where is None:
+        raise Unavailable(f"no DIFS runs in {home_of(run_dir).path}; start one with `difs serve`")
+    with Client(where.address, key=where.key) as client:
         yield client
 
 

@@ -242,14 +242,13 @@ class ClientCore:
     def _failed(self, request_id: str, error: DifsError, now: float, jitter: float) -> list[Effect]:
         """Rest and try again, where that may help and there is time; else deliver the error."""
         call = self._calls[request_id]
-        rest_s = min(RETRY_CAP_S, RETRY_BASE_S * 2**call.tries) * (0.5 + 0.5 * jitter)
-        rest_s = max(rest_s, error.retry_after_s or 0.0)
-        may = error.retryable and call.retries_left > 0 and now + rest_s < call.give_up_at - GRACE_S
+        seconds = rest_s(call.tries, error, jitter)
+        may = error.retryable and call.retries_left > 0 and now + seconds < call.give_up_at - GRACE_S
         wants_to_know = call.message.requirements.on_infeasible == "reject"
         if not may or (wants_to_know and error.code == "overloaded"):
             del self._calls[request_id]
             return [Deliver(request_id, error)]
-        call.stage, call.retry_at = _Stage.RESTING, now + rest_s
+        call.stage, call.retry_at = _Stage.RESTING, now + seconds
         call.retries_left -= 1
         call.tries += 1
         call.epoch = None
@@ -318,6 +317,12 @@ def _shut_out() -> Denied:
 
 def _silent() -> BrokerLost:
     return BrokerLost(f"the broker has said nothing for {SILENCE_S:g} s")
+
+
+def rest_s(tries: int, error: DifsError, jitter: float) -> float:
+    """Return the seconds to rest after so many tries and `error`; `jitter` in 0..1 spreads them."""
+    seconds: float = min(RETRY_CAP_S, RETRY_BASE_S * 2**tries) * (0.5 + 0.5 * jitter)
+    return max(seconds, error.retry_after_s or 0.0)
 
 
 def to_exception(message: Error) -> DifsError:

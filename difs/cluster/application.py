@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,7 +23,6 @@ from difs.cluster.settings import Settings
 from difs.cluster.states import Label, NodeState
 from difs.doors import address, app
 from difs.doors.guard import Rules as DoorRules
-from difs.doors.tokens import TokenFile
 from difs.errors import DifsError, first_line
 
 log = logging.getLogger("difs.cluster")
@@ -134,9 +132,7 @@ class Door:
         return ClusterClient(self._calls, MonotonicClock(), self._settings.routing, caller)
 
     def _rules(self) -> Callable[[], DoorRules]:
-        http = self._settings.http
-        tokens = TokenFile(Path(http.token_file).expanduser()) if http.token_file else None
-        return lambda: address.rules(http, tokens.entries() if tokens is not None else ())
+        return address.watched(self._settings.http)
 
     # ---- copies ---------------------------------------------------------------------------------
 

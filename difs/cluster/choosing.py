@@ -11,11 +11,10 @@ from collections.abc import Callable, Collection, Mapping
 from msgspec import Struct
 
 from difs.cluster.states import NodeState, Point, Wanted
+from difs.quality import SHARES
 
 SAME_QUALITY = 0.02
 """Qualities that differ by less are the same: the earlier finish counts."""
-LEVEL_SHARES = {"draft": 0.6, "low": 0.75, "medium": 0.9, "high": 0.97, "best": 1.0}
-"""A named quality, as a share of the best that the node can reach (as `difs.policy` has it)."""
 
 
 class Seen(Struct, frozen=True):
@@ -115,7 +114,7 @@ def _enough(wanted: Wanted, found: list[Prospect]) -> float:
         return 0.0
     best = max(p.quality for p in found)
     if isinstance(wanted.quality, str):
-        return LEVEL_SHARES[wanted.quality] * best
+        return SHARES[wanted.quality] * best
     return min(wanted.quality, best)
 
 

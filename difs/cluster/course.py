@@ -8,10 +8,10 @@ costs none: the others are asked first.
 from msgspec import Struct
 from msgspec.structs import replace
 
+from difs.client.core import rest_s
 from difs.errors import ActorLost, BrokerLost, DifsError, Infeasible, UnknownName
 from difs.messages import Generate
 
-REST_S, REST_CAP_S = 0.25, 8.0
 LEAST_LEFT_S = 0.001
 """What is left at least of a deadline that has passed: the node says what that means."""
 _OTHERS_MAY = (UnknownName, Infeasible)
@@ -88,12 +88,11 @@ def refused(course: Course, node: str, error: DifsError, terms: Terms, jitter: f
     course = replace(course, refused=(*course.refused, node))
     if is_new and len(set(course.avoid)) < terms.nodes:
         return Elsewhere(course)
-    rest_s = min(REST_CAP_S, REST_S * 2**course.rests) * (0.5 + 0.5 * jitter)
-    rest_s = max(rest_s, error.retry_after_s or 0.0)
-    has_time = course.rests < terms.retries and rest_s < terms.left_s
+    seconds = rest_s(course.rests, error, jitter)
+    has_time = course.rests < terms.retries and seconds < terms.left_s
     if not (error.retryable and has_time) or (terms.wants_to_know and error.code == "overloaded"):
         return End(error)
-    return Rest(replace(course, rests=course.rests + 1, refused=()), rest_s)
+    return Rest(replace(course, rests=course.rests + 1, refused=()), seconds)
 
 
 def remaining(request: Generate, elapsed_s: float) -> Generate:

@@ -7,10 +7,9 @@ frames of the protocol, so that whatever the cluster's transport does, bytes ent
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
-from difs import config, repository, wire
+from difs import catalogue, config, wire
 from difs.client import core
 from difs.client.aio import AsyncClient
 from difs.cluster import carrying, states
@@ -28,6 +27,7 @@ from difs.messages import (
     Variants,
 )
 from difs.private import PrivateService
+from difs.variants import Variant
 
 Frames = list[bytes]
 CONFIG = "node.toml"
@@ -60,6 +60,8 @@ class Node:
         self._service = _Service(settings)
         self._service.start()
         self._config = config.load(self._service.file)
+        self._catalogue = catalogue.open_for(self._config)
+        self._looking = asyncio.Lock()
         self._clients: dict[str, AsyncClient] = {}
         self._serial = 0
         self.state = NodeState(name, 0, is_ready=False)
@@ -126,19 +128,13 @@ class Node:
 
     # ---- variants -------------------------------------------------------------------------------
 
-    def _repository(self) -> tuple[repository.Repository, Path]:
-        user = config.user_repo(self._config)
-        return repository.scan(repository.locate(self._config.service.model_repo), user), user
-
     async def offer(self, variant: str) -> bytes:
         """Return what is to be carried for a variant; raises RepositoryError, UnknownName."""
-        found, _ = await asyncio.to_thread(self._repository)
-        return carrying.encode(await asyncio.to_thread(carrying.offer, found.variant(variant)))
+        return carrying.encode(await asyncio.to_thread(carrying.offer, await self._variant(variant)))
 
     async def send(self, variant: str, relative: str) -> AsyncGenerator[bytes, None]:
         """Yield a file of a variant, in pieces; raises RepositoryError for one that was not offered."""
-        found, _ = await asyncio.to_thread(self._repository)
-        path = carrying.path_of(found.variant(variant), relative)
+        path = carrying.path_of(await self._variant(variant), relative)
         with path.open("rb") as file:
             while piece := await asyncio.to_thread(file.read, carrying.PIECE_BYTES):
                 yield piece
@@ -148,8 +144,14 @@ class Node:
 
         `send` yields a file's pieces. The running service notices it by itself.
         """
-        found, user = await asyncio.to_thread(self._repository)
-        await carrying.take(carrying.decode(offered), found, user, send)
+        async with self._looking:
+            await asyncio.to_thread(self._catalogue.refresh)
+        user = config.user_repo(self._config)
+        await carrying.take(carrying.decode(offered), self._catalogue.found, user, send)
+
+    async def _variant(self, name: str) -> Variant:
+        async with self._looking:  # a catalogue is one thread's at a time
+            return await asyncio.to_thread(self._catalogue.variant, name)
 
 
 def _error(error: DifsError) -> Frames:

@@ -14,9 +14,7 @@ from difs import logs, processes
 from difs.client import AsyncClient
 from difs.clock import MonotonicClock
 from difs.doors import address, app
-from difs.doors.guard import Rules
 from difs.doors.patience import PatientProtocol
-from difs.doors.tokens import TokenFile
 from difs.errors import ConfigError
 from difs.rundir import RunDir
 
@@ -37,15 +35,10 @@ def main(run_dir: str, fd: str, parent_pid: str) -> None:
     home = RunDir(Path(run_dir))
     settings, _ = home.read_facts()
     logs.to_stderr("http", settings.service.log_level, settings.service.log_format)
-    file = settings.http.token_file
     try:
-        tokens = TokenFile(Path(file).expanduser()) if file else None
+        rules = address.watched(settings.http)
     except ConfigError as error:
         sys.exit(error.message)
-
-    def rules() -> Rules:
-        return address.rules(settings.http, tokens.entries() if tokens is not None else ())
-
     made = app.make(functools.partial(AsyncClient, home.clients), MonotonicClock(), rules)
     listener = socket.socket(fileno=int(fd))
     server = uvicorn.Server(

@@ -7,6 +7,7 @@ and a restart of the door loses no connection. Neither starlette nor uvicorn is 
 import importlib.util
 import ipaddress
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from difs import config
@@ -48,6 +49,13 @@ def check(settings: config.Http) -> None:
             f"http.listen: {host} can be reached from other machines; that needs --http-remote and a"
             " token in http.token_file (`difs http-token NAME FILE` makes one)"
         )
+
+
+def watched(settings: config.Http) -> Callable[[], guard.Rules]:
+    """Return what tells the rules as they are now, the file of tokens watched; raises ConfigError."""
+    file = settings.token_file
+    known = tokens.TokenFile(Path(file).expanduser()) if file else None
+    return lambda: rules(settings, known.entries() if known is not None else ())
 
 
 def rules(settings: config.Http, entries: tokens.Entries) -> guard.Rules:

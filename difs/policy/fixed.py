@@ -42,7 +42,7 @@ def floor_of(found: Sequence[VariantInfo], request: Generate) -> float:
     if asked is None:
         return 0.0
     if isinstance(asked, str):
-        return points.SHARES[asked] * max(accuracy(info, request) for info in found)
+        return quality.SHARES[asked] * max(accuracy(info, request) for info in found)
     return asked
 
 

@@ -94,10 +94,11 @@ def ahead_of(known: Iterable[Point], request: Generate) -> list[Point]:
         if resident is None:
             continue
         work = points.work_of(point.info, request, point.steps, point.guidance)
-        waits_s = points.ahead_wait_s(point.device, resident, work)
+        own_s = profiles.predict(work, resident.costs).total_s
+        waits_s = points.ahead_wait_s(point.device, point.info.name, own_s)
         if waits_s is None:
             continue
-        total_s = waits_s + profiles.predict(work, resident.costs).total_s
+        total_s = waits_s + own_s
         if total_s < point.total_s:
             found.append(point._replace(total_s=total_s))
     return found

@@ -12,7 +12,7 @@ from operator import attrgetter
 
 from msgspec.structs import replace
 
-from difs import samplers
+from difs import quality, samplers
 from difs.messages import Alternative, Generate, Plan, VariantInfo
 from difs.policy import points, telling
 from difs.policy.base import Admit, Decision, Options, Reject, View
@@ -134,7 +134,7 @@ def floor_of(known: Sequence[Point], request: Generate) -> float:
         return 0.0
     if isinstance(asked, str):
         most = max(p.worth for p in known)
-        return most if asked == "best" else round(points.SHARES[asked] * most, 2)
+        return most if asked == "best" else round(quality.SHARES[asked] * most, 2)
     return round(asked, 2)
 
 

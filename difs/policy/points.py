@@ -14,8 +14,6 @@ from difs.profiles import Work
 
 LEVELS: dict[Level, float] = {"draft": 0.0, "low": 0.25, "medium": 0.5, "high": 0.75, "best": 1.0}
 """Where a named quality stands on the dial from a variant's fewest to its most steps."""
-SHARES: dict[Level, float] = {"draft": 0.6, "low": 0.75, "medium": 0.9, "high": 0.97, "best": 1.0}
-"""What a named quality is, as a share of the best that the allowed points can reach."""
 SOON_S = 10.0
 """Where no latency is stated a picture is wanted this soon: quality beyond it is not waited for."""
 
@@ -196,7 +194,9 @@ def predict(
     `known`: what the variant is taken to be there; None: what is known of it. `goes_ahead`: see `point`.
     """
     known = known or device.known(variant)
-    waits_s = ahead_wait_s(device, known, work) if goes_ahead and known is not None else None
+    waits_s = None
+    if goes_ahead and known is not None:
+        waits_s = ahead_wait_s(device, variant, profiles.predict(work, known.costs).total_s)
     return profiles.predict(
         work,
         known.costs if known else None,
@@ -216,11 +216,14 @@ def wait_s(device: DeviceView, known: Resident | None, work: Work) -> float:
     return max(0.0, foreseen_s(device, known, task, work.pixels) - alone_s)
 
 
-def ahead_wait_s(device: DeviceView, known: Resident, work: Work) -> float | None:
-    """Return the seconds until `work` could have a turn before others; None: nobody can wait for it."""
-    if device.outlook is None or known.variant not in device.residents:
+def ahead_wait_s(device: DeviceView, variant: str, seconds: float) -> float | None:
+    """Return the seconds until a variant's work of `seconds` could have a turn before others.
+
+    None: nobody can wait for it.
+    """
+    if device.outlook is None or variant not in device.residents:
         return None
-    turn = device.outlook.turn_before(profiles.predict(work, known.costs).total_s, device.now)
+    turn = device.outlook.turn_before(seconds, device.now)
     return turn.in_s if turn is not None else None
 
 

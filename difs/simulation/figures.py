@@ -35,10 +35,10 @@ def of_run(ledger: Ledger) -> dict[str, Any]:
     return {
         "requests": len(fates),
         "delivered": len(done),
-        "quality_attainment": _share(worth, len(fates)),
-        "attainment": _share(sum(f.is_kept for f in goals), len(goals)),
-        "promises_kept": _share(sum(f.is_kept for f in promised), len(promised)),
-        "goodput_hz": _share(sum(f.is_kept for f in fates), span_s),
+        "quality_attainment": share(worth, len(fates)),
+        "attainment": share(sum(f.is_kept for f in goals), len(goals)),
+        "promises_kept": share(sum(f.is_kept for f in promised), len(promised)),
+        "goodput_hz": share(sum(f.is_kept for f in fates), span_s),
         "mean_quality": round(statistics.fmean(known), 4) if known else None,
         "mean_s": round(statistics.fmean(seconds), 4) if seconds else None,
         **{f"p{p}_s": round(percentile(seconds, p / 100), 4) if seconds else None for p in (50, 95, 99)},
@@ -48,8 +48,8 @@ def of_run(ledger: Ledger) -> dict[str, Any]:
         "loads": counts["loads"],
         "evictions": counts["evictions"],
         "switches": counts["switches"],
-        "hit_rate": _share(counts["hits"], attempts),
-        "busy": _share(ledger.busy_s, ledger.devices * ledger.seconds),
+        "hit_rate": share(counts["hits"], attempts),
+        "busy": share(ledger.busy_s, ledger.devices * ledger.seconds),
         "lives_ended": {
             n.partition(": ")[2]: c for n, c in counts.items() if n.startswith("lives ended")
         },
@@ -65,7 +65,8 @@ def memory(ledger: Ledger) -> list[list[float]]:
     return [[s.at, s.own, s.others, s.parked, s.busy] for s in ledger.samples[::every]]
 
 
-def _share(part: float, whole: float) -> float | None:
+def share(part: float, whole: float) -> float | None:
+    """Return a part of a whole; None of nothing."""
     return round(part / whole, 4) if whole else None
 
 

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from difs import profiles, samplers
 from difs.actor_messages import Costs, Ended, Execute, Finished, Resident, Sealed, Stepped
 from difs.actors import batching, ladder
-from difs.actors.batching import STICKINESS, Candidate, Pace
+from difs.actors.batching import Candidate, Pace
 from difs.actors.jobs import Job, Painting, candidates_of, lagging
+from difs.foresight import STICKINESS
 from difs.messages import MAX_IMAGES, MemoryMode
 from difs.profiles import decode_seconds, rows_of, step_seconds
 from difs.simulation.memory import Memory

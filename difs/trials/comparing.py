@@ -129,17 +129,23 @@ FIGURES: dict[str, tuple[Figure, bool]] = {
 
 def _figures(a: _Sample, b: _Sample, block: int, paired: bool, seed: int) -> list[Compared]:
     whole_a, whole_b = np.arange(len(a.latency)), np.arange(len(b.latency))
-    found = []
+    had: dict[str, tuple[float, float]] = {}
     for name, (figure, is_ratio) in FIGURES.items():
         here, there = figure(a, whole_a), figure(b, whole_b)
-        if math.isnan(here) or math.isnan(there) or (is_ratio and not here):
-            continue
-        draws = _draws(len(whole_a), len(whole_b), block, paired, seed)
-        drawn = np.array([_change(figure(a, i), figure(b, j), is_ratio) for i, j in draws])
-        changes = drawn[~np.isnan(drawn)]
-        if len(changes) < len(drawn) / 2:
+        if not (math.isnan(here) or math.isnan(there) or (is_ratio and not here)):
+            had[name] = here, there
+    drawn: dict[str, list[float]] = {name: [] for name in had}
+    for i, j in _draws(len(whole_a), len(whole_b), block, paired, seed):
+        for name, changes in drawn.items():
+            figure, is_ratio = FIGURES[name]
+            changes.append(_change(figure(a, i), figure(b, j), is_ratio))
+    found = []
+    for name, (here, there) in had.items():
+        known = np.array(drawn[name])[~np.isnan(drawn[name])]
+        if len(known) < len(drawn[name]) / 2:
             continue  # too few values in most of the draws to say anything
-        low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        is_ratio = FIGURES[name][1]
         change = _change(here, there, is_ratio)
         found.append(Compared(name, here, there, change, is_ratio, float(low), float(high)))
     return found

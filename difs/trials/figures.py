@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from difs.simulation.figures import percentile
+from difs.simulation.figures import percentile, share
 from difs.simulation.scenario import Wish
 from difs.trials.records import PHASES, UNFINISHED, Request, Trial
 from difs.trials.workload import in_words
@@ -180,11 +180,6 @@ def _generator(trial: Trial) -> dict[str, Any]:
 
 def _codes(requests: Iterable[Request]) -> dict[str, int]:
     return dict(Counter(r.code for r in requests if r.code).most_common())
-
-
-def share(part: float, whole: float) -> float | None:
-    """Return a part of a whole; None of nothing."""
-    return round(part / whole, 4) if whole else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from difs.actor_messages import Costs, RowCost
-from difs.actors.batching import STICKINESS, UNNOTICED, Candidate, Pace, Phase, Turn, choose
+from difs.actors.batching import UNNOTICED, Candidate, Pace, Phase, Turn, choose
+from difs.foresight import STICKINESS
 
 # a call costs 0.1 s and 0.05 s a row up to 16 rows; beyond, rows gain nothing
 TABLE = (*tuple(RowCost(rows, 0.1 + 0.05 * rows) for rows in (1, 2, 4, 8, 16)), RowCost(32, 1.8))

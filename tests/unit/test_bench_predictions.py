@@ -3,14 +3,11 @@
 from functools import cache
 from typing import Any
 
-from bench import predictions
+from bench import embedded, predictions
 from bench.promises import figures
-from difs import repository
-from difs.simulation import tables
 
 REQUESTS, SEEDS = 200, (1, 2)
-KNOWN = repository.scan(repository.locate("model_repo")).variants
-MODELS = tables.read(predictions.TABLES, {name: variant.info() for name, variant in KNOWN.items()})
+MODELS = embedded.models()
 
 
 @cache
