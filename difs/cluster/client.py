@@ -5,9 +5,10 @@ Everything that an AsyncClient offers rests on `exchange` and `ask`; here they g
 """
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Protocol, TypeVar
 
 from msgspec.structs import replace
@@ -20,7 +21,7 @@ from difs.cluster import course, merging, states
 from difs.cluster.course import Course, Elsewhere, End, Rest, Terms
 from difs.cluster.settings import Routing
 from difs.cluster.states import Label
-from difs.errors import DifsError, Expired, Unavailable
+from difs.errors import Cancelled, DifsError, Expired, Unavailable
 from difs.messages import (
     Accepted,
     BrokerMessage,
@@ -90,6 +91,9 @@ class ClusterClient(AsyncClient):
         self._routing = routing
         self._caller = caller
         self._chance = chance
+        self._closing = asyncio.Event()
+        self._waits: set[asyncio.Timeout] = set()
+        """Of the calls that wait for a node."""
         self._listing = asyncio.Lock()
         self._listed: BrokerMessage | None = None
         self._listed_at = 0.0
@@ -97,18 +101,25 @@ class ClusterClient(AsyncClient):
     def _open(self) -> None:
         """There is nothing to connect: Ray Serve knows the nodes."""
 
+    async def aclose(self) -> None:
+        """See AsyncClient: open calls end as Cancelled, and their nodes are left."""
+        closing, self._closing = self._closing, asyncio.Event()
+        closing.set()
+        for wait in self._waits:
+            wait.reschedule(asyncio.get_running_loop().time())
+
     async def exchange(
         self, request: Generate, retries: int
     ) -> AsyncGenerator[tuple[Accepted | Progress | ResultMessage, list[bytes]], None]:
         """See AsyncClient. A node that dies costs an attempt: the same id goes to another one."""
-        begun_at = self._now()
+        begun_at, closing = self._now(), self._closing
         # the memory of another machine cannot be mapped
         request = replace(request, delivery=replace(request.delivery, mode="inline"))
         gone = Course()
         while True:
             elapsed_s = self._now() - begun_at
             terms = self._terms(request, retries, request.timeout_s - elapsed_s)
-            attempt = self._attempt(request, gone, elapsed_s)
+            attempt = self._attempt(request, gone, elapsed_s, closing)
             try:
                 async with aclosing(attempt):
                     async for message, payloads in attempt:
@@ -122,7 +133,7 @@ class ClusterClient(AsyncClient):
                 case End(error=told):
                     raise told
                 case Rest(course=gone, seconds=rest_s):
-                    await asyncio.sleep(rest_s)
+                    await self._rest(rest_s, closing, request)
                 case Elsewhere(course=gone):
                     pass
 
@@ -131,19 +142,23 @@ class ClusterClient(AsyncClient):
         return Terms(self._routing.attempts, self._calls.count(), retries, left_s, wants_to_know)
 
     async def _attempt(
-        self, request: Generate, gone: Course, elapsed_s: float
+        self, request: Generate, gone: Course, elapsed_s: float, closing: asyncio.Event
     ) -> AsyncGenerator[tuple[Accepted | Progress | ResultMessage, list[bytes]], None]:
-        """Try one node; raises NodeLost, _Refused, or Expired."""
+        """Try one node; raises NodeLost, _Refused, Expired, or Cancelled."""
         left = course.remaining(request, elapsed_s)
         label = Label(self._caller, states.wanted(left), gone.avoid)
         events = self._calls.exchange(states.encode(label), _frames(left))
         deadline = asyncio.get_running_loop().time() + left.timeout_s + GRACE_S
         async with aclosing(events):
             while True:
+                if closing.is_set():
+                    raise _cancelled(request)
                 try:
-                    async with asyncio.timeout_at(deadline):
+                    async with self._until(deadline):
                         node, frames = await anext(events)
                 except TimeoutError:
+                    if closing.is_set():
+                        raise _cancelled(request) from None
                     words = f"no answer within timeout_s {request.timeout_s:g}"
                     raise Expired(words, request_id=request.request_id) from None
                 except StopAsyncIteration:
@@ -157,6 +172,21 @@ class ClusterClient(AsyncClient):
                 yield message, frames[2:]
                 if isinstance(message, ResultMessage):
                     return
+
+    @asynccontextmanager
+    async def _until(self, deadline: float) -> AsyncIterator[None]:
+        """Raise TimeoutError at `deadline`, or when the client is closed."""
+        async with asyncio.timeout_at(deadline) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.discard(wait)
+
+    async def _rest(self, seconds: float, closing: asyncio.Event, request: Generate) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(closing.wait(), seconds)
+            raise _cancelled(request)
 
     async def ask(self, message: ClientMessage, answer: type[A]) -> A:
         """See AsyncClient. The plan for a request is asked of its node, everything else of all."""
@@ -211,6 +241,10 @@ class _Refused(Exception):
     def __init__(self, node: str, error: DifsError) -> None:
         super().__init__(node)
         self.node, self.error = node, error
+
+
+def _cancelled(request: Generate) -> Cancelled:
+    return Cancelled("the client was closed", request_id=request.request_id)
 
 
 def _frames(message: ClientMessage) -> Frames:

@@ -58,6 +58,7 @@ def _status(reports: Mapping[str, StatusReport]) -> StatusReport:
             for device in report.devices
         ),
         counts=counts,
+        position=next((r.position for r in every if r.position is not None), None),
         expected=tuple(one for report in every for one in report.expected),
         decisions=tuple(
             sorted(

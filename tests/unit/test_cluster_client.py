@@ -14,7 +14,7 @@ from difs.cluster import settings as cluster_settings
 from difs.cluster.client import ClusterClient, Frames, NodeLost
 from difs.cluster.settings import Routing
 from difs.cluster.states import Label, Wanted
-from difs.errors import ActorLost, ConfigError, DifsError, Overloaded, Unavailable
+from difs.errors import ActorLost, Cancelled, ConfigError, DifsError, Overloaded, Unavailable
 from difs.messages import (
     Accepted,
     Alternative,
@@ -141,6 +141,27 @@ def test_leaving_a_stream_leaves_the_node() -> None:
     assert nodes.left == ["a"]
 
 
+@pytest.mark.parametrize(("fates", "left"), [(("hangs",), ["a"]), (("full",) * 3, ["a", "b", "c"])])
+def test_closing_ends_what_is_open_and_leaves_the_nodes(fates: tuple[str, ...], left: list[str]) -> None:
+    """At a node, or resting between two: as when the token of a caller is deleted."""
+    nodes = Nodes(*fates)
+    one = client(nodes)
+
+    async def close() -> None:
+        events = one.stream("red apple", request_id="r1", format="raw")
+        task = asyncio.ensure_future(anext_of(events))
+        await asyncio.sleep(0.05)
+        await one.aclose()
+        with pytest.raises(Cancelled, match="closed"):
+            await asyncio.wait_for(task, 5)
+
+    async def anext_of(events: AsyncGenerator[Any, None]) -> list[Any]:
+        return [event async for event in events]
+
+    asyncio.run(close())
+    assert nodes.left == left
+
+
 def test_a_node_that_says_nothing_is_not_waited_for_beyond_the_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -233,6 +254,9 @@ def test_answers_of_nodes_become_one_answer() -> None:
     assert isinstance(both, StatusReport)
     assert [d.device for d in both.devices] == ["a/gpu-0", "b/gpu-0"]
     assert (both.ready, both.queued, both.counts) == (True, 4, {"accepted": 6})
+    waiting = merging.merged({"a": status(device()), "b": status(device(), position=3)})
+    assert isinstance(waiting, StatusReport)
+    assert waiting.position == 3, "it waits on one of them"
     listed = merging.merged(
         {
             "a": VariantList((builders.variant("x", resident_on=("gpu-0",)),)),
