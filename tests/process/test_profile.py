@@ -79,7 +79,7 @@ def test_interrupting_profile_is_130_and_again_goes_on(models: Path, options: tu
 
     until(lambda: cells() >= 2, 60, "two cells")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=90)
     assert process.returncode == 130, (out, err)
     assert b"Traceback" not in err
     kept = cells()

