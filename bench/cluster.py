@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from bench.load import arrivals
 from bench.report import keep, verdict
-from tests.process.ray_cluster import NODE, RayCluster
+from tests.process.ray_cluster import NODE, RayCluster, lost
 from tests.process.service import until
 
 NODES = 3
@@ -165,26 +165,17 @@ def promises(cluster: RayCluster, seconds: float, rate_hz: float) -> dict[str, A
 def kill(cluster: RayCluster, count: int) -> dict[str, Any]:
     """Kill a node in the middle of many requests, and account for every one of them."""
     sized(cluster, NODES, 1)
-    names = [f"kill-{i}" for i in range(count)]
-    for i, name in enumerate(names):
-        pins = {"overrides": {"variant": "emoji-base", "steps": 20}}
-        body = {"prompt": "p", "request_id": name, "seed": i, "timeout_s": 300, **pins}
-        status, answer = cluster.call("POST", "/difs/v1/generate", body)
-        assert status == 202, answer
+    seeds = {f"kill-{i}": i for i in range(count)}
+    for name, seed in seeds.items():
+        pins = {"variant": "emoji-base", "steps": 20}
+        cluster.accept(name, seed, timeout_s=300, overrides=pins)
     begun = time.monotonic()
     cluster.kill(NODES - 1)
-
-    def ended() -> list[dict[str, Any]]:
-        _, listed = cluster.call("GET", "/difs/v1/requests")
-        jobs = [job for job in listed["requests"] if job["id"] in names]
-        return jobs if all(job["state"] not in ("queued", "running") for job in jobs) else []
-
-    jobs = until(ended, 300, "the end of all requests")
+    jobs = until(lambda: cluster.ended(list(seeds)), 300, "the end of all requests")
     seconds = time.monotonic() - begun
     done = [job for job in jobs if job["state"] == "done"]
-    seeds = sorted(seed for job in done for seed in job["result"]["seeds"])
     moved = sum(job["result"]["attempts"] > 1 for job in done)
-    is_exact = sorted(j["id"] for j in jobs) == sorted(names) and seeds == list(range(count))
+    is_exact = len(jobs) == count and not lost(jobs, seeds)
     print(
         f"killed 1 of {NODES} nodes with {count} accepted: {len(done)} made, {moved} of them moved,"
         f" ledger {'exact' if is_exact else 'BROKEN'}, all ended within {seconds:.1f} s"

@@ -15,8 +15,9 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from difs.clock import MonotonicClock
 from difs.cluster import copies, scaling, settings, states
 from difs.cluster.calls import RayCalls
-from difs.cluster.client import ClusterClient, Frames
+from difs.cluster.client import ClusterClient
 from difs.cluster.copies import Copy, Rules
+from difs.cluster.frames import Frames
 from difs.cluster.node import Node
 from difs.cluster.router import STATE
 from difs.cluster.settings import Settings
@@ -36,9 +37,10 @@ STOP_S = 30.0
 REPORT_S = 5.0
 COPY_S = 3600.0
 """How long a copy may take: tens of gigabytes over a slow network."""
+LOOK_BACK_S = 12.0
+"""Over which Ray Serve averages what it scales by: a prediction needs no smoothing, but Ray wants more
+than the 10 s after which it collects."""
 OPEN_CONNECTIONS = 1024
-BACKLOG = "backlog_s"
-"""A node's predicted backlog among the metrics that Ray Serve scales by."""
 
 
 class NodeReplica:
@@ -99,7 +101,7 @@ class NodeReplica:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell the autoscaler what it scales by."""
-        return {BACKLOG: self._node.state.backlog_s}
+        return {scaling.BACKLOG: self._node.state.backlog_s}
 
     async def check_health(self) -> None:
         """Fail where the service has ended."""
@@ -180,26 +182,6 @@ async def reports(calls: RayCalls) -> list[NodeState]:
     return [state for data in found if (state := states.decode_state(data)) is not None]
 
 
-class ByBacklog:
-    """Ray Serve's autoscaling policy: as many nodes as their predicted backlog wants."""
-
-    def __init__(self, backlog_s: float) -> None:
-        """`backlog_s`: seconds of backlog that a node may have."""
-        self._backlog_s = backlog_s
-
-    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """Return how many nodes there should be."""
-        told = (context.aggregated_metrics or {}).get(BACKLOG, {})
-        wanted = scaling.wanted_nodes(
-            list(told.values()),
-            context.target_num_replicas,
-            self._backlog_s,
-            context.capacity_adjusted_min_replicas,
-            context.capacity_adjusted_max_replicas,
-        )
-        return wanted, {}
-
-
 def build(wanted: Settings) -> Any:
     """Return the application that `ray.serve.run` deploys."""
     data = settings.dump(wanted)
@@ -238,7 +220,7 @@ def size(wanted: Settings) -> dict[str, Any]:
     if wanted.nodes.least == wanted.nodes.most:
         return {"num_replicas": wanted.nodes.least}
     policy = AutoscalingPolicy(
-        policy_function="difs.cluster.application:ByBacklog",
+        policy_function="difs.cluster.scaling:ByBacklog",
         policy_kwargs={"backlog_s": wanted.scaling.backlog},
     )
     return {
@@ -247,6 +229,7 @@ def size(wanted: Settings) -> dict[str, Any]:
             max_replicas=wanted.nodes.most,
             upscale_delay_s=wanted.scaling.up_after,
             downscale_delay_s=wanted.scaling.down_after,
+            look_back_period_s=LOOK_BACK_S,
             policy=policy,
         )
     }

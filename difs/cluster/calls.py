@@ -7,7 +7,8 @@ from typing import Any
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 
-from difs.cluster.client import Frames, NodeLost
+from difs.cluster.client import NodeLost
+from difs.cluster.frames import Frames
 
 _LOST = (
     RayActorError,

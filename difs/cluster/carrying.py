@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from difs.errors import RepositoryError
-from difs.manifests import Manifest
+from difs.manifests import Digest, Manifest
 from difs.registration import shelf
 from difs.repository import MANIFEST, Repository
 from difs.variants import Variant
@@ -50,7 +50,10 @@ class Offer(Struct, frozen=True):
 
 
 def offer(variant: Variant) -> Offer:
-    """Return a variant's offer; reads all of its files. Raises RepositoryError, OSError."""
+    """Return a variant's offer; raises RepositoryError, OSError.
+
+    Reads the files that the manifest pins no digest of; weights that are not what it pins do not arrive.
+    """
     wanted = variant.manifest
     if wanted.fused:
         raise RepositoryError(f"{wanted.name}: adapters are fused into it; register it on each node")
@@ -58,7 +61,7 @@ def offer(variant: Variant) -> Offer:
     if wanted.captions is not None:
         lenders.add(wanted.captions)
     manifest = replace(wanted, path=".", linked={}, seen={})
-    files = tuple(_file(variant.folder, path) for path in _paths(variant.folder))
+    files = tuple(_file(variant, path) for path in _paths(variant.folder))
     return Offer(manifest, files, tuple(sorted(lenders - {wanted.name})))
 
 
@@ -66,10 +69,18 @@ def _paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix in CARRIED and path.is_file())
 
 
-def _file(folder: Path, path: Path) -> File:
+def _file(variant: Variant, path: Path) -> File:
+    relative = path.relative_to(variant.folder).as_posix()
+    pinned = variant.manifest.digests.get(relative)
+    if pinned is not None:
+        return File(relative, path.stat().st_size, _hex(pinned))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return File(path.relative_to(folder).as_posix(), path.stat().st_size, digest)
+    return File(relative, path.stat().st_size, digest)
+
+
+def _hex(pinned: Digest) -> str:
+    return pinned.rpartition(":")[2]
 
 
 def path_of(variant: Variant, relative: str) -> Path:
@@ -119,14 +130,14 @@ async def _fetch(folder: Path, file: File, send: Send) -> None:
                 digest.update(piece)
                 await asyncio.to_thread(target.write, piece)
     if nbytes != file.nbytes or digest.hexdigest() != file.sha256:
-        raise RepositoryError(f"{file.relative}: did not arrive as it was sent")
+        raise RepositoryError(f"{file.relative}: what came is not what was offered")
 
 
 def _finish(folder: Path, offered: Offer) -> None:
     """Compare the weights with the manifest's own digests, and write it; raises RepositoryError."""
     sums = {file.relative: file.sha256 for file in offered.files}
     for relative, pinned in offered.manifest.digests.items():
-        if pinned.rpartition(":")[2] != sums.get(relative):
+        if _hex(pinned) != sums.get(relative):
             raise RepositoryError(f"{relative}: is not what the manifest pins")
     shelf.write(folder, offered.manifest)
     assert (folder / MANIFEST).is_file()

@@ -19,6 +19,7 @@ from difs.client.core import GRACE_S, to_exception
 from difs.clock import Clock
 from difs.cluster import course, merging, states
 from difs.cluster.course import Course, Elsewhere, End, Rest, Terms
+from difs.cluster.frames import Frames, framed
 from difs.cluster.settings import Routing
 from difs.cluster.states import Label
 from difs.errors import Cancelled, DifsError, Expired, Unavailable
@@ -34,7 +35,6 @@ from difs.messages import (
 )
 from difs.messages import Result as ResultMessage
 
-Frames = list[bytes]
 A = TypeVar("A", bound=BrokerMessage)
 ASK_S = 5.0
 """How long nodes may take for the answer to a question."""
@@ -147,7 +147,7 @@ class ClusterClient(AsyncClient):
         """Try one node; raises NodeLost, _Refused, Expired, or Cancelled."""
         left = course.remaining(request, elapsed_s)
         label = Label(self._caller, states.wanted(left), gone.avoid)
-        events = self._calls.exchange(states.encode(label), _frames(left))
+        events = self._calls.exchange(states.encode(label), framed(left))
         deadline = asyncio.get_running_loop().time() + left.timeout_s + GRACE_S
         async with aclosing(events):
             while True:
@@ -203,7 +203,7 @@ class ClusterClient(AsyncClient):
         label = Label(self._caller, states.wanted(message.request))
         try:
             async with asyncio.timeout(ASK_S):
-                _, frames = await self._calls.ask_one(states.encode(label), _frames(message))
+                _, frames = await self._calls.ask_one(states.encode(label), framed(message))
         except (NodeLost, TimeoutError):
             raise Unavailable("no node answers") from None
         return _answered(frames)
@@ -222,7 +222,7 @@ class ClusterClient(AsyncClient):
 
     async def _ask_all(self, message: ClientMessage) -> BrokerMessage:
         label = states.encode(Label(self._caller))
-        answers = await self._calls.ask_all(label, _frames(message), ASK_S)
+        answers = await self._calls.ask_all(label, framed(message), ASK_S)
         good: dict[str, BrokerMessage] = {}
         problem: DifsError = Unavailable("no node answers")
         for node, frames in sorted(answers.items()):
@@ -245,10 +245,6 @@ class _Refused(Exception):
 
 def _cancelled(request: Generate) -> Cancelled:
     return Cancelled("the client was closed", request_id=request.request_id)
-
-
-def _frames(message: ClientMessage) -> Frames:
-    return [bytes(frame) for frame in wire.encode(message)]
 
 
 def _answered(frames: Frames) -> BrokerMessage:

@@ -12,24 +12,18 @@ from typing import Any
 from difs import catalogue, config, wire
 from difs.client import core
 from difs.client.aio import AsyncClient
+from difs.clock import MonotonicClock
 from difs.cluster import carrying, states
+from difs.cluster.callers import Callers
+from difs.cluster.frames import Frames, framed
+from difs.cluster.reports import Reports
 from difs.cluster.settings import Settings
 from difs.cluster.states import NodeState
 from difs.errors import DifsError, InternalError, Unsupported
-from difs.messages import (
-    Done,
-    Explain,
-    Explanation,
-    Generate,
-    Status,
-    StatusReport,
-    VariantList,
-    Variants,
-)
+from difs.messages import Done, Generate
 from difs.private import PrivateService
 from difs.variants import Variant
 
-Frames = list[bytes]
 CONFIG = "node.toml"
 KEEPER = "difs-cluster"
 """The caller that asks for reports: a client of its own."""
@@ -62,9 +56,9 @@ class Node:
         self._config = config.load(self._service.file)
         self._catalogue = catalogue.open_for(self._config)
         self._looking = asyncio.Lock()
-        self._clients: dict[str, AsyncClient] = {}
-        self._serial = 0
-        self.state = NodeState(name, 0, is_ready=False)
+        clock = MonotonicClock()
+        self._callers = Callers(lambda: AsyncClient(self._service.address), clock)
+        self._reports = Reports(name, clock)
 
     def stop(self) -> None:
         """End the service, as a terminated `difs serve` ends."""
@@ -76,11 +70,6 @@ class Node:
         if process is None or process.poll() is not None:
             raise InternalError(f"the service of node {self.name} has ended")
 
-    def _client(self, caller: str) -> AsyncClient:
-        if caller not in self._clients:
-            self._clients[caller] = AsyncClient(self._service.address)
-        return self._clients[caller]
-
     # ---- requests -------------------------------------------------------------------------------
 
     async def exchange(self, label: bytes, frames: Frames) -> AsyncGenerator[tuple[str, Frames], None]:
@@ -91,11 +80,12 @@ class Node:
             if not isinstance(request, Generate):
                 raise Unsupported("exchange: is for generate")
             caller = states.decode_label(label).caller
-            # not tried again here: another node may have room
-            events = self._client(caller).exchange(request, retries=0)
-            async with contextlib.aclosing(events):
-                async for message, payloads in events:
-                    yield self.name, [bytes(frame) for frame in wire.encode(message, payloads)]
+            async with self._callers.connection(caller) as client:
+                # not tried again here: another node may have room
+                events = client.exchange(request, retries=0)
+                async with contextlib.aclosing(events):
+                    async for message, payloads in events:
+                        yield self.name, framed(message, payloads)
         except DifsError as error:
             yield self.name, _error(error)
 
@@ -103,28 +93,23 @@ class Node:
         """Answer a question."""
         try:
             message = wire.decode_from_client(frames)
-            client = self._client(states.decode_label(label).caller)
-            answer: Any = await client.ask(message, core.ANSWERS.get(type(message), Done))
+            async with self._callers.connection(states.decode_label(label).caller) as client:
+                answer: Any = await client.ask(message, core.ANSWERS.get(type(message), Done))
         except DifsError as error:
             return self.name, _error(error)
-        return self.name, [bytes(frame) for frame in wire.encode(answer)]
+        return self.name, framed(answer)
 
     # ---- reports --------------------------------------------------------------------------------
 
+    @property
+    def state(self) -> NodeState:
+        """Return the last report."""
+        return self._reports.last
+
     async def report(self) -> NodeState:
         """Return how the node stands now, and remember it."""
-        client = self._client(KEEPER)
-        self._serial += 1
-        try:
-            variants = (await client.ask(Variants(), VariantList)).variants
-            status = await client.ask(Status(), StatusReport)
-            asked = Explain(states.probe(variants), survey=True)
-            explained = await client.ask(asked, Explanation)
-        except DifsError:  # its broker is being restarted
-            self.state = NodeState(self.name, self._serial, is_ready=False)
-        else:
-            self.state = states.report(self.name, self._serial, status, explained, variants)
-        return self.state
+        async with self._callers.connection(KEEPER) as client:
+            return await self._reports.ask(client)
 
     # ---- variants -------------------------------------------------------------------------------
 
@@ -155,4 +140,4 @@ class Node:
 
 
 def _error(error: DifsError) -> Frames:
-    return [bytes(frame) for frame in wire.encode(core.to_message(error))]
+    return framed(core.to_message(error))

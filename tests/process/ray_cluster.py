@@ -4,6 +4,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -92,6 +93,18 @@ class RayCluster:
 
     # ---- the door -------------------------------------------------------------------------------
 
+    def accept(self, name: str, seed: int, **wishes: Any) -> None:
+        """Have a job accepted: a picture of this seed, under this id."""
+        body = {"prompt": "p", "request_id": name, "seed": seed, **wishes}
+        status, told = self.call("POST", "/difs/v1/generate", body)
+        assert status == 202, told
+
+    def ended(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the jobs of these ids, once all of them have ended; until then nothing."""
+        _, told = self.call("GET", "/difs/v1/requests")
+        jobs = [job for job in told["requests"] if job["id"] in names]
+        return [] if any(job["state"] in ("queued", "running") for job in jobs) else jobs
+
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Return the status and the JSON of a call."""
         data = None if body is None else json.dumps(body).encode()
@@ -101,3 +114,9 @@ class RayCluster:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as refused:
             return refused.code, json.load(refused)
+
+
+def lost(jobs: Sequence[dict[str, Any]], seeds: dict[str, int]) -> list[str]:
+    """Return the ids, of those that were accepted with these seeds, that have not one picture each."""
+    made = [(job["id"], job["result"]["seeds"]) for job in jobs if job["state"] == "done"]
+    return [name for name, seed in seeds.items() if made.count((name, [seed])) != 1]

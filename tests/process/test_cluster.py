@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.process.ray_cluster import RayCluster
+from tests.process.ray_cluster import RayCluster, lost
 from tests.process.service import difs, until
 
 pytestmark = [
@@ -35,7 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 
 def test_ray_serve_is_told_to_scale_by_the_predicted_backlog() -> None:
-    from difs.cluster import application, settings
+    from difs.cluster import application, scaling, settings
 
     fixed = application.build(settings.parse({"nodes": {"least": 2, "most": 2}}))
     assert fixed is not None
@@ -43,9 +43,9 @@ def test_ray_serve_is_told_to_scale_by_the_predicted_backlog() -> None:
     sized = application.size(wanted)["autoscaling_config"]
     assert (sized.min_replicas, sized.max_replicas, sized.upscale_delay_s) == (1, 4, 30.0)
     assert application.build(wanted) is not None
-    policy = application.ByBacklog(**sized.policy.policy_kwargs)
+    policy = sized.policy.get_policy()(**sized.policy.policy_kwargs)  # as Ray carries it
     context = SimpleNamespace(
-        aggregated_metrics={application.BACKLOG: {"a": 9.0, "b": 3.0}},
+        aggregated_metrics={scaling.BACKLOG: {"a": 9.0, "b": 3.0}},
         target_num_replicas=2,
         capacity_adjusted_min_replicas=1,
         capacity_adjusted_max_replicas=4,
@@ -113,24 +113,13 @@ def a_cancelled_request_ends_on_its_node(cluster: RayCluster) -> None:
 
 
 def a_killed_node_loses_no_accepted_request(cluster: RayCluster) -> None:
-    names = [f"job-{i}" for i in range(24)]
-    size = {"width": 512, "height": 512, "overrides": {"steps": 10, "variant": "emoji-base"}}
-    for i, name in enumerate(names):
-        status, told = cluster.call(
-            "POST", "/difs/v1/generate", {"prompt": "p", "request_id": name, "seed": i, **size}
-        )
-        assert status == 202, told
+    seeds = {f"job-{i}": i for i in range(24)}
+    for name, seed in seeds.items():
+        pins = {"steps": 10, "variant": "emoji-base"}
+        cluster.accept(name, seed, width=512, height=512, overrides=pins)
     threading.Thread(target=cluster.kill, args=(COUNT - 1,), daemon=True).start()
-
-    def ended() -> list[dict[str, object]]:
-        _, told = cluster.call("GET", "/difs/v1/requests")
-        jobs = [job for job in told["requests"] if job["id"] in names]
-        return jobs if all(job["state"] not in ("queued", "running") for job in jobs) else []
-
-    jobs = until(ended, 120, "the end of all requests")
-    assert sorted(str(job["id"]) for job in jobs) == sorted(names)
-    assert {job["state"] for job in jobs} == {"done"}, jobs
-    seeds = [job["result"]["seeds"] for job in jobs]  # type: ignore[index]
-    assert sorted(seeds) == [[i] for i in range(len(names))]
-    attempts = [job["result"]["attempts"] for job in jobs]  # type: ignore[index]
+    jobs = until(lambda: cluster.ended(list(seeds)), 120, "the end of all requests")
+    assert len(jobs) == len(seeds)
+    assert lost(jobs, seeds) == [], jobs
+    attempts = [job["result"]["attempts"] for job in jobs]
     assert max(attempts) >= 2, "the node that was killed had some of them"

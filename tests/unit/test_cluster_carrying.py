@@ -57,12 +57,23 @@ def test_a_variant_arrives_as_it_was_and_can_be_used(here: Variant, tmp_path: Pa
     assert [path.name for path in root.iterdir()] == ["ink"]
 
 
+def test_what_the_manifest_pins_is_not_read_to_be_offered_and_does_not_arrive_changed(
+    here: Variant, tmp_path: Path
+) -> None:
+    before = carrying.offer(here)
+    (here.folder / WEIGHTS).write_bytes(b"changed" * 1000)
+    offered = carrying.offer(here)
+    assert offered == before
+    with pytest.raises(RepositoryError, match="what came is not what was offered"):
+        take(offered, tmp_path / "there", sender(here))
+
+
 @pytest.mark.parametrize("spoil", [b"", b"other" * 1400, b"x" * 10**6])
-def test_what_does_not_arrive_as_it_was_sent_leaves_nothing(
+def test_what_does_not_arrive_as_it_was_offered_leaves_nothing(
     here: Variant, tmp_path: Path, spoil: bytes
 ) -> None:
     root = tmp_path / "there"
-    with pytest.raises(RepositoryError, match="did not arrive as it was sent"):
+    with pytest.raises(RepositoryError, match="what came is not what was offered"):
         take(carrying.offer(here), root, sender(here, spoil))
     assert not list(root.iterdir())
 

@@ -11,7 +11,8 @@ from difs import wire
 from difs.clock import ManualClock
 from difs.cluster import merging, states
 from difs.cluster import settings as cluster_settings
-from difs.cluster.client import ClusterClient, Frames, NodeLost
+from difs.cluster.client import ClusterClient, NodeLost
+from difs.cluster.frames import Frames, framed
 from difs.cluster.settings import Routing
 from difs.cluster.states import Label, Wanted
 from difs.errors import ActorLost, Cancelled, ConfigError, DifsError, Overloaded, Unavailable
@@ -39,7 +40,7 @@ FULL = Error("overloaded", "full", retryable=True, retry_after_s=0.01)
 
 
 def sent(message: Any, *payloads: bytes) -> Frames:
-    return [bytes(frame) for frame in wire.encode(message, payloads)]
+    return framed(message, payloads)
 
 
 class Nodes:

@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difs.cluster import choosing, copies, course, scaling
+from difs.cluster import choosing, copies, course, scaling, states
+from difs.cluster.board import Board
 from difs.cluster.choosing import Seen
 from difs.cluster.copies import Copy, Rules
 from difs.cluster.course import Course, Elsewhere, End, Next, Rest, Terms
-from difs.cluster.states import Forecast, NodeState, Point, Wanted
+from difs.cluster.states import Forecast, Label, NodeState, Point, Wanted
 from difs.errors import (
     ActorLost,
     BrokerLost,
@@ -172,6 +174,77 @@ def test_no_node_that_would_miss_the_deadline_comes_before_one_that_keeps_it(
     assert told == sorted(told, reverse=True)
 
 
+# ---- what a router knows --------------------------------------------------------------------------
+
+
+def heard(*nodes: NodeState, now: float = 10.0) -> Board:
+    board = Board(STALE_S, lag_s=0.5)
+    board.hear({node.node: states.encode(node) for node in nodes}, now)
+    return board
+
+
+def burst(board: Board, count: int, now: float = 10.0) -> list[str]:
+    """Return where requests go that all come at once."""
+    taken = []
+    for i in range(count):
+        taken.append(board.order(Label(), now, first())[0])
+        board.book(f"r{i}", Wanted(), taken[-1], now)
+    return taken
+
+
+def test_a_burst_that_one_report_does_not_tell_of_is_spread() -> None:
+    board = heard(state("a"), state("b"))
+    assert burst(board, 4) == ["a", "b", "a", "b"]
+    board.book("r0", Wanted(), "b", 10.0)  # what was first meant for a, b has taken: it counts there only
+    assert burst(board, 1) == ["a"]
+
+
+def test_what_was_sent_counts_until_a_report_can_know_of_it_or_it_has_ended() -> None:
+    board = heard(state("a"), state("b", point(wait_s=0.5)))
+    board.book("r", Wanted(), "a", 10.0)
+    assert board.order(Label(), 10.0, first()) == ["b", "a"]
+    told = {node: states.encode(state(node, serial=2)) for node in "ab"}
+    board.hear(told, 10.4)  # within the lag: this report may not know
+    assert board.order(Label(), 10.4, first()) == ["b", "a"]
+    board.hear({node: states.encode(state(node, serial=3)) for node in "ab"}, 10.6)
+    assert board.order(Label(), 10.6, first()) == ["a", "b"]
+    board.book("r", Wanted(), "a", 10.6)
+    board.unbook("r")
+    assert board.order(Label(), 10.6, first()) == ["a", "b"]
+
+
+def test_the_same_report_again_is_no_news_and_grows_old() -> None:
+    nodes = state("a"), state("b", point(wait_s=9.0))
+    board = heard(*nodes)
+    for node, calls in (("a", 2), ("b", 1)):
+        for _ in range(calls):
+            board.opened(node)
+    later = 10.0 + STALE_S + 1.0
+    board.hear(
+        {node.node: states.encode(node) for node in (state("a"), state("b", point(wait_s=9.0)))}, later
+    )
+    assert board.order(Label(), later, first()) == ["b", "a"], (
+        "by what is open, for none tells anything new"
+    )
+    board.closed("a")
+    board.closed("a")
+    assert board.order(Label(), later, first()) == ["a", "b"]
+
+
+def test_a_node_that_is_gone_is_forgotten_and_one_that_is_meant_is_the_only_one() -> None:
+    board = heard(state("a"), state("b"))
+    assert board.order(Label(only="b"), 10.0, first()) == ["b"]
+    board.book("r", Wanted(), "a", 10.0)
+    board.hear({"b": None}, 10.0)
+    assert board.order(Label(), 10.0, first()) == ["b"]
+    assert board.order(Label(only="a"), 10.0, first()) == []
+    for act in (board.opened, board.closed):
+        act("a")  # what it had open ends after it
+    board.book("r", Wanted(), "a", 10.0)
+    board.hear({"a": b"nonsense", "b": None}, 10.0)
+    assert sorted(board.order(Label(), 10.0, first())) == ["a", "b"]
+
+
 # ---- after a failure ------------------------------------------------------------------------------
 
 TERMS = Terms(attempts=3, nodes=3, retries=1, left_s=100.0)
@@ -288,6 +361,22 @@ def test_the_number_of_nodes_keeps_its_bounds_and_does_not_swing(
     found = scaling.wanted_nodes(backlogs, now, goal_s, least, least + more)
     assert least <= found <= least + more
     assert scaling.wanted_nodes(backlogs, found, goal_s, least, least + more) == found
+
+
+def test_ray_serve_is_answered_from_what_the_nodes_predict_and_changes_nothing_where_none_told() -> None:
+    policy = scaling.ByBacklog(backlog_s=5.0)
+
+    def told(metrics: object) -> SimpleNamespace:
+        return SimpleNamespace(
+            aggregated_metrics=metrics,
+            target_num_replicas=2,
+            capacity_adjusted_min_replicas=2,
+            capacity_adjusted_max_replicas=4,
+        )
+
+    assert policy(told({scaling.BACKLOG: {"a": 9.0, "b": 3.0}})) == (3, {})
+    assert policy(told({scaling.BACKLOG: {"a": 90.0, "b": 3.0}})) == (4, {})
+    assert policy(told({})) == policy(told(None)) == (2, {})
 
 
 def test_machines_count_that_have_what_a_node_is_given() -> None:
