@@ -3,7 +3,7 @@
     python -m bench.cluster_scale [--rate 4] [--seconds 45]
 
 Two machines of a Ray cluster on this one, `least` 1 and `most` 2 nodes, the simulated engine. Requests
-come over HTTP at a steady rate that one node cannot serve and two can; then hardly any, and they come on
+come over HTTP at a steady rate that one node cannot serve and two can; then few, and they come on
 while a node is taken away. Goals: a node is added, it is taken away again, and of what was accepted
 each request gets its one picture. The seconds hold `up_after` and `down_after` (2 s and 5 s here), Ray's
 own way of averaging, and what a service needs to start.
@@ -27,10 +27,10 @@ from tests.process.ray_cluster import MINE, NODE, RayCluster, lost
 from tests.process.service import until
 
 NODES = {"least": 1, "most": 2, "cpus": 0.0, "resources": MINE}
-SCALING = {"backlog": "2s", "up_after": "2s", "down_after": "5s"}
+SCALING = {"backlog": "4s", "up_after": "2s", "down_after": "5s"}
 PICTURE = {"timeout_s": 300, "overrides": {"variant": "emoji-base", "steps": 20}}
-CALM_HZ = 0.5
-"""Requests per second while a node is to go."""
+CALM_HZ = 1.0
+"""Requests per second while a node is to go; each takes a second, so mostly some are open."""
 WITHIN_S = 180.0
 """A node that was not added, or taken away, by then is not."""
 LOOK_S = 0.25
