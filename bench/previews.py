@@ -2,12 +2,13 @@
 
     python -m bench.previews [--rounds 20]
 
-What the engine pays: the embedded model in this process, four images in a batch, one of them watched. A
-step with a preview is compared with the two around it, which have none: nothing is nearer in time. CPU
-seconds of this process, one thread, the hand-over to the broker's socket among them: what others do on
-the machine hardly counts. `slower_percent` is the median over all such steps, with its 95 % interval
-(batches are drawn again, for their steps are alike); `noise_percent` is the same where nothing was
-previewed. `own_percent` is what the calls took that make a preview, as a share of a step, rare dear ones
+What the engine pays: the embedded model in this process, four images, as many of them in a step as the
+engine finds worth it (`images`), one of them watched. A step with a preview is compared with the two
+around it, which have none: nothing is nearer in time. CPU seconds of this process, one thread, the
+hand-over to the broker's socket among them: what others do on the machine hardly counts.
+`slower_percent` is the median over all such steps, with its 95 % interval (batches are drawn again, for
+their steps are alike); `noise_percent` is the same where nothing was previewed.
+`own_percent` is what the calls took that make a preview, as a share of a step, rare dear ones
 among them; each further image that is watched costs as much again. A preview is one thread's work and a
 step is shared by all, so with n threads the share is up to n times as large. On a GPU: not measured.
 
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -114,59 +115,66 @@ class Bench:
         """Load the model."""
         self.engine, self._link = engine, link
         self._attempts = 1
+        self.images = 0
+        """That most steps of the last batch had."""
         self.last: Preview | None = None
         """The last preview."""
         engine.load("emoji-base")
         while engine.is_busy or not engine.is_idle:
             engine.turn()
 
-    def batch(self, preview_every: int) -> list[float]:
-        """Return the CPU seconds of each step of one batch; the first of its images may have previews."""
+    def batch(self, preview_every: int) -> dict[int, float]:
+        """Return the CPU seconds of each step of one batch; the first of its images may have previews.
+
+        Left out are steps that fewer or more images shared than most did.
+        """
         watched, self._attempts = self._attempts, self._attempts + BATCH
         for i in range(BATCH):
             self.engine.submit(order(watched + i, preview_every if i == 0 else 0))
-        taken = []
+        taken: dict[int, tuple[int, float]] = {}
         while self.engine.is_busy or not self.engine.is_idle:
             began = time.process_time()
             told = [report for report in self.engine.turn() if isinstance(report, Stepped)]
-            for report in told:
-                if report.attempt == watched:
-                    self._link.send(report)
-                    self.last = report.preview or self.last
-            if len(told) == BATCH:
-                taken.append(time.process_time() - began)
-        return taken
+            mine = [report for report in told if report.attempt == watched]
+            for report in mine:
+                self._link.send(report)
+                self.last = report.preview or self.last
+            if mine:
+                taken[mine[0].step] = (len(told), time.process_time() - began)
+        self.images = statistics.mode(images for images, _ in taken.values())
+        return {step: seconds for step, (images, seconds) in taken.items() if images == self.images}
 
 
-def excesses(steps: Sequence[float]) -> list[float]:
+def excesses(steps: Mapping[int, float]) -> list[float]:
     """Return by which share each EVERY-th step took more than the two around it."""
-    shown = range(EVERY - 1, len(steps) - 1, EVERY)
-    around = [(steps[i - 1] + steps[i + 1]) / 2 for i in shown]
-    return [steps[i] / plain - 1 for i, plain in zip(shown, around, strict=True)]
+    shown = [i for i in steps if i % EVERY == 0 and {i - 1, i + 1} <= steps.keys()]
+    return [steps[i] / ((steps[i - 1] + steps[i + 1]) / 2) - 1 for i in shown]
 
 
 def interval(batches: Sequence[Sequence[float]]) -> tuple[float, float, float]:
     """Return the median of all values and its 95 % interval, in percent: batches are drawn again."""
-    values, chance = np.array(batches) * 100, np.random.default_rng(1)
+    values, chance = [np.array(batch) * 100 for batch in batches], np.random.default_rng(1)
     drawn = chance.integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(np.median(values[drawn].reshape(RESAMPLES, -1), axis=1), [2.5, 97.5])
-    return round(float(np.median(values)), 3), round(float(low), 3), round(float(high), 3)
+    medians = [np.median(np.concatenate([values[i] for i in rows])) for rows in drawn]
+    low, high = np.percentile(medians, [2.5, 97.5])
+    middle = float(np.median(np.concatenate(values)))
+    return round(middle, 3), round(float(low), 3), round(float(high), 3)
 
 
 def measure_engine(bench: Bench, rounds: int) -> dict[str, Any]:
     """Return what previews cost the engine."""
-    found: dict[int, list[list[float]]] = {EVERY: [], 0: []}
+    found: dict[int, list[dict[int, float]]] = {EVERY: [], 0: []}
     for i in range(rounds + WARM):
         if i == WARM:
             found[EVERY], found[0] = [], []
             bench.engine.preview_s, bench.engine.previews = 0.0, 0
         for every in (EVERY, 0) if i % 2 else (0, EVERY):
             found[every].append(bench.batch(every))
-    steps_s = sum(map(sum, found[EVERY])) - bench.engine.preview_s
     own_s = bench.engine.preview_s / bench.engine.previews
-    step_s = steps_s / sum(map(len, found[EVERY]))
+    step_s = statistics.fmean(seconds for steps in found[0] for seconds in steps.values())
     slower, noise = (interval([excesses(steps) for steps in found[every]]) for every in (EVERY, 0))
     return {
+        "images": bench.images,
         "step_ms": round(step_s * 1e3, 3),
         "previews": bench.engine.previews,
         "slower_percent": slower[0],
@@ -225,7 +233,7 @@ def main() -> None:
     figures = measure(asked.rounds)
     for name, value in figures.items():
         print(f"  {name:>16} {value}")
-    name = "a step of four images is slower by a preview of one, percent, upper end of 95 %"
+    name = "a step of a batch is slower by a preview of one, percent, upper end of 95 %"
     goals = [verdict(name, figures["slower_interval"][1], 1.0)]
     print(
         keep("previews", f"python -m bench.previews --rounds {asked.rounds}", {**figures, "goals": goals})
