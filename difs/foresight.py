@@ -340,6 +340,7 @@ def _next_batch(
     first, *others = sorted(left, key=_standing)
     group, pace = first.task.group, paces[first.task.group]
     batch, rows, call_s = [first], first.task.rows, first.task.call_s
+    promised = [first] if first.task.latest < math.inf else []
     for one in others:
         grown = rows + one.task.rows
         if one.task.group != group or grown > pace.most_rows:
@@ -347,9 +348,11 @@ def _next_batch(
         will_s = pace.seconds(grown)
         if _loses(one, one.task.call_s, will_s, moment):
             continue
-        if any(_loses(member, call_s, will_s, moment) for member in batch):
+        if promised and any([_loses(member, call_s, will_s, moment) for member in promised]):
             continue
         batch.append(one)
+        if one.task.latest < math.inf:
+            promised.append(one)
         rows, call_s = grown, will_s
     return batch, call_s
 

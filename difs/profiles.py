@@ -96,6 +96,7 @@ def rows_that_pay(costs: Costs, pixels: int) -> int:
     return best_rows(at(costs, pixels))
 
 
+@lru_cache(maxsize=2048)  # a decision, its plan and what is learned of it ask for the same
 def _all_images(costs: Costs, work: Work) -> float:
     """Return the seconds of one evaluation of all images, in as many calls as the engine makes."""
     rows, most = rows_of(work.guidance_scale), images_a_call(costs, work)
@@ -104,6 +105,7 @@ def _all_images(costs: Costs, work: Work) -> float:
     return full * step_seconds(costs, work.pixels, most * rows) + rest_s
 
 
+@lru_cache(maxsize=2048)  # a plan asks three times
 def shared_step_seconds(work: Work, costs: Costs | None, others: int | None = None) -> float:
     """Return the seconds of a device for one evaluation of one image when it is shared with others.
 

@@ -67,7 +67,7 @@ def _made(actor: Actor, now: float) -> Outlook:
     if len(rest) == SEEN and rest_s > 0:
         rest.append((rest_s, -math.inf, -math.inf))  # who stands so far behind lets nobody go ahead
     begun = min(now, actor.progressed_at) if actor.is_working else now
-    urgent, hasty = actor.queue.urgent, sum([request.goes_ahead for request in actor.queue])
+    urgent, hasty = actor.queue.urgent, sum([request.goes_ahead for request in actor.queue.placed])
     return foresight.run_ahead(
         tasks,
         paces,
@@ -117,8 +117,8 @@ def _in_order(actor: Actor) -> Iterator[tuple[Request, Plan, Attempt | None]]:
     for attempt in actor.attempts.values():
         if attempt.state is AttemptState.RUNNING and not attempt.request.is_best_effort:
             yield attempt.request, attempt.plan, attempt
-    has_order = any(r.goes_ahead or r.order is not None for r in actor.queue)
-    for request in sorted(actor.queue, key=attrgetter("place")) if has_order else actor.queue:
+    queue = actor.queue
+    for request in sorted(queue, key=attrgetter("place")) if queue.placed else queue:
         if request.plan is not None and not request.is_best_effort:
             yield request, request.plan, None
 

@@ -1,7 +1,7 @@
 """Asking the policy: what it sees, what is made of its answer, and the queue that a plan leads to."""
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -39,15 +39,15 @@ def decide(books: Books, message: Generate, now: float, variants: Variants) -> D
     if isinstance(decision, Admit):
         nbytes = admission.slot_bytes(message, decision.plan)
         if not books.pools[decision.plan.device].can_lease(message.n, nbytes):
-            roomy = with_room(books, message.n, nbytes)
+            roomy = with_room(books, message.n, nbytes, books.ready)
             instead = decide_among(books, message, now, variants, roomy) if roomy else decision
             return instead if isinstance(instead, Admit) else decision
     return decision
 
 
-def with_room(books: Books, n: int, nbytes: int) -> list[Actor]:
-    """Return the ready actors that have `n` free slots of `nbytes`."""
-    return [a for a in books.ready if books.pools[a.device].can_lease(n, nbytes)]
+def with_room(books: Books, n: int, nbytes: int, actors: Iterable[Actor]) -> list[Actor]:
+    """Return those of `actors` that have `n` free slots of `nbytes`."""
+    return [a for a in actors if books.pools[a.device].can_lease(n, nbytes)]
 
 
 def variants_for(books: Books, request: Request) -> Variants:

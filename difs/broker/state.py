@@ -6,10 +6,11 @@
 Everything that the broker knows stands in its `books`; the desks and `dispatch` write there.
 """
 
+import math
 from collections.abc import Mapping
 
 from difs import config
-from difs.actor_messages import Pulse, Stepped
+from difs.actor_messages import Pulse, Ready, Stepped
 from difs.broker import actor_desk, client_desk, dispatch, fleet_desk, loads, repository_desk, scaling
 from difs.broker.audit import check
 from difs.broker.books import Books, Segment
@@ -27,7 +28,8 @@ from difs.broker.events import (
     RepositoryChanged,
 )
 from difs.broker.records import Scaling
-from difs.messages import AdapterInfo, Happening, VariantInfo
+from difs.errors import InternalError
+from difs.messages import AdapterInfo, Generate, Happening, VariantInfo
 from difs.policy.base import Policy
 
 BEAT_S = 0.5
@@ -61,6 +63,8 @@ class BrokerState:
             scaling=scaler,
         )
         self._next_beat = now
+        self._silence = math.inf
+        """No actor is silent for too long before that: of what is heard since then none knows."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event and return the effects to perform, in order."""
@@ -70,6 +74,8 @@ class BrokerState:
             client_desk.serve(books, event.route, event.message, now, event.peer)
         elif isinstance(event, ActorSaid):
             actor_desk.serve(books, event.route, event.message, now)
+            if isinstance(event.message, Ready):
+                self._silence = actor_desk.next_silence(books)
             if isinstance(event.message, (Stepped, Pulse)):  # most events: nothing waits for them
                 return books.effects
         elif isinstance(event, ClientLost):
@@ -89,7 +95,8 @@ class BrokerState:
         else:
             self._tick(now)
         repository_desk.evict_outdated(books, now)
-        dispatch.dispatch(books, now)
+        if not (isinstance(event, ClientSaid) and isinstance(event.message, Generate)):
+            dispatch.dispatch(books, now)  # a new request has been, before its client was told
         loads.cancel_unwanted(books, now)
         if books.rules.validate:
             self.validate()
@@ -99,8 +106,9 @@ class BrokerState:
         books = self.books
         client_desk.expire_overdue(books, now)
         is_due = now >= self._next_beat
-        if is_due or now >= actor_desk.next_silence(books):
+        if is_due or now >= self._silence:
             actor_desk.watch(books, now)
+            self._silence = actor_desk.next_silence(books)
         if is_due:
             self._next_beat = now + BEAT_S
             client_desk.reclaim(books, now)
@@ -114,13 +122,15 @@ class BrokerState:
     def next_wake(self) -> float:
         """Return the time by which `Ticked` must come."""
         deadline, scaler = self.books.next_deadline(), self.books.scaling
-        soonest = min(self._next_beat, actor_desk.next_silence(self.books))
+        soonest = min(self._next_beat, self._silence)
         soonest = soonest if scaler is None else min(soonest, scaler.next_at)
         return soonest if deadline is None else min(deadline, soonest)
 
     def validate(self) -> None:
         """Raise InternalError where the books contradict themselves."""
         check(self.books)
+        if self._silence > actor_desk.next_silence(self.books):
+            raise InternalError(f"an actor may be silent for too long before {self._silence}")
 
     def story(self, request_id: str) -> list[Happening]:
         """Return what happened to an open or recently ended request; [] if unknown."""
