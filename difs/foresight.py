@@ -348,7 +348,7 @@ def _next_batch(
         will_s = pace.seconds(grown)
         if _loses(one, one.task.call_s, will_s, moment):
             continue
-        if promised and any([_loses(member, call_s, will_s, moment) for member in promised]):
+        if any(_loses(member, call_s, will_s, moment) for member in promised):
             continue
         batch.append(one)
         if one.task.latest < math.inf:

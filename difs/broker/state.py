@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from difs import config
-from difs.actor_messages import Pulse, Ready, Stepped
+from difs.actor_messages import Pulse, Stepped
 from difs.broker import actor_desk, client_desk, dispatch, fleet_desk, loads, repository_desk, scaling
 from difs.broker.audit import check
 from difs.broker.books import Books, Segment
@@ -74,10 +74,9 @@ class BrokerState:
             client_desk.serve(books, event.route, event.message, now, event.peer)
         elif isinstance(event, ActorSaid):
             actor_desk.serve(books, event.route, event.message, now)
-            if isinstance(event.message, Ready):
-                self._silence = actor_desk.next_silence(books)
             if isinstance(event.message, (Stepped, Pulse)):  # most events: nothing waits for them
                 return books.effects
+            self._silence = min(self._silence, now + books.rules.actor_silence)  # it may be a new one
         elif isinstance(event, ClientLost):
             client_desk.lost(books, event.route, now)
         elif isinstance(event, ClientTooSlow):
@@ -94,13 +93,18 @@ class BrokerState:
             repository_desk.changed(books, event, now)
         else:
             self._tick(now)
+        self._follow_up(event, now)
+        return books.effects
+
+    def _follow_up(self, event: Event, now: float) -> None:
+        """Do what an event has made possible, or needless."""
+        books = self.books
         repository_desk.evict_outdated(books, now)
         if not (isinstance(event, ClientSaid) and isinstance(event.message, Generate)):
             dispatch.dispatch(books, now)  # a new request has been, before its client was told
         loads.cancel_unwanted(books, now)
         if books.rules.validate:
             self.validate()
-        return books.effects
 
     def _tick(self, now: float) -> None:
         books = self.books
