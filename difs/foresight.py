@@ -92,7 +92,7 @@ def task_of(costs: Costs, work: Work, variant: str) -> Task:
     alone = profiles.predict(work, costs)
     calls = evaluations(work.sampler, work.steps)
     return Task(
-        group=(variant, work.pixels),
+        group=(variant, work.size or work.pixels),
         rows=work.n * profiles.rows_of(work.guidance_scale),
         calls=calls,
         call_s=alone.steps_s / calls,

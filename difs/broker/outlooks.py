@@ -34,6 +34,15 @@ def of(actor: Actor, now: float) -> Outlook:
     return found
 
 
+def believed(actor: Actor, now: float, *, is_best_effort: bool) -> Outlook | None:
+    """Return what an actor will do, where a new request can rest on that; None: sums are all that is known.
+
+    A best effort gives way to whoever comes, and what waits for loads stands in no schedule.
+    """
+    is_unknown = is_best_effort or actor.waits_for_loads(is_best_effort=False)
+    return None if is_unknown else of(actor, now)
+
+
 def with_one_more(actor: Actor, request: Request) -> tuple[float, Outlook | None]:
     """Return what is remembered of an actor whose queue `request` is about to join.
 

@@ -358,12 +358,20 @@ class Actor:
     def wait_s(self, *, is_best_effort: bool) -> float:
         """Return the predicted seconds that a new request waits.
 
-        Best effort gives way to all others, with its credits. Loads go on beside the steps, so others'
-        loads delay a request only where they hold all credits.
+        Best effort gives way to all others.
         """
         left_s = self.account.left_s + (self.spare.left_s if is_best_effort else 0.0)
-        may_begin = self.free_credits > 0 or (self.yielding and not is_best_effort)
-        return left_s if may_begin else left_s + sum(self.load_s.values())
+        waits_for_loads = self.waits_for_loads(is_best_effort=is_best_effort)
+        return left_s + sum(self.load_s.values()) if waits_for_loads else left_s
+
+    def waits_for_loads(self, *, is_best_effort: bool) -> bool:
+        """Whether a new request waits for others' loads.
+
+        They go on beside the steps, so they delay it only where they hold all credits; best effort gives
+        its credits to all others.
+        """
+        may_begin = self.free_credits > 0 or (bool(self.yielding) and not is_best_effort)
+        return bool(self.load_s) and not may_begin
 
     @property
     def yielding(self) -> "list[Attempt]":

@@ -121,7 +121,7 @@ def _total_s(way: Way, info: VariantInfo, request: Generate, dial: Dial) -> floa
     if device.outlook is None or info.name not in device.residents:
         return fixed_s + dial.calls * call_s
     work = points.work_of(info, request, dial.steps, dial.guidance)
-    waits_s = points.wait_s(device, device.residents[info.name], work)
+    waits_s, _ = points.wait_s(device, device.residents[info.name], work)
     return fixed_s - device.backlog_s + waits_s + dial.calls * call_s
 
 
