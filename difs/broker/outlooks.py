@@ -35,7 +35,7 @@ def of(actor: Actor, now: float) -> Outlook:
 
 
 def believed(actor: Actor, now: float, *, is_best_effort: bool) -> Outlook | None:
-    """Return what an actor will do, where a new request can rest on that; None: sums are all that is known.
+    """Return what an actor will do, where a new request can rest on that; None: only sums are known.
 
     A best effort gives way to whoever comes, and what waits for loads stands in no schedule.
     """
