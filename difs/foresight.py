@@ -92,7 +92,7 @@ def task_of(costs: Costs, work: Work, variant: str) -> Task:
     alone = profiles.predict(work, costs)
     calls = evaluations(work.sampler, work.steps)
     return Task(
-        group=(variant, work.pixels),
+        group=(variant, work.size or work.pixels),
         rows=work.n * profiles.rows_of(work.guidance_scale),
         calls=calls,
         call_s=alone.steps_s / calls,
@@ -340,6 +340,7 @@ def _next_batch(
     first, *others = sorted(left, key=_standing)
     group, pace = first.task.group, paces[first.task.group]
     batch, rows, call_s = [first], first.task.rows, first.task.call_s
+    promised = [first] if first.task.latest < math.inf else []
     for one in others:
         grown = rows + one.task.rows
         if one.task.group != group or grown > pace.most_rows:
@@ -347,9 +348,11 @@ def _next_batch(
         will_s = pace.seconds(grown)
         if _loses(one, one.task.call_s, will_s, moment):
             continue
-        if any(_loses(member, call_s, will_s, moment) for member in batch):
+        if any(_loses(member, call_s, will_s, moment) for member in promised):
             continue
         batch.append(one)
+        if one.task.latest < math.inf:
+            promised.append(one)
         rows, call_s = grown, will_s
     return batch, call_s
 

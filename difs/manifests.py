@@ -4,6 +4,7 @@ Parsing only: no paths are opened here, and nothing is looked up.
 """
 
 import tomllib
+from functools import lru_cache
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -170,6 +171,7 @@ def parse(text: bytes, kind: type[T], name: str) -> T:
         raise RepositoryError(f"{name} is not TOML: {error}") from None
 
 
+@lru_cache(maxsize=64)  # variants with the same list have one: a policy asks for it once
 def parse_captions(text: bytes, name: str) -> tuple[tuple[str, ...], ...]:
     """Return each caption with other words for the same thing; raises RepositoryError."""
     try:

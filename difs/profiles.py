@@ -34,6 +34,8 @@ class Work(Struct, frozen=True):
     n: int
     is_alone: bool = False
     """Each image runs by itself: it shares no call, not even with the others of its request."""
+    size: tuple[int, int] | None = None
+    """Width and height: others share calls with it that have the same; None: it matters to nobody."""
 
 
 def is_guided(guidance_scale: float) -> bool:
@@ -66,9 +68,17 @@ def best_rows(costs: Costs) -> int:
 
 
 def predict(
-    work: Work, costs: Costs | None, *, queue_s: float = 0.0, is_resident: bool = True
+    work: Work,
+    costs: Costs | None,
+    *,
+    queue_s: float = 0.0,
+    is_resident: bool = True,
+    later_s: float = 0.0,
 ) -> Prediction:
-    """Return the predicted seconds of each part of `work` after `queue_s` seconds of waiting."""
+    """Return the predicted seconds of each part of `work` after `queue_s` seconds of waiting.
+
+    `later_s`: the part of these for those who come later.
+    """
     known = costs if costs is not None else ASSUMED
     steps_s = evaluations(work.sampler, work.steps) * _all_images(known, work)
     decode_s = work.n * decode_seconds(known, work.pixels)
@@ -81,6 +91,7 @@ def predict(
         decode_s=decode_s,
         total_s=queue_s + load_s + known.encode_s + steps_s + decode_s,
         source=costs.source if costs is not None else "assumed",
+        later_s=later_s,
     )
 
 
@@ -96,6 +107,7 @@ def rows_that_pay(costs: Costs, pixels: int) -> int:
     return best_rows(at(costs, pixels))
 
 
+@lru_cache(maxsize=2048)  # a decision, its plan and what is learned of it ask for the same
 def _all_images(costs: Costs, work: Work) -> float:
     """Return the seconds of one evaluation of all images, in as many calls as the engine makes."""
     rows, most = rows_of(work.guidance_scale), images_a_call(costs, work)
@@ -104,6 +116,7 @@ def _all_images(costs: Costs, work: Work) -> float:
     return full * step_seconds(costs, work.pixels, most * rows) + rest_s
 
 
+@lru_cache(maxsize=2048)  # a plan asks three times
 def shared_step_seconds(work: Work, costs: Costs | None, others: int | None = None) -> float:
     """Return the seconds of a device for one evaluation of one image when it is shared with others.
 

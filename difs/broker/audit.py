@@ -49,6 +49,8 @@ def _actor_contradictions(books: Books, actor: Actor) -> Iterator[str]:
         actor.suspects and len(actor.attempts) > 1
     ):
         yield f"{actor.device} counts {actor.suspects} suspects among {len(actor.attempts)} attempts"
+    if actor.spared != sum(a.request.is_best_effort for a in actor.attempts.values()):
+        yield f"{actor.device} counts {actor.spared} attempts as best effort"
     yield from _queue_contradictions(books, actor)
     for attempt in actor.attempts.values():
         wanted = attempt.state is AttemptState.RUNNING

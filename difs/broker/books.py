@@ -260,6 +260,8 @@ class Books:
 
     def head(self, actor: Actor) -> Request | None:
         """Return the request of an actor's queue that is next, leaving it there."""
+        if not actor.loading:
+            return actor.queue.pick(actor.residents)
         return actor.queue.pick({*actor.residents, *filter(actor.is_loading, actor.loading)})
 
     def queued_on(self, actor: Actor) -> list[Request]:
@@ -287,6 +289,7 @@ class Books:
         )
         attempt.is_suspect = request.is_suspect
         actor.suspects += attempt.is_suspect
+        actor.spared += request.is_best_effort
         request.attempts += 1
         request.attempt = attempt
         if not actor.is_working:
@@ -312,6 +315,7 @@ class Books:
         del self.attempts[attempt.number], actor.attempts[attempt.number]
         _account(actor, attempt.request).done_s -= attempt.done_s
         actor.suspects -= attempt.is_suspect
+        actor.spared -= attempt.request.is_best_effort
         if attempt.request.attempt is attempt:
             attempt.request.attempt = None
 

@@ -100,7 +100,7 @@ def dispatch(books: Books, now: float) -> None:
                 if outcome is not _Outcome.GONE:
                     break
     for actor in books.ready:
-        if actor.queue and actor.queue.urgent:
+        if actor.spared and actor.queue.urgent:
             _recall(books, actor, now)
 
 
@@ -160,8 +160,9 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> _Outcome:
     if is_held_back or request.plan.variant in actor.outdated:  # until it is loaded as it is now
         return _Outcome.STUCK
     message, plan = request.message, request.plan
-    if not books.pools[actor.device].can_lease(message.n, admission.slot_bytes(message, plan)):
-        return _move_to_room(books, request, plan, now)
+    nbytes = admission.slot_bytes(message, plan)
+    if not books.pools[actor.device].can_lease(message.n, nbytes):
+        return _move_to_room(books, request, nbytes, now)
     if not scaling.bring(books, actor, plan.variant, now, mode=plan.memory_mode):
         return _Outcome.STUCK  # until what is busy has ended, and can leave
     _begin(books, actor, request, plan, now)
@@ -184,7 +185,7 @@ MOVE_REST_S = 0.5
 """A request whose device has no free slots looks at the others once in so long."""
 
 
-def _move_to_room(books: Books, request: Request, plan: Plan, now: float) -> _Outcome:
+def _move_to_room(books: Books, request: Request, nbytes: int, now: float) -> _Outcome:
     """Move a request whose device has no free slots to one that has, if the policy admits it there.
 
     Only where it can begin at once: two full queues would throw all that they have to and fro.
@@ -192,8 +193,7 @@ def _move_to_room(books: Books, request: Request, plan: Plan, now: float) -> _Ou
     message = request.message
     if now < request.stays_until:
         return _Outcome.STUCK
-    nbytes = admission.slot_bytes(message, plan)
-    roomy = [a for a in planning.with_room(books, message.n, nbytes) if a.free_credits > a.queued]
+    roomy = planning.with_room(books, message.n, nbytes, [a for a in books.ready if a.takes_more])
     if not roomy:
         return _Outcome.STUCK
     variants = planning.variants_for(books, request)

@@ -34,6 +34,15 @@ def of(actor: Actor, now: float) -> Outlook:
     return found
 
 
+def believed(actor: Actor, now: float, *, is_best_effort: bool) -> Outlook | None:
+    """Return what an actor will do, where a new request can rest on that; None: only sums are known.
+
+    A best effort gives way to whoever comes, and what waits for loads stands in no schedule.
+    """
+    is_unknown = is_best_effort or actor.waits_for_loads(is_best_effort=False)
+    return None if is_unknown else of(actor, now)
+
+
 def with_one_more(actor: Actor, request: Request) -> tuple[float, Outlook | None]:
     """Return what is remembered of an actor whose queue `request` is about to join.
 
@@ -67,7 +76,7 @@ def _made(actor: Actor, now: float) -> Outlook:
     if len(rest) == SEEN and rest_s > 0:
         rest.append((rest_s, -math.inf, -math.inf))  # who stands so far behind lets nobody go ahead
     begun = min(now, actor.progressed_at) if actor.is_working else now
-    urgent, hasty = actor.queue.urgent, sum([request.goes_ahead for request in actor.queue])
+    urgent, hasty = actor.queue.urgent, sum([request.goes_ahead for request in actor.queue.placed])
     return foresight.run_ahead(
         tasks,
         paces,
@@ -117,8 +126,8 @@ def _in_order(actor: Actor) -> Iterator[tuple[Request, Plan, Attempt | None]]:
     for attempt in actor.attempts.values():
         if attempt.state is AttemptState.RUNNING and not attempt.request.is_best_effort:
             yield attempt.request, attempt.plan, attempt
-    has_order = any(r.goes_ahead or r.order is not None for r in actor.queue)
-    for request in sorted(actor.queue, key=attrgetter("place")) if has_order else actor.queue:
+    queue = actor.queue
+    for request in sorted(queue, key=attrgetter("place")) if queue.placed else queue:
         if request.plan is not None and not request.is_best_effort:
             yield request, request.plan, None
 

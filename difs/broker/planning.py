@@ -1,7 +1,7 @@
 """Asking the policy: what it sees, what is made of its answer, and the queue that a plan leads to."""
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -11,7 +11,7 @@ from difs.broker.books import Books
 from difs.broker.effects import Complain
 from difs.broker.records import Actor, Request
 from difs.messages import MAX_POINTS, Alternative, Error, Generate, Plan, VariantInfo
-from difs.policy import lateness, states
+from difs.policy import states
 from difs.policy.activity import Activity
 from difs.policy.base import (
     Admit,
@@ -25,7 +25,6 @@ from difs.policy.base import (
     Wait,
 )
 from difs.profiles import Work
-from difs.samplers import evaluations
 
 Variants = Mapping[str, VariantInfo]
 
@@ -39,15 +38,15 @@ def decide(books: Books, message: Generate, now: float, variants: Variants) -> D
     if isinstance(decision, Admit):
         nbytes = admission.slot_bytes(message, decision.plan)
         if not books.pools[decision.plan.device].can_lease(message.n, nbytes):
-            roomy = with_room(books, message.n, nbytes)
+            roomy = with_room(books, message.n, nbytes, books.ready)
             instead = decide_among(books, message, now, variants, roomy) if roomy else decision
             return instead if isinstance(instead, Admit) else decision
     return decision
 
 
-def with_room(books: Books, n: int, nbytes: int) -> list[Actor]:
-    """Return the ready actors that have `n` free slots of `nbytes`."""
-    return [a for a in books.ready if books.pools[a.device].can_lease(n, nbytes)]
+def with_room(books: Books, n: int, nbytes: int, actors: Iterable[Actor]) -> list[Actor]:
+    """Return those of `actors` that have `n` free slots of `nbytes`."""
+    return [a for a in actors if books.pools[a.device].can_lease(n, nbytes)]
 
 
 def variants_for(books: Books, request: Request) -> Variants:
@@ -105,7 +104,6 @@ def _view(
 
 
 def _device_view(actor: Actor, now: float, *, is_best_effort: bool) -> DeviceView:
-    waits_for_loads = bool(actor.load_s) and actor.free_credits <= 0
     return DeviceView(
         device=actor.device,
         residents=actor.residents,
@@ -118,7 +116,7 @@ def _device_view(actor: Actor, now: float, *, is_best_effort: bool) -> DeviceVie
         profiled=actor.offers,
         estimated=actor.estimated,
         room_bytes=actor.room_bytes,
-        outlook=None if is_best_effort or waits_for_loads else outlooks.of(actor, now),
+        outlook=outlooks.believed(actor, now, is_best_effort=is_best_effort),
         now=now,
         lateness=actor.lateness.factors,
     )
@@ -214,17 +212,16 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
 def _foresee(request: Request, actor: Actor, plan: Plan, now: float) -> None:
     """Note when a request's turn on its device is, and what was foreseen of it."""
     told = plan.prediction
-    if request.is_best_effort or plan.variant not in actor.residents:
+    outlook = outlooks.believed(actor, now, is_best_effort=request.is_best_effort)
+    if outlook is None or plan.variant not in actor.residents:
         before_s = actor.wait_s(is_best_effort=request.is_best_effort)
     else:
-        before_s = max(0.0, outlooks.of(actor, now).ends - now)
+        before_s = max(0.0, outlook.ends - now)
     turn = now + before_s + told.total_s - told.queue_s
     # What is painted again keeps its turn: it has waited for it once.
     request.turn = turn if request.repainted_with is None else min(request.turn, turn)
     is_foreseen = not request.is_best_effort and not told.load_s
-    calls = evaluations(plan.sampler, plan.steps)
-    factor = lateness.factor(actor.lateness.factors, calls)
-    request.foreseen_s = told.total_s / factor if is_foreseen else 0.0
+    request.foreseen_s = told.total_s - told.later_s if is_foreseen else 0.0
 
 
 def _go_ahead(request: Request, actor: Actor, plan: Plan, now: float, *, is_chosen: bool) -> None:
@@ -259,4 +256,5 @@ def work_for(message: Generate, plan: Plan, *, is_alone: bool) -> Work:
         guidance_scale=plan.guidance_scale,
         n=message.n,
         is_alone=is_alone,
+        size=(plan.width, plan.height),
     )

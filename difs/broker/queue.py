@@ -1,5 +1,6 @@
 """What waits for one actor: a fair queue for each priority, and the best effort after all of them."""
 
+import math
 from collections.abc import Container, Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -18,6 +19,8 @@ class Queue(Generic[T]):
         """Start empty."""
         self._classes: dict[int, FairQueue[T]] = {}
         self._class_of: dict[T, int] = {}
+        self.placed: set[T] = set()
+        """Those whose order was given: the others stand behind them, as their flows' shares decide."""
 
     def __len__(self) -> int:
         return len(self._class_of)
@@ -54,11 +57,14 @@ class Queue(Generic[T]):
             self._classes = dict(sorted(self._classes.items()))
         self._classes[rank].add(item, flow=flow, order=order, seconds=seconds, kind=kind)
         self._class_of[item] = rank
+        if order[0] < math.inf:
+            self.placed.add(item)
 
     def discard(self, item: T) -> None:
         """Take `item` out, uncharged; nothing happens when it is not here."""
         rank = self._class_of.pop(item, None)
         if rank is not None:
+            self.placed.discard(item)
             self._classes[rank].discard(item)
 
     def pick(self, loaded: Container[Hashable]) -> T | None:
@@ -77,6 +83,7 @@ class Queue(Generic[T]):
     def take(self, item: T) -> None:
         """Take `item` out to be served now; its flow is charged."""
         self._classes[self._class_of.pop(item)].take(item)
+        self.placed.discard(item)
 
     def refund(self, rank: int, flow: Hashable, seconds: float) -> None:
         """Give seconds back that a flow was charged and did not use; negative: it used more."""
@@ -99,5 +106,7 @@ class Queue(Generic[T]):
         """Yield in words whatever does not agree; see `difs.broker.audit`."""
         if sum(len(queue) for queue in self._classes.values()) != len(self):
             yield f"counts {len(self)} items in all classes"
+        if not self.placed <= self._class_of.keys():
+            yield f"keeps the order of {self.placed - self._class_of.keys()}, who left"
         for rank, queue in self._classes.items():
             yield from (f"class {rank} {problem}" for problem in queue.contradictions())

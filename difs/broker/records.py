@@ -175,17 +175,20 @@ class Request:
     notes: tuple[str, ...] = ()
     """What happened to it on its way, for its client."""
     story: list[Happening] = field(default_factory=list)
+    is_best_effort: bool = field(init=False)
+    """It is served only when nothing else waits."""
+    rank: tuple[int, int] = field(init=False)
+    """Its priority class, the first to be served least, and its arrival."""
+    latest: float | None = field(init=False)
+    """Until when its client wants it; None: that was not stated."""
 
-    @property
-    def is_best_effort(self) -> bool:
-        """Whether it is served only when nothing else waits."""
-        return self.message.requirements.best_effort
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """Return its priority class, the first to be served least, and its arrival."""
+    def __post_init__(self) -> None:
+        """Read once from its message what is asked for all the time."""
         needs = self.message.requirements
-        return (BEST_EFFORT if needs.best_effort else -needs.priority, self.seq)
+        wanted_s = needs.latency_s
+        self.latest = None if wanted_s is None else min(self.deadline, self.arrived_at + wanted_s)
+        self.is_best_effort = needs.best_effort
+        self.rank = BEST_EFFORT if needs.best_effort else -needs.priority, self.seq
 
     @property
     def flow(self) -> str | bytes | None:
@@ -198,12 +201,6 @@ class Request:
         if self.order is not None:
             return self.order, self.seq
         return (self.latest or math.inf) if self.goes_ahead else math.inf, self.seq
-
-    @property
-    def latest(self) -> float | None:
-        """Return until when its client wants it; None: that was not stated."""
-        latency_s = self.message.requirements.latency_s
-        return None if latency_s is None else min(self.deadline, self.arrived_at + latency_s)
 
     @property
     def due(self) -> float:
@@ -318,6 +315,8 @@ class Actor:
     """What it will do, and when that was found; None: something came or went since."""
     suspects: int = 0
     """How many of its attempts are suspect: 0 or 1."""
+    spared: int = 0
+    """How many of its attempts are best effort."""
     account: Account = field(default_factory=Account)
     spare: Account = field(default_factory=Account)
     """The account of its best effort."""
@@ -359,16 +358,26 @@ class Actor:
     def wait_s(self, *, is_best_effort: bool) -> float:
         """Return the predicted seconds that a new request waits.
 
-        Best effort gives way to all others, with its credits. Loads go on beside the steps, so others'
-        loads delay a request only where they hold all credits.
+        Best effort gives way to all others.
         """
         left_s = self.account.left_s + (self.spare.left_s if is_best_effort else 0.0)
-        may_begin = self.free_credits > 0 or (self.yielding and not is_best_effort)
-        return left_s if may_begin else left_s + sum(self.load_s.values())
+        waits_for_loads = self.waits_for_loads(is_best_effort=is_best_effort)
+        return left_s + sum(self.load_s.values()) if waits_for_loads else left_s
+
+    def waits_for_loads(self, *, is_best_effort: bool) -> bool:
+        """Whether a new request waits for others' loads.
+
+        They go on beside the steps, so they delay it only where they hold all credits; best effort gives
+        its credits to all others.
+        """
+        may_begin = self.free_credits > 0 or (bool(self.yielding) and not is_best_effort)
+        return bool(self.load_s) and not may_begin
 
     @property
     def yielding(self) -> "list[Attempt]":
         """Return its attempts that give way to others, the last one first."""
+        if not self.spared:
+            return []
         found = [a for a in self.attempts.values() if a.request.is_best_effort]
         return [a for a in reversed(found) if a.state is AttemptState.RUNNING]
 
@@ -376,6 +385,11 @@ class Actor:
     def free_credits(self) -> int:
         """Return how many more attempts it may be sent."""
         return self.credits - len(self.attempts)
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether it could be sent more attempts than wait for that."""
+        return self.free_credits > len(self.queue)
 
     @property
     def is_working(self) -> bool:

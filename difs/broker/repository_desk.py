@@ -37,7 +37,7 @@ def _lost_something(books: Books, request: Request) -> bool:
 def evict_outdated(books: Books, now: float) -> None:
     """Have what is outdated leave its device as soon as nothing runs with it."""
     for actor in books.actors.values():
-        for variant in sorted(actor.outdated):
+        for variant in sorted(actor.outdated) if actor.outdated else ():
             is_here = variant in actor.residents or variant in actor.parked
             if variant in actor.loading or _is_used(actor, variant):
                 continue

@@ -6,6 +6,7 @@
 Everything that the broker knows stands in its `books`; the desks and `dispatch` write there.
 """
 
+import math
 from collections.abc import Mapping
 
 from difs import config
@@ -27,7 +28,8 @@ from difs.broker.events import (
     RepositoryChanged,
 )
 from difs.broker.records import Scaling
-from difs.messages import AdapterInfo, Happening, VariantInfo
+from difs.errors import InternalError
+from difs.messages import AdapterInfo, Generate, Happening, VariantInfo
 from difs.policy.base import Policy
 
 BEAT_S = 0.5
@@ -61,6 +63,8 @@ class BrokerState:
             scaling=scaler,
         )
         self._next_beat = now
+        self._silence = math.inf
+        """No actor is silent for too long before that: of what is heard since then none knows."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event and return the effects to perform, in order."""
@@ -72,6 +76,7 @@ class BrokerState:
             actor_desk.serve(books, event.route, event.message, now)
             if isinstance(event.message, (Stepped, Pulse)):  # most events: nothing waits for them
                 return books.effects
+            self._silence = min(self._silence, now + books.rules.actor_silence)  # it may be a new one
         elif isinstance(event, ClientLost):
             client_desk.lost(books, event.route, now)
         elif isinstance(event, ClientTooSlow):
@@ -88,19 +93,26 @@ class BrokerState:
             repository_desk.changed(books, event, now)
         else:
             self._tick(now)
+        self._follow_up(event, now)
+        return books.effects
+
+    def _follow_up(self, event: Event, now: float) -> None:
+        """Do what an event has made possible, or needless."""
+        books = self.books
         repository_desk.evict_outdated(books, now)
-        dispatch.dispatch(books, now)
+        if not (isinstance(event, ClientSaid) and isinstance(event.message, Generate)):
+            dispatch.dispatch(books, now)  # a new request has been, before its client was told
         loads.cancel_unwanted(books, now)
         if books.rules.validate:
             self.validate()
-        return books.effects
 
     def _tick(self, now: float) -> None:
         books = self.books
         client_desk.expire_overdue(books, now)
         is_due = now >= self._next_beat
-        if is_due or now >= actor_desk.next_silence(books):
+        if is_due or now >= self._silence:
             actor_desk.watch(books, now)
+            self._silence = actor_desk.next_silence(books)
         if is_due:
             self._next_beat = now + BEAT_S
             client_desk.reclaim(books, now)
@@ -114,13 +126,15 @@ class BrokerState:
     def next_wake(self) -> float:
         """Return the time by which `Ticked` must come."""
         deadline, scaler = self.books.next_deadline(), self.books.scaling
-        soonest = min(self._next_beat, actor_desk.next_silence(self.books))
+        soonest = min(self._next_beat, self._silence)
         soonest = soonest if scaler is None else min(soonest, scaler.next_at)
         return soonest if deadline is None else min(deadline, soonest)
 
     def validate(self) -> None:
         """Raise InternalError where the books contradict themselves."""
         check(self.books)
+        if self._silence > actor_desk.next_silence(self.books):
+            raise InternalError(f"an actor may be silent for too long before {self._silence}")
 
     def story(self, request_id: str) -> list[Happening]:
         """Return what happened to an open or recently ended request; [] if unknown."""

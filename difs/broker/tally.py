@@ -4,7 +4,7 @@ The desks and the books say what happened; `difs.broker.measures` makes families
 """
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -65,11 +65,11 @@ class Tally:
         self.exits: Counter[tuple[str, str]] = Counter()
         """By device and reason."""
         self.misspoken: Counter[str] = Counter()
-        self.durations: dict[str, Histogram] = {}
+        self.durations: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(SECONDS))
         """By outcome."""
         self.queue_s = Histogram(SECONDS)
         self.rows = Histogram(ROWS)
-        self.steps_s: dict[str, Histogram] = {}
+        self.steps_s: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(STEP_SECONDS))
         """By model."""
         self._known: set[str] = set()
 
@@ -95,7 +95,7 @@ class Tally:
         is_poisoned = is_poison and state is RequestState.FAILED
         outcome = "poisoned" if is_poisoned else _OUTCOMES[state]
         self.requests[self._bounded(model), outcome] += 1
-        self.durations.setdefault(outcome, Histogram(SECONDS)).saw(seconds)
+        self.durations[outcome].saw(seconds)
 
     def attempt_ended(self, state: AttemptState, cause: Cause, *, is_finished: bool) -> None:
         """Count the end of a dispatch; `state` is the one before."""
@@ -109,7 +109,7 @@ class Tally:
 
     def painted(self, model: str, step_s: float, rows: float) -> None:
         """Count what a finished dispatch took: mean seconds of a step, mean images of its calls."""
-        self.steps_s.setdefault(self._bounded(model), Histogram(STEP_SECONDS)).saw(step_s)
+        self.steps_s[self._bounded(model)].saw(step_s)
         self.rows.saw(rows)
 
     def exited(self, device: str, reason: str) -> None:

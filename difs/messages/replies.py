@@ -22,6 +22,8 @@ class Prediction(Struct, frozen=True, omit_defaults=True):
     decode_s: float
     total_s: float
     source: Literal["measured", "estimated", "assumed"]
+    later_s: float = 0.0
+    """The part of `queue_s` that stands for those who come later; see `difs.policy.lateness`."""
 
 
 class Alternative(Struct, frozen=True, omit_defaults=True):

@@ -31,8 +31,12 @@ def measured(
 
     `mode`: the memory mode of which the profile is asked; None: the one that it is loaded into.
     """
-    by_profile = (r for r in profiled.get(variant, ()) if mode in (None, r.memory_mode))
-    return residents.get(variant) or parked.get(variant) or next(by_profile, None)
+    found = residents.get(variant) or parked.get(variant)
+    if found is None:
+        for known in profiled.get(variant, ()):
+            if mode is None or mode == known.memory_mode:
+                return known
+    return found
 
 
 class DeviceView(Struct, frozen=True):

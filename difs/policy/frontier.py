@@ -80,7 +80,7 @@ def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate
             way = quick[0] if len(quick) == 1 else _soonest(quick, calls)
             fixed_s, call_s, device, mode = way
             total_s = fixed_s + calls * call_s
-            if device.outlook is not None:
+            if device.outlook is not None and info.name in device.residents:
                 total_s = _total_s(way, info, request, dial)
             found.append(make(Point, (device, info, steps, guidance, mode, total_s, worth, is_measured)))
     return found
@@ -121,7 +121,7 @@ def _total_s(way: Way, info: VariantInfo, request: Generate, dial: Dial) -> floa
     if device.outlook is None or info.name not in device.residents:
         return fixed_s + dial.calls * call_s
     work = points.work_of(info, request, dial.steps, dial.guidance)
-    waits_s = points.wait_s(device, device.residents[info.name], work)
+    waits_s, _ = points.wait_s(device, device.residents[info.name], work)
     return fixed_s - device.backlog_s + waits_s + dial.calls * call_s
 
 
@@ -135,7 +135,7 @@ def _choices(
     places = places_of(view, request)
     knows: dict[int, bool] = {0: True}
     for info, dials, is_measured in _dialled(
-        tuple(infos), _pinned(request), places, is_complete=is_complete
+        tuple(infos), _pins_of(request), places, is_complete=is_complete
     ):
         key = id(info.captions) if info.captions else 0
         if key not in knows:
@@ -146,26 +146,31 @@ def _choices(
             yield info, view.devices, tuple([d._replace(worth=0.0) for d in dials]), is_measured
 
 
-def _pinned(request: Generate) -> Generate:
-    """Return a request with nothing left in it but what decides the dials of its variants."""
+Pins = tuple[int | None, int | None, int | None, float | None, str | None]
+"""What of a request decides the dials of its variants: width, height, steps, guidance, sampler."""
+
+
+def _pins_of(request: Generate) -> Pins:
     pins = request.overrides
-    kept = Overrides(steps=pins.steps, guidance_scale=pins.guidance_scale, sampler=pins.sampler)
-    return Generate("", "", width=request.width, height=request.height, overrides=kept)
+    return request.width, request.height, pins.steps, pins.guidance_scale, pins.sampler
 
 
 @lru_cache(maxsize=64)
 def _dialled(
-    infos: tuple[VariantInfo, ...], request: Generate, places: int, *, is_complete: bool
+    infos: tuple[VariantInfo, ...], asked_for: Pins, places: int, *, is_complete: bool
 ) -> tuple[tuple[VariantInfo, tuple[Dial, ...], bool], ...]:
     """Return each variant with its dials, and whether its quality was measured by the common ruler."""
+    width, height, steps, guidance, sampler = asked_for
+    pins = Overrides(steps=steps, guidance_scale=guidance, sampler=sampler)
+    request = Generate("", "", width=width, height=height, overrides=pins)
     side = max([points.side_of(info, request) for info in infos])
     ruler = quality.common_ruler(infos)
     make = dials_of if is_complete else best_dials_of
-    pins, found = request.overrides, []
+    found = []
     for info in infos:
         is_measured = ruler is not None and quality.ruler_of(info) == ruler
-        sampler = points.sampler_of(info, request)
-        asked = Asked(side if is_measured else None, sampler, pins.steps, pins.guidance_scale, places)
+        own = points.sampler_of(info, request)
+        asked = Asked(side if is_measured else None, own, steps, guidance, places)
         found.append((info, make(info, asked), is_measured))
     return tuple(found)
 

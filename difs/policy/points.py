@@ -6,7 +6,6 @@ from msgspec.structs import replace
 
 from difs import foresight, profiles, samplers
 from difs.actor_messages import Resident
-from difs.foresight import Task
 from difs.messages import AdapterInfo, Generate, Level, MemoryMode, Plan, Prediction, VariantInfo
 from difs.policy import lateness
 from difs.policy.base import Admit, Decision, DeviceView, Reject, View
@@ -113,7 +112,15 @@ def work_of(info: VariantInfo, request: Generate, steps: int, guidance: float) -
     """Return what a request is to compute with `info` in so many steps."""
     width, height = size_of(info, request)
     sampler = sampler_of(info, request)
-    return Work(width * height, steps, sampler, guidance, request.n, is_alone=request.deterministic)
+    return Work(
+        width * height,
+        steps,
+        sampler,
+        guidance,
+        request.n,
+        is_alone=request.deterministic,
+        size=(width, height),
+    )
 
 
 def point(
@@ -194,26 +201,35 @@ def predict(
     `known`: what the variant is taken to be there; None: what is known of it. `goes_ahead`: see `point`.
     """
     known = known or device.known(variant)
-    waits_s = None
+    ahead_s = None
     if goes_ahead and known is not None:
-        waits_s = ahead_wait_s(device, variant, profiles.predict(work, known.costs).total_s)
+        ahead_s = ahead_wait_s(device, variant, profiles.predict(work, known.costs).total_s)
+    waits_s, later_s = wait_s(device, known, work) if ahead_s is None else (ahead_s, 0.0)
     return profiles.predict(
         work,
         known.costs if known else None,
-        queue_s=wait_s(device, known, work) if waits_s is None else waits_s,
+        queue_s=waits_s,
         is_resident=variant in device.residents,
+        later_s=later_s,
     )
 
 
-def wait_s(device: DeviceView, known: Resident | None, work: Work) -> float:
-    """Return the seconds by which others make `work` later on a device than it would be alone."""
+def wait_s(device: DeviceView, known: Resident | None, work: Work) -> tuple[float, float]:
+    """Return the seconds by which others make `work` later on a device than it would be alone.
+
+    The second number is the part of them that stands for those who come later.
+    """
     if known is None or device.outlook is None or known.variant not in device.residents:
-        return device.backlog_s
+        return device.backlog_s, 0.0
     task = foresight.task_of(known.costs, work, known.variant)
     if work.is_alone:
         task = task._replace(group=None)
     alone_s = task.encode_s + task.calls * task.call_s + task.decode_s
-    return max(0.0, foreseen_s(device, known, task, work.pixels) - alone_s)
+    pace = foresight.pace_of(known.costs, work.pixels)
+    foreseen_s = device.outlook.done_in_s(task, pace, device.now)
+    stretched_s = lateness.factor(device.lateness, task.calls) * foreseen_s
+    waits_s = max(0.0, stretched_s - alone_s)
+    return waits_s, waits_s - max(0.0, foreseen_s - alone_s)
 
 
 def ahead_wait_s(device: DeviceView, variant: str, seconds: float) -> float | None:
@@ -225,14 +241,6 @@ def ahead_wait_s(device: DeviceView, variant: str, seconds: float) -> float | No
         return None
     turn = device.outlook.turn_before(seconds, device.now)
     return turn.in_s if turn is not None else None
-
-
-def foreseen_s(device: DeviceView, known: Resident, task: Task, pixels: int) -> float:
-    """Return the seconds until `task` is done on a device that has its variant loaded."""
-    assert device.outlook is not None
-    pace = foresight.pace_of(known.costs, pixels)
-    found = device.outlook.done_in_s(task, pace, device.now)
-    return lateness.factor(device.lateness, task.calls) * found
 
 
 def _steps_within(excess_s: float, steps_s: float, steps: int) -> int:

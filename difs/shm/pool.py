@@ -50,7 +50,11 @@ class SlotPool:
 
     def can_lease(self, n: int, nbytes: int) -> bool:
         """Whether `lease` would find slots now."""
-        return sum([len(self._free[c]) for c in self._classes if c >= nbytes]) >= n
+        for capacity in reversed(self._classes):
+            if n <= 0 or capacity < nbytes:
+                break
+            n -= len(self._free[capacity])
+        return n <= 0
 
     def lease(self, n: int, nbytes: int) -> tuple[Slot, ...] | None:
         """Lease `n` slots of at least `nbytes`, the smallest that do; None when there are not enough."""

@@ -4,17 +4,22 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from difs.actor_messages import (
     Abort,
+    Ended,
     Execute,
     Leaving,
     Loaded,
     LoadVariant,
 )
+from difs.broker import dispatch
 from difs.broker.effects import Effect, TellClient
 from difs.broker.events import ActorUnreachable, Delivered
+from difs.broker.records import AttemptState
 from difs.messages import (
     Accepted,
     Adapter,
@@ -53,6 +58,22 @@ def test_no_more_is_dispatched_than_there_are_credits() -> None:
     assert executes(effects) == []
     assert only(effects, Accepted).attempt == 0
     assert executes(house.tell(finished(first))) == ["c"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 3), st.booleans()), min_size=1, max_size=14))
+def test_a_new_request_is_dispatched_at_once_and_a_second_look_finds_nothing(
+    wishes: list[tuple[bool, int, bool]],
+) -> None:
+    house = served(credits=3, devices=("cpu-0", "cpu-1"))
+    for number, (ends, n, best_effort) in enumerate(wishes):
+        running = [a for a in house.state.books.attempts.values() if a.state is AttemptState.RUNNING]
+        if ends and running:
+            house.tell(Ended(running[0].number, "internal", ""), running[0].actor.route)
+        house.ask(f"r{number}", n=n, best_effort=best_effort)
+        house.state.books.effects = []
+        dispatch.dispatch(house.state.books, house.now)
+        assert house.state.books.effects == []
 
 
 def test_a_higher_priority_goes_first_and_best_effort_goes_last() -> None:

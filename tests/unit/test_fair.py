@@ -1,5 +1,6 @@
 """difs.broker.fair and difs.broker.queue: who is next, and what everybody gets of the device."""
 
+import math
 from collections import Counter
 from itertools import count
 
@@ -354,3 +355,23 @@ def test_what_leaves_a_queue_leaves_its_class(item: str) -> None:
     queue.discard(item)
     assert ("here" in queue) == (item == "gone")
     assert list(queue.contradictions()) == []
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["own", "none", "out", "served"]))))
+def test_whose_order_was_given_is_known_without_a_look_at_all(moves: list[tuple[str, str]]) -> None:
+    queue: Queue[str] = Queue()
+    expected: set[str] = set()
+    for number, (item, what) in enumerate(moves):
+        if what == "served" and item in queue:
+            queue.take(item)
+            expected.discard(item)
+        else:
+            queue.discard(item)
+            expected.discard(item)
+        if what in ("own", "none"):
+            order = (1.0 if what == "own" else math.inf, number)
+            queue.add(item, -5, flow=item, order=order, seconds=1.0, kind="k")
+            expected |= {item} if what == "own" else set()
+        assert queue.placed == expected
+        assert not list(queue.contradictions())

@@ -162,6 +162,23 @@ def test_what_could_ever_be_held_is_what_an_empty_pool_leases(
     assert pool.could_ever_hold(n, nbytes) == (pool.lease(n, nbytes) is not None)
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([5000, 9000, 20000]), st.integers(1, 3)), min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 20000)), max_size=4),
+    st.integers(1, 6),
+    st.integers(1, 25000),
+)
+def test_a_lease_is_promised_where_so_many_slots_are_free_that_are_large_enough(
+    classes: list[tuple[int, int]], taken: list[tuple[int, int]], n: int, nbytes: int
+) -> None:
+    plan = layout.plan(classes)
+    pool = SlotPool(plan, 0)
+    for number, size in taken:
+        pool.lease(number, size)
+    free = [s for s in plan.slots if s.index not in pool.in_use() and s.capacity_bytes >= nbytes]
+    assert pool.can_lease(n, nbytes) == (len(free) >= n)
+
+
 def test_what_could_ever_be_held_does_not_depend_on_what_is_held_now() -> None:
     pool = SlotPool(layout.plan([(100, 2)]), 0)
     assert pool.lease(2, 100) is not None
