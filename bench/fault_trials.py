@@ -116,10 +116,10 @@ def beside_greedy(seconds: float, seeds: Iterable[int]) -> tuple[list[float], li
     alone: list[float] = []
     beside: list[float] = []
     for seed in seeds:
-        for found, rates in ((alone, others), (beside, others | {"greedy": 100 * others["c0"]})):
+        for kept, rates in ((alone, others), (beside, others | {"greedy": 100 * others["c0"]})):
             street = Street(seed)
             street.live(seconds, rates, seed)
-            found += itertools.chain(*(street.latencies[who] for who in others))
+            kept.extend(itertools.chain(*(street.latencies[who] for who in others)))
     return alone, beside
 
 
