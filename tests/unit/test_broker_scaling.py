@@ -314,7 +314,7 @@ def test_a_request_waits_while_what_is_busy_leaves_it_no_room() -> None:
     assert only(effects, EvictVariant).variant == "tiny"
 
 
-def held_up() -> tuple[House, Execute]:
+def held_up() -> tuple[Scaled, Execute]:
     """Return a house where `wide`, which fits beside none of two, is next, and `deep` waits behind it.
 
     Four of `tiny` went ahead, as many as may; the last of them is at work.
