@@ -8,6 +8,7 @@ import random
 import shutil
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -91,12 +92,11 @@ class Street(Shop):
             self.latencies[who].append(self.house.now - self._arrived[result.request_id])
         super().note(effects)
 
-    def live(self, seconds: float, rates: dict[str, float]) -> None:
+    def live(self, seconds: float, rates: dict[str, float], seed: int) -> None:
         """Let each client ask at his rate, at random; nobody is in a hurry."""
-        chance = random.Random(2)
         asks = []
         for who, rate in rates.items():
-            at = 0.0
+            chance, at = random.Random(f"{who} {seed}"), 0.0
             while (at := at + chance.expovariate(rate)) < seconds:
                 asks.append((at, who))
         for number, (at, who) in enumerate(sorted(asks)):
@@ -110,20 +110,26 @@ class Street(Shop):
         self.until(seconds + 100.0)
 
 
-def greedy(seconds: float) -> None:
-    """What nine clients notice of a tenth who asks a hundred times as often."""
+def beside_greedy(seconds: float, seeds: Iterable[int]) -> tuple[list[float], list[float]]:
+    """Return how long each request of nine clients took, alone, and beside a greedy tenth."""
     others = {f"c{i}": 0.5 / ALONE_S / 9 for i in range(9)}  # half of the device together
-    alone, beside = Street(1), Street(1)
-    alone.live(seconds, others)
-    beside.live(seconds, others | {"greedy": 100 * others["c0"]})
-    p95 = [
-        percentile(list(itertools.chain(*(street.latencies[who] for who in others))), 0.95)
-        for street in (alone, beside)
-    ]
-    counts = [sum(len(street.latencies[who]) for who in others) for street in (alone, beside)]
+    alone: list[float] = []
+    beside: list[float] = []
+    for seed in seeds:
+        for kept, rates in ((alone, others), (beside, others | {"greedy": 100 * others["c0"]})):
+            street = Street(seed)
+            street.live(seconds, rates, seed)
+            kept.extend(itertools.chain(*(street.latencies[who] for who in others)))
+    return alone, beside
+
+
+def greedy(trials: int) -> None:
+    """What nine clients notice of a tenth who asks a hundred times as often."""
+    alone, beside = beside_greedy(100.0, range(trials))
+    p95 = percentile(alone, 0.95), percentile(beside, 0.95)
     print(
         f"a greedy client: the others' p95 {p95[1]:.2f} s, alone {p95[0]:.2f} s:"
-        f" {p95[1] / p95[0]:.2f} times; goal <= 1.5; {counts[1]} and {counts[0]} of theirs done",
+        f" {p95[1] / p95[0]:.2f} times; goal <= 1.5; {len(beside)} and {len(alone)} of theirs done",
         flush=True,
     )
 

@@ -401,7 +401,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "paths": paths,
     "scribbles": lambda n: fault_trials.scribbles(500 * n),
     "submits": lambda n: fault_trials.submits(50_000 * n),
-    "greedy": lambda n: fault_trials.greedy(30.0 * n),
+    "greedy": fault_trials.greedy,
     "truncated": lambda n: fault_trials.truncated(50 * n),
 }
 

@@ -44,6 +44,8 @@ class ResidentView(Struct, frozen=True):
     memory_mode: MemoryMode
     is_busy: bool = False
     """Requests run with it or are queued for it: it stays, though its mode may change."""
+    is_awaited: bool = False
+    """It is busy with queued requests alone: it gives way to one that is served before them."""
     is_pinned: bool = False
     """An administrator wants it to stay; in its mode, too."""
     is_chosen: bool = False

@@ -100,13 +100,26 @@ def by_regret(
 
     Of those missed alike, the one that was wanted last: in a cycle its turn comes last, too.
     """
-    names = [name for name in removable(device, kept, 0) if name in here]
+    return _sorted(device, here, regret, removable(device, kept, 0))
 
+
+def _sorted(
+    device: DeviceView, here: Mapping[str, Form], regret: Mapping[str, float], names: Iterable[str]
+) -> list[str]:
     def key(name: str) -> tuple[float, float, str]:
         each = regret.get(name, 0.0) / max(1, here[name].rest_bytes)
         return float(f"{each:.1e}"), -device.residents[name].wanted_at, name
 
-    return sorted(names, key=key)
+    return sorted([name for name in names if name in here], key=key)
+
+
+def _awaited(device: DeviceView) -> list[str]:
+    """Return the residents that only queued requests keep."""
+    return [
+        name
+        for name, found in device.residents.items()
+        if found.is_awaited and not (found.is_pinned or name in device.moving)
+    ]
 
 
 # ---- room for a variant that is wanted ----------------------------------------------------------
@@ -125,10 +138,12 @@ UNKNOWN = Room(None, (), fits=True)
 """Nothing is known of the memory: it may come as it likes."""
 
 
-def make(view: View, device: DeviceView, variant: str) -> Room:
+def make(view: View, device: DeviceView, variant: str, *, is_next: bool = False) -> Room:
     """Return how to make room for a variant that a request or an administrator wants now.
 
     Of its modes, the one that costs least: what must leave for it, and how much slower it serves.
+    `is_next`: the next request that is served wants it, so what only later ones want leaves, too, after
+    all others; it comes back in its turn.
     """
     forms = device.forms.get(variant, ())
     if not forms:
@@ -137,6 +152,8 @@ def make(view: View, device: DeviceView, variant: str) -> Room:
     here.pop(variant, None)
     regret = regrets(view, device)
     candidates = by_regret(device, here, regret, (variant,))
+    if is_next:
+        candidates += _sorted(device, here, regret, _awaited(device))
     limit = budget(device, view.options)
     ways = [_way(form, here, candidates, limit) for form in forms]
     possible = [(form, way) for form, way in zip(forms, ways, strict=True) if way is not None]
@@ -146,7 +163,14 @@ def make(view: View, device: DeviceView, variant: str) -> Room:
 
     def price(entry: tuple[Form, list[str]]) -> float:
         form, leaving = entry
-        return sum(regret[name] for name in leaving) + SECOND * uses * (form.serve_s - forms[0].serve_s)
+        back_s = sum(
+            device.forms[name][0].load_s for name in leaving if device.residents[name].is_awaited
+        )
+        return (
+            sum(regret[name] for name in leaving)
+            + SECOND * back_s
+            + SECOND * uses * (form.serve_s - forms[0].serve_s)
+        )
 
     form, leaving = min(possible, key=price)
     why = f"makes room for {variant}, which is wanted now"

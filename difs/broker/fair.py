@@ -5,6 +5,8 @@ Integrated Services Packet Switching Networks"): every flow has a start tag, the
 charged; the least tag is next. Two flows that wait all the time differ by one request of each at most.
 Virtual time moves with the work as in WF2Q+ (Bennett, Zhang 1997, "Hierarchical Packet Fair Queueing
 Algorithms"), so that an endless stream of new flows, which begin at the virtual time, starves nobody.
+A known flow begins up to a few requests before it, as far as it did not take its share of late (as a
+thread that slept does in Linux's CFS): who asks for little is not held up by who always asks for more.
 
 Of a queue's head another may go ahead whose kind (variant) is loaded, but only so often. Everything is
 O(kinds + log n). No requests, actors or policies here: items, flows and kinds are any hashable values.
@@ -22,6 +24,12 @@ JUMPS = 4
 """So often others of a loaded kind go ahead of one whose kind must be loaded first,"""
 JUMPED_S = 5.0
 """and for no more than so many seconds of the device."""
+SAVED = 4.0
+"""A flow that waits for nothing saves up so many items of the usual length, and no more."""
+RECENT = 8
+"""The usual length is that of about so many items that were taken last."""
+KEPT = 64
+"""Up to so many flows that wait for nothing are remembered, for what they have saved up."""
 SLACK = 16
 """A heap is rebuilt when its stale entries outnumber the live ones by more than this."""
 TIE = 1e-6
@@ -83,6 +91,8 @@ class FairQueue(Generic[T]):
         self._tops: dict[Hashable, list[_Top[T]]] = {}
         self._active = self._added = 0
         self._virtual = 0.0
+        self._usual_s = 0.0
+        """What items took of late, each."""
         self._under_way = 0.0
         """By how much the virtual time will have grown when what was taken last is done."""
 
@@ -106,7 +116,8 @@ class FairQueue(Generic[T]):
             self._prune()
             found = self._flows[flow] = _Flow(self._virtual)
         elif not found.live:
-            found.start = max(found.start, self._virtual)
+            found.start = max(found.start, self._begin)
+            self._flows[flow] = self._flows.pop(flow)  # the latest stands last
         before = found.head
         entry = _Entry(item, found, order, seconds, kind)
         self._entries[item] = entry
@@ -131,8 +142,12 @@ class FairQueue(Generic[T]):
             first.jumped_s += entry.seconds
         flow = entry.flow
         self._virtual = max(self._virtual + self._under_way, flow.start)
-        self._under_way = entry.seconds / self._active
-        flow.start += entry.seconds
+        done = flow.start + entry.seconds  # who waits alone catches up with what others had saved up
+        self._under_way = (
+            entry.seconds / self._active if self._active > 1 else max(0.0, done - self._virtual)
+        )
+        self._usual_s += (entry.seconds - self._usual_s) / (RECENT if self._usual_s else 1)
+        flow.start = done
         self._remove(entry, is_charged=True)
 
     def refund(self, flow: Hashable, seconds: float) -> None:
@@ -210,7 +225,12 @@ class FairQueue(Generic[T]):
         """Return the tag of what a flow has, or would add, first."""
         if flow is None:
             return self._virtual
-        return flow.start if flow.live else max(flow.start, self._virtual)
+        return flow.start if flow.live else max(flow.start, self._begin)
+
+    @property
+    def _begin(self) -> float:
+        """Return the least tag that a known flow may come with."""
+        return self._virtual - SAVED * self._usual_s
 
     def _first(self, kinds: Container[Hashable] | None) -> _Entry[T] | None:
         """Return the entry with the least tag among `kinds`, or among all."""
@@ -249,17 +269,18 @@ class FairQueue(Generic[T]):
         entry.is_live = False
         flow.live -= 1
         self._active -= not flow.live
-        if len(flow.heap) > 2 * flow.live + SLACK:
+        if not flow.live or len(flow.heap) > 2 * flow.live + SLACK:
             flow.heap = [kept for kept in flow.heap if kept[2].is_live]
             heapq.heapify(flow.heap)
         if flow.live and (was_head or is_charged):
             self._show(flow)
 
     def _prune(self) -> None:
-        """Forget the flows that wait for nothing and would begin at the virtual time anyhow."""
-        if len(self._flows) > 2 * self._active + SLACK:
-            now = self._virtual
-            self._flows = {k: f for k, f in self._flows.items() if f.live or f.start > now}
+        """Forget those that wait for nothing and owe nothing, but for the last that came."""
+        if len(self._flows) > 2 * self._active + KEPT:
+            idle = [k for k, f in self._flows.items() if not f.live and f.start <= self._begin]
+            for name in idle[: -KEPT // 2]:
+                del self._flows[name]
 
     # ---- proof ----------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from difs.autoscaler.base import (
 from difs.broker import loads, planning
 from difs.broker.books import Books
 from difs.broker.effects import Complain, TellActor
-from difs.broker.records import Actor, Decided, Scaling
+from difs.broker.records import NO_OUTLOOK, Actor, Decided, Scaling
 from difs.messages import Expected, MemoryMode, Scaled
 from difs.policy import states
 
@@ -114,6 +114,7 @@ def _resident(scaling: Scaling, actor: Actor, name: str, now: float) -> Resident
     return ResidentView(
         memory_mode=actor.residents[name].memory_mode,
         is_busy=is_busy(actor, name),
+        is_awaited=name in actor.wants and not _runs(actor, name),
         is_pinned=(actor.device, name) in scaling.pins,
         is_chosen=name in actor.chosen,
         state=actor.states.get(name, "active"),
@@ -124,7 +125,11 @@ def _resident(scaling: Scaling, actor: Actor, name: str, now: float) -> Resident
 
 def is_busy(actor: Actor, variant: str) -> bool:
     """Whether requests run with a variant, queue for it, or are being given up."""
-    return variant in actor.wants or any(a.plan.variant == variant for a in actor.attempts.values())
+    return variant in actor.wants or _runs(actor, variant)
+
+
+def _runs(actor: Actor, variant: str) -> bool:
+    return any(a.plan.variant == variant for a in actor.attempts.values())
 
 
 def has_read(books: Books, actor: Actor, now: float) -> None:
@@ -172,10 +177,16 @@ def mark(books: Books, now: float) -> None:
             actor.states[name] = states.state(view, device, name, is_marked=is_marked)
 
 
-def _do(books: Books, scaling: Scaling, actions: Iterable[Action], now: float) -> None:
+def _do(
+    books: Books, scaling: Scaling, actions: Iterable[Action], now: float, *, is_next: bool = False
+) -> None:
+    """Do what may be done; `is_next`: for the next request, to which what later ones want gives way."""
     for action in actions:
         actor = books.by_device.get(action.device)
-        if actor is not None and actor in books.ready and _act(books, scaling, actor, action, now):
+        if actor is None or actor not in books.ready:
+            continue
+        stays = _runs(actor, action.variant) if is_next else is_busy(actor, action.variant)
+        if _act(books, scaling, actor, action, now, stays=stays):
             scaling.decisions.append(Decided(now, action))
             books.counts[f"scaled_{name_of(action)}"] += 1
 
@@ -185,8 +196,13 @@ def name_of(action: Action) -> str:
     return "set_mode" if isinstance(action, SetMode) else type(action).__name__.lower()
 
 
-def _act(books: Books, scaling: Scaling, actor: Actor, action: Action, now: float) -> bool:
-    """Do what a planner wants, where it can and may be done; returns whether it was."""
+def _act(
+    books: Books, scaling: Scaling, actor: Actor, action: Action, now: float, *, stays: bool
+) -> bool:
+    """Do what a planner wants, where it can and may be done; returns whether it was.
+
+    `stays`: the variant is at work, so it does not leave.
+    """
     variant = action.variant
     if variant not in books.variants:
         return False
@@ -197,7 +213,7 @@ def _act(books: Books, scaling: Scaling, actor: Actor, action: Action, now: floa
             loads.ask(books, actor, variant, action.memory_mode, is_asked=True, is_settled=True)
             actor.forced.pop(variant, None)
         case Park() | Evict():
-            may_leave = not (is_busy(actor, variant) or (actor.device, variant) in scaling.pins)
+            may_leave = not (stays or (actor.device, variant) in scaling.pins)
             is_final = isinstance(action, Evict)
             is_here = variant in actor.residents or (is_final and variant in actor.parked)
             if not (may_leave and is_here) or variant in actor.loading:
@@ -213,7 +229,9 @@ def _act(books: Books, scaling: Scaling, actor: Actor, action: Action, now: floa
 
 def send_away(books: Books, actor: Actor, variant: str, now: float, *, is_final: bool = False) -> None:
     """Have a variant leave its device, parked in host memory unless `is_final`."""
-    actor.residents.pop(variant, None)
+    gone = actor.residents.pop(variant, None)
+    if gone is not None and variant in actor.wants:  # it comes back for those that wait
+        actor.load_s[variant], actor.outlook = gone.costs.load_s, NO_OUTLOOK
     if is_final:
         actor.parked.pop(variant, None)
     actor.forced.pop(variant, None)
@@ -273,7 +291,7 @@ def bring(
     is_known = actor.reading is not None and actor.read_at >= actor.changed_at
     if books.scaling is not None and not (is_known or is_asked):
         return False
-    made = _room_for(books, actor, variant, now)
+    made = _room_for(books, actor, variant, now, is_next=not is_asked)
     if not (made.fits or is_asked) and actor.attempts:  # they hold residents, or wait for what comes
         return False
     mode = made.memory_mode or mode
@@ -281,7 +299,7 @@ def bring(
     return True
 
 
-def _room_for(books: Books, actor: Actor, variant: str, now: float) -> room.Room:
+def _room_for(books: Books, actor: Actor, variant: str, now: float, *, is_next: bool) -> room.Room:
     scaling = books.scaling
     if scaling is None:
         return room.UNKNOWN
@@ -289,8 +307,8 @@ def _room_for(books: Books, actor: Actor, variant: str, now: float) -> room.Room
     device = next((d for d in view.devices if d.device == actor.device), None)
     if device is None:
         return room.UNKNOWN
-    made = room.make(view, device, variant)
-    _do(books, scaling, made.leaving, now)
+    made = room.make(view, device, variant, is_next=is_next)
+    _do(books, scaling, made.leaving, now, is_next=is_next)
     return made
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
 
 from difs import wire
 from difs.client import endpoint, requests
@@ -90,9 +91,8 @@ class AsyncClient:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = LINGER_MS
         doings = [self._listen(), self._tick()]
-        if self._endpoint.key is not None:
-            monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-            doings.append(self._watch_door(monitor))
+        if self._endpoint.is_remote:
+            doings.append(self._watch_line(self._socket.get_monitor_socket(endpoint.EVENTS)))
         self._endpoint.connect(self._socket)
         self._wake = asyncio.Event()
         self._tasks = [asyncio.create_task(doing) for doing in doings]
@@ -105,7 +105,7 @@ class AsyncClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._endpoint.key is not None:
+        if self._endpoint.is_remote:
             self._socket.disable_monitor()
         self._context.destroy(linger=LINGER_MS)
         self._loop = None
@@ -129,11 +129,16 @@ class AsyncClient:
             effects = self._core.received(message, self._clock.now(), random.random())
             await self._perform(effects, frames[2:])
 
-    async def _watch_door(self, monitor: zmq.asyncio.Socket) -> None:
-        """End what is open when the service does not accept our key: libzmq itself says nothing."""
+    async def _watch_line(self, monitor: zmq.asyncio.Socket) -> None:
+        """Tell the core what becomes of the connection: libzmq itself says nothing."""
         while True:
-            await monitor.recv_multipart()
-            await self._perform(self._core.shut_out())
+            match parse_monitor_message(await monitor.recv_multipart())["event"]:
+                case zmq.Event.HANDSHAKE_FAILED_AUTH:
+                    await self._perform(self._core.shut_out())
+                case zmq.Event.DISCONNECTED:
+                    self._core.line_lost(self._clock.now())
+                case zmq.Event.HANDSHAKE_SUCCEEDED:
+                    await self._perform(self._core.line_found(self._clock.now()))
 
     async def _tick(self) -> None:
         while True:

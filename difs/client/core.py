@@ -121,6 +121,8 @@ class ClientCore:
         self._lease_s = 30.0
         self._ping_at = 0.0
         self._heard_at = now
+        self._cut_at: float | None = None
+        """When the line was lost that is to be connected again; None: it stands."""
         self._tickets = 0
         self._is_shut_out = False
 
@@ -231,6 +233,23 @@ class ClientCore:
         """Note that the service does not accept our key, and will not: end everything, now and later."""
         self._is_shut_out = True
         return self._end_all(_shut_out())
+
+    def line_lost(self, now: float) -> None:
+        """Note that the connection is gone: what was sent over it may never have come."""
+        self._cut_at = now
+
+    def line_found(self, now: float) -> list[Effect]:
+        """Send again what went over a connection that is gone; the broker has the same id join.
+
+        What was sent since waits in the socket, and goes now. It is no retry: nobody refused anything.
+        """
+        cut_at, self._cut_at = self._cut_at, None
+        effects: list[Effect] = []
+        for call in self._calls.values():
+            if cut_at is not None and call.stage is _Stage.OPEN and call.sent_at <= cut_at:
+                call.sent_at, call.epoch = now, None
+                effects.append(Send(call.message))
+        return effects
 
     def _end_all(self, error: DifsError) -> list[Effect]:
         effects: list[Effect] = [Reply(ticket, error) for ticket, _, _ in self._questions]

@@ -11,8 +11,12 @@ from difs.errors import ConfigError, Unavailable
 from difs.key_files import KeyFile
 from difs.rundir import RunDir
 
-HEARTBEAT_MS, SILENCE_MS = 250, 2_700
-"""Over TCP, a service whose machine is gone is noticed, and connected to again."""
+HEARTBEAT_MS, SILENCE_MS = 100, 2_700
+"""Over TCP, a service whose machine is gone is noticed: when a heartbeat is not answered for so long,"""
+RECONNECT_MS, RECONNECT_CAP_MS = 25, 200
+"""and connected to again: the first time after so long, then twice as long each time."""
+EVENTS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+"""What a client is told of a connection over TCP."""
 
 
 class Endpoint(Struct, frozen=True):
@@ -26,15 +30,21 @@ class Endpoint(Struct, frozen=True):
         """Return how pictures come from there unless the caller says otherwise."""
         return "shm" if self.address.startswith("ipc:") else "inline"
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the way there is TCP, which may break without a sign."""
+        return self.address.startswith("tcp:")
+
     def connect(self, socket: "zmq.Socket[Any]") -> None:
         """Connect `socket`; raises ConfigError."""
         if self.key is not None:
             socket.curve_serverkey = self.key.server.encode()
             socket.curve_publickey = self.key.public.encode()
             socket.curve_secretkey = self.key.secret.encode()
-        if self.address.startswith("tcp:"):
+        if self.is_remote:
             socket.ipv6 = "[" in self.address
             socket.heartbeat_ivl, socket.heartbeat_timeout = HEARTBEAT_MS, SILENCE_MS
+            socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS, RECONNECT_CAP_MS
         try:
             socket.connect(self.address)
         except zmq.ZMQError as error:

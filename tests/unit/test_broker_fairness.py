@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from bench import fault_trials
+from bench.report import percentile
 from difs.actor_messages import Abort, Execute, Loaded, LoadVariant
 from difs.broker.effects import Effect
 from difs.broker.events import ActorUnreachable
@@ -161,6 +163,12 @@ def test_a_policy_that_orders_the_queue_takes_the_place_of_shares() -> None:
     for name, client in (("a1", ANN), ("a2", ANN), ("b1", BOB), ("b2", BOB)):
         house.ask(name, client)
     assert finish_all(house, running) == ["b2", "b1", "a2", "a1"]
+
+
+def test_others_wait_little_longer_beside_a_client_who_asks_a_hundred_times_as_often() -> None:
+    alone_s, beside_s = fault_trials.beside_greedy(100.0, seeds=range(3))
+    assert percentile(beside_s, 0.95) <= 1.5 * percentile(alone_s, 0.95)
+    assert len(beside_s) == len(alone_s), "and none of theirs was refused"
 
 
 # ---- what is loaded -----------------------------------------------------------------------------

@@ -314,6 +314,59 @@ def test_a_request_waits_while_what_is_busy_leaves_it_no_room() -> None:
     assert only(effects, EvictVariant).variant == "tiny"
 
 
+def held_up() -> tuple[Scaled, Execute]:
+    """Return a house where `wide`, which fits beside none of two, is next, and `deep` waits behind it.
+
+    Four of `tiny` went ahead, as many as may; the last of them is at work.
+    """
+    house = Scaled(here=("tiny", "deep"))
+    house.others = 200 * MB
+    house.pulse()
+    (device,) = house.state.books.ready
+    device.credits = 1
+    running = only(house.ask("t", b"t", variant="tiny"), Execute)
+    for number, name in enumerate(("wide", *["tiny"] * 4, "deep")):
+        house.ask(f"{number}-{name}", b"%d" % number, variant=name)
+    for _ in range(4):
+        running = only(house.tell(finished(running)), Execute)
+    assert running.variant == "tiny"
+    return house, running
+
+
+def test_what_only_queued_requests_want_gives_way_to_what_is_next() -> None:
+    house, running = held_up()
+    (device,) = house.state.books.ready
+    device.credits = 2
+    house.pulse()
+    effects = house.wait(0.0)
+    assert [type(m) for m in commands(effects)] == [EvictVariant, LoadVariant, Execute]
+    assert only(effects, EvictVariant).variant == "deep"
+    wide = only(effects, Execute)
+    house.tell(Evicted("deep", parked=loaded("deep")))
+    house.tell(Loaded(loaded("wide", "tiled")))
+    house.pulse()
+    effects = house.tell(finished(running)) + house.tell(finished(wide))
+    house.pulse()
+    last = only(effects + house.wait(0.25), Execute)
+    assert last.request_id == "5-deep", "it comes back in its turn"
+    house.tell(Loaded(loaded("deep", "tiled")))
+    assert only(house.tell(finished(last)), Result).request_id == "5-deep"
+
+
+def test_what_runs_gives_way_to_nobody() -> None:
+    house, _ = held_up()
+    (device,) = house.state.books.ready
+    device.credits = 3
+    only(house.ask("d", b"5", variant="deep", priority=9), Execute)
+    house.pulse()
+    assert commands(house.wait(0.25)) == []
+
+
+def test_an_administrators_load_pushes_nothing_out_that_requests_want() -> None:
+    house, _ = held_up()
+    assert told(house.ask(AdminLoad("wide")), EvictVariant) == []
+
+
 def test_nothing_is_loaded_before_it_is_known_what_a_change_left_of_the_memory() -> None:
     house = Scaled()
     house.wait(1.0)

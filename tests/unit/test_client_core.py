@@ -527,3 +527,38 @@ def test_without_retries_a_client_that_was_given_up_tells_its_callers() -> None:
     (event,) = delivered(core.received(Error("too_slow", "not read", retryable=True), 1.0, 0.0))
     assert isinstance(event, TooSlow)
     assert event.request_id == "r1"
+
+
+# ---- a line that breaks --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+def test_what_went_over_a_line_that_broke_is_sent_again_as_soon_as_there_is_another(retries: int) -> None:
+    core = called(retries)
+    accepted(core)
+    core.line_lost(2.0)
+    assert sent(core.line_found(2.1)) == [ASKED]
+    assert delivered(silence(core, 2.1, 2.1 + SILENCE_S - 0.2)) == []
+    accepted(core, 5.0)
+    assert delivered(core.received(result("r1"), 5.1, 0.0)) == [result("r1")]
+
+
+def test_what_was_asked_since_a_line_broke_is_not_sent_twice() -> None:
+    core = ClientCore(0.0)
+    core.line_lost(1.0)
+    core.generate(ASKED, 1.1, 3)
+    assert core.line_found(1.2) == []
+    assert core.line_found(9.0) == [], "nor later, for the same loss"
+
+
+def test_what_has_ended_or_rests_is_not_sent_again_over_a_new_line() -> None:
+    core = called()
+    core.received(OVERLOADED, 1.0, 0.0)
+    core.generate(generate("r2"), 1.0, 0)
+    core.received(result("r2"), 1.5, 0.0)
+    core.line_lost(1.6)
+    assert core.line_found(1.7) == []
+
+
+def test_the_first_line_brings_what_waits_for_it_once() -> None:
+    assert called().line_found(0.1) == []

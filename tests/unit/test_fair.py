@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difs.broker.fair import JUMPED_S, JUMPS, FairQueue
+from difs.broker.fair import JUMPED_S, JUMPS, SAVED, FairQueue
 from difs.broker.queue import BEST_EFFORT, Queue
 
 HOT, COLD = "loaded", "on disk"
@@ -136,7 +136,7 @@ def test_who_had_an_idle_device_for_itself_owes_nothing_for_it(
     assert line.serve_flows(2) in ("earlylate", "lateearly")
 
 
-def test_who_waited_for_nothing_has_saved_nothing_up() -> None:
+def test_who_waited_for_nothing_has_saved_a_few_requests_up_and_no_more() -> None:
     line = Line()
     for _ in range(2):
         line.add("a")
@@ -145,9 +145,32 @@ def test_who_waited_for_nothing_has_saved_nothing_up() -> None:
     for _ in range(20):
         line.add("a")
         line.serve()
-    for flow in "aaabbb":
+    for flow in "aaaaabbbbbbbbb":
+        line.add(flow)
+    assert line.serve_flows(int(SAVED)) == "b" * int(SAVED)
+    assert line.serve_flows(7).lstrip("b") in ("ababab", "abababa"), "in turn, from then on"
+
+
+def test_a_stranger_has_saved_nothing_up() -> None:
+    line = Line()
+    for _ in range(20):
+        line.add("a")
+        line.serve()
+    for flow in "aabbbb":
         line.add(flow)
     assert sorted(line.serve_flows(4)) == ["a", "a", "b", "b"]
+
+
+def test_who_asks_for_little_is_served_before_who_asks_for_more_than_there_is() -> None:
+    """Two clients come every tenth item, as those of another never end: they wait for none of his."""
+    line = Line()
+    for turn in range(100):
+        line.add("greedy")
+        if turn % 10 == 0:
+            mine = [line.add(flow) for flow in "abab"]
+            served = [line.serve() for _ in range(4)]
+            assert turn < 20 or sorted(map(str, served)) == sorted(map(str, mine))
+        line.serve()
 
 
 # ---- nobody starves -----------------------------------------------------------------------------
@@ -174,6 +197,29 @@ def test_no_request_starves_however_many_new_clients_come(
             break
         others_s += line.flow_of[item][1]
         assert others_s <= (company + 2) * (debt_s + max(costs)) + sum(costs), "it starves"
+
+
+@given(SECONDS, SECONDS, st.integers(1, 12))
+@settings(max_examples=40)
+def test_no_request_starves_however_often_others_come_back(
+    own_s: float, other_s: float, company: int
+) -> None:
+    """Others come again as soon as they are served, and had saved up all that they could."""
+    line = Line()
+    for name in range(company):
+        line.add(f"friend {name}", other_s)
+        line.serve()
+    for _ in range(20):
+        line.add("patient", own_s)
+        line.serve()
+    waiting = line.add("patient", own_s)
+    others_s = 0.0
+    for turn in count():
+        line.add(f"friend {turn % company}", other_s)
+        if line.serve() == waiting:
+            break
+        others_s += other_s
+        assert others_s <= (company + 2) * (SAVED + 3) * max(own_s, other_s), "it starves"
 
 
 def test_a_new_client_waits_for_one_request_of_each_other_at_most() -> None:

@@ -90,9 +90,11 @@ def test_overload_is_refused_early_and_goodput_does_not_collapse(times: float, c
 @pytest.mark.parametrize("clients", [1, 2, 8, 30])
 @pytest.mark.parametrize("times", [3.0, 10.0])
 def test_what_is_accepted_under_overload_does_not_expire(times: float, clients: int) -> None:
-    shop = Shop(seed=1, clients=clients)
-    shop.load(times, SECONDS)
-    assert shop.ends["expired"] <= 0.01 * shop.house.state.books.counts["accepted"]
+    shops = [Shop(seed, clients) for seed in (1, 2, 3)]
+    for shop in shops:
+        shop.load(times, SECONDS)
+    accepted = sum(shop.house.state.books.counts["accepted"] for shop in shops)
+    assert sum(shop.ends["expired"] for shop in shops) <= 0.01 * accepted
 
 
 def test_who_asks_for_no_more_than_there_is_is_not_refused() -> None:
