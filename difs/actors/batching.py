@@ -76,8 +76,9 @@ def choose(
 ) -> Turn | None:
     """Return the next unit, or None when there are no candidates.
 
-    `aside_s`: seconds spent since the last step on units that are no steps. While images wait to step,
-    these take no longer than one step between two steps, or are a single one.
+    `aside_s`: seconds spent since the last step on units that are no steps. While images are between two
+    of their steps, these take no longer than one step, or are a single one. Before a first step all that
+    can be encoded or decoded is: it makes room for others, who share the call.
     """
     others = [c for c in candidates if not c.is_best_effort]
     turn = _choose(others or candidates, paces, now, aside_s)
@@ -116,7 +117,8 @@ def _standing(candidate: Candidate, now: float) -> float:
 def _may_go_aside(aside: Candidate, head: Candidate, pace: Pace, now: float, aside_s: float) -> bool:
     """Whether an encoding or decoding may come before the next step."""
     room_s = pace.seconds(head.rows) - aside_s
-    if aside_s > 0 and aside.unit_s > room_s:
+    may_all = not head.is_running and aside.phase != "measure"  # else pictures of one step run alone
+    if aside_s > 0 and aside.unit_s > room_s and not may_all:
         return False
     is_urgent = 0 <= head.latest - now - head.remaining_s < aside.unit_s
     return not (is_urgent and _laxity(head, now) < _laxity(aside, now))

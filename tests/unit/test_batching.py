@@ -4,6 +4,7 @@ import math
 from collections.abc import Hashable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -132,14 +133,47 @@ def test_a_newcomer_is_encoded_before_the_next_step_and_a_finished_one_decoded()
 
 def test_what_stands_aside_takes_no_longer_than_one_step_between_two_steps() -> None:
     many = [aside(key, unit_s=0.09) for key in range(1, 9)]
-    assert pick(step(0), *many, aside_s=0.09) == Turn("decode", (1,))
-    assert pick(step(0), *many, aside_s=0.18) == Turn("step", (0,))
+    assert pick(step(0, is_running=True), *many, aside_s=0.09) == Turn("decode", (1,))
+    assert pick(step(0, is_running=True), *many, aside_s=0.18) == Turn("step", (0,))
 
 
 def test_a_decoding_that_is_longer_than_a_step_comes_alone_between_two_steps() -> None:
     long = aside(1, unit_s=5.0)
-    assert pick(step(0), long) == Turn("decode", (1,))
-    assert pick(step(0), long, aside_s=5.0) == Turn("step", (0,))
+    assert pick(step(0, is_running=True), long) == Turn("decode", (1,))
+    assert pick(step(0, is_running=True), long, aside_s=5.0) == Turn("step", (0,))
+
+
+def test_before_a_first_step_all_is_encoded_and_decoded_but_nothing_measured() -> None:
+    assert pick(step(0), aside(1), aside_s=99) == Turn("decode", (1,))
+    assert pick(step(0), aside(1, "encode"), aside_s=99) == Turn("encode", (1,))
+    assert pick(step(0), aside(1, "measure"), aside_s=99) == Turn("step", (0,))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_pictures_of_few_steps_share_calls_however_they_come(steps: int) -> None:
+    """Sixteen at a time, as an actor is sent: whenever one is done another comes, to be encoded first."""
+    waiting = [aside(key, "encode", unit_s=0.01) for key in range(16)]
+    done, aside_s, sharers = 0, 0.0, []
+    while done < 80:
+        turn = pick(*waiting, aside_s=aside_s)
+        assert turn is not None
+        chosen = [c for c in waiting if c.key in turn.keys]
+        waiting = [c for c in waiting if c.key not in turn.keys]
+        aside_s = 0.0 if turn.phase == "step" else aside_s + chosen[0].unit_s
+        if turn.phase == "step":
+            sharers.append(len(chosen))
+            waiting = [c._replace(is_running=False) for c in waiting]
+            for c in chosen:
+                left = c.evaluations - 1
+                waiting.append(
+                    step(c.key, left=left, is_running=True) if left else aside(c.key, unit_s=STEP_S)
+                )
+        elif turn.phase == "encode":
+            waiting += [step(c.key, left=steps) for c in chosen]
+        else:
+            done += 1
+            waiting.append(aside(100 + done, "encode", unit_s=0.01))
+    assert sum(sharers) / len(sharers) > 7, "8 images, 16 rows, are worth a call"
 
 
 def test_without_steps_the_rest_is_done_by_laxity() -> None:
