@@ -2,7 +2,8 @@
 
 Among all points (variant x steps x guidance x memory mode x device) that the pins allow, the best
 expected quality whose predicted finish keeps the latency; with a quality asked for, the soonest point
-that has it. Equal points: the sooner one. The idea, and the three levels of pins, are INFaaS's (Romero et
+that has it. Equal points: the sooner one. Under load a picture may be looked at and painted again, see
+`difs.policy.repainting`. The idea, and the three levels of pins, are INFaaS's (Romero et
 al., ATC 2021).
 """
 

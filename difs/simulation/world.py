@@ -19,7 +19,7 @@ from difs.broker.events import ActorSaid, ClientSaid, Delivered, Event, Ticked
 from difs.broker.records import Scaling
 from difs.broker.state import BrokerState
 from difs.errors import ConfigError
-from difs.messages import Accepted, Error, Result
+from difs.messages import Accepted, Error, QualityKind, Result
 from difs.policy import registry
 from difs.policy.base import Options, Policy
 from difs.shm import layout
@@ -392,7 +392,7 @@ class World:
 
 def _policy(scenario: Scenario) -> Policy:
     chosen = scenario.policy
-    scored = () if scenario.scores else ("reference", "declared")
+    scored: tuple[QualityKind, ...] = () if scenario.scores else ("reference", "declared")
     return registry.load(chosen.name, Options(chosen.variant, chosen.light, chosen.heavy, scored))
 
 
