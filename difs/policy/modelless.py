@@ -101,7 +101,9 @@ class Modelless:
         """Return how to look at a picture, if that pays, and whether it is scored at all."""
         if not repainting.leaves_open(case.request) or not repainting.is_pressed(case, known):
             return None, False
-        look = repainting.first(case, self._judgeable(known, case.request))
+        names = {name for name, *_ in case.memory.scores}  # few of all: a decision is to be quick
+        scored = [p for p in known if p.info.name in names]
+        look = repainting.first(case, self._judgeable(scored, case.request))
         if look is not None:
             return look, True
         is_known = bool(self._judgeable([chosen], case.request))
