@@ -145,10 +145,10 @@ def first(case: Case, known: Sequence[Point]) -> Look | None:
         return None
     heavy, its = max(seen, key=lambda one: one[1].mean)
     left_s = IN_TIME * case.wait_s - _own_s(heavy, case.request)
-    found = []
+    found, sides = [], _sides(case, seen)
     for light, scores in seen:
         if light.total_s <= left_s and scores.mean < its.mean:
-            gain, worth = _gain(case, (light, scores), (heavy, its), seen)
+            gain, worth = _gain(case, (light, scores), (heavy, its), sides)
             if gain >= GAIN:
                 found.append((worth, -light.total_s, _look(case, (light, scores), heavy)))
     return max(found)[-1] if found else None
@@ -163,7 +163,7 @@ def again(case: Case, known: Sequence[Point], painted: Plan) -> Look | None:
         return None
     heavy, its = max(seen, key=lambda one: one[1].mean)
     # the light one is paid: that another time one painting would be as good is no reason to keep it
-    gain, _ = _gain(case._replace(budget_s=0.0), own, (heavy, its), seen)
+    gain, _ = _gain(case._replace(budget_s=0.0), own, (heavy, its), _sides(case, seen))
     return _look(case, own, heavy) if gain >= GAIN else None
 
 
@@ -184,7 +184,14 @@ def _scored(case: Case, known: Sequence[Point]) -> list[Seen]:
     return [(p, scores) for p, scores in found if scores is not None]
 
 
-def _gain(case: Case, light: Seen, heavy: Seen, seen: Sequence[Seen]) -> tuple[float, float]:
+def _sides(case: Case, seen: Sequence[Seen]) -> list[tuple[float, float]]:
+    """Return the seconds and the mean score of each point, as `looking.mixed` takes them."""
+    return [(_taken_s(p, case.request), scores.mean) for p, scores in seen]
+
+
+def _gain(
+    case: Case, light: Seen, heavy: Seen, sides: Sequence[tuple[float, float]]
+) -> tuple[float, float]:
     """Return by how much looking is better than to paint once, and the mean quality that it has.
 
     Painted once: the best mixture of points at the same seconds, whoever gets which.
@@ -193,7 +200,6 @@ def _gain(case: Case, light: Seen, heavy: Seen, seen: Sequence[Seen]) -> tuple[f
     budget_s = max(case.budget_s, light_s + FEW * heavy_s)
     share = looking.affordable(budget_s, light_s, heavy_s)
     worth = looking.expected(light[1], heavy[1], share)
-    sides = [(_taken_s(p, case.request), scores.mean) for p, scores in seen]
     return worth - looking.mixed(sides, budget_s), worth
 
 
