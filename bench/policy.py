@@ -74,9 +74,9 @@ class Setting(NamedTuple):
 def diffserve(traces: Path, devices: int, seconds: float, speeds: Sequence[float]) -> Iterator[Setting]:
     """Yield (a) and (b)."""
     file = traces / "stable_diffusion_runtimes_sdturbo.csv"
-    text, scores = file.read_text("utf-8"), tables.read_scores(traces / "f_t_sdturbo_sdv15.csv")
+    text = file.read_text("utf-8")
     trace = traces / "trace_4to32qps.txt"
-    base = Scenario(mix=(Wish(latency_s=LATENCY_S),), fleet=Fleet(devices=devices), scores=scores)
+    base = Scenario(mix=(Wish(latency_s=LATENCY_S),), fleet=Fleet(devices=devices))
     for has_dial in (True, False):
         models = tables.diffserve(file.name, text, has_dial=has_dial)
         kind = "dial" if has_dial else "fixed"

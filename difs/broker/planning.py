@@ -203,13 +203,13 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
         request.work_s = profiles.shared_seconds(work, costs, others)
         request.step_s = profiles.shared_step_seconds(work, costs, others)
         request.work, request.task = work, None
-        _foresee(request, actor, plan, now)
-        _go_ahead(request, actor, plan, now, is_chosen=decision.goes_ahead)
+        _foresee(request, actor, plan, now, waits=decision.waits_again)
+        _go_ahead(request, actor, plan, now, is_chosen=decision.goes_ahead, waits=decision.waits_again)
         actor.activity[plan.variant] = actor.activity.get(plan.variant, Activity()).wanted(now)
         books.assign(request, actor)
 
 
-def _foresee(request: Request, actor: Actor, plan: Plan, now: float) -> None:
+def _foresee(request: Request, actor: Actor, plan: Plan, now: float, *, waits: bool) -> None:
     """Note when a request's turn on its device is, and what was foreseen of it."""
     told = plan.prediction
     outlook = outlooks.believed(actor, now, is_best_effort=request.is_best_effort)
@@ -218,13 +218,16 @@ def _foresee(request: Request, actor: Actor, plan: Plan, now: float) -> None:
     else:
         before_s = max(0.0, outlook.ends - now)
     turn = now + before_s + told.total_s - told.queue_s
-    # What is painted again keeps its turn: it has waited for it once.
-    request.turn = turn if request.repainted_with is None else min(request.turn, turn)
+    # What is painted again keeps its turn, it has waited for it once, unless that cost others theirs.
+    keeps = request.repainted_with is not None and not waits
+    request.turn = min(request.turn, turn) if keeps else turn
     is_foreseen = not request.is_best_effort and not told.load_s
     request.foreseen_s = told.total_s - told.later_s if is_foreseen else 0.0
 
 
-def _go_ahead(request: Request, actor: Actor, plan: Plan, now: float, *, is_chosen: bool) -> None:
+def _go_ahead(
+    request: Request, actor: Actor, plan: Plan, now: float, *, is_chosen: bool, waits: bool
+) -> None:
     """Give a request the first turn that others leave it, where its latency needs that.
 
     That is where its policy has chosen so, and where it is only in time if it rides along with others: by
@@ -234,7 +237,7 @@ def _go_ahead(request: Request, actor: Actor, plan: Plan, now: float, *, is_chos
     latest = request.latest
     rides = plan.keeps_latency is True and latest is not None and request.turn > latest
     is_twice = request.is_judged or request.repainted_with is not None
-    if request.is_best_effort or not (is_chosen or (rides and not is_twice)):
+    if request.is_best_effort or not (is_chosen or (rides and (waits or not is_twice))):
         return
     told = plan.prediction
     turn = outlooks.of(actor, now).turn_before(told.total_s - told.queue_s, now)

@@ -13,7 +13,7 @@ from msgspec import Struct
 from difs import rooms
 from difs.actor_messages import Resident
 from difs.foresight import Outlook
-from difs.messages import AdapterInfo, Alternative, Generate, MemoryMode, Plan, VariantInfo
+from difs.messages import AdapterInfo, Alternative, Generate, MemoryMode, Plan, QualityKind, VariantInfo
 from difs.policy.activity import Activity
 
 Profiled = Mapping[str, tuple[Resident, ...]]
@@ -121,6 +121,8 @@ class Admit(Struct, frozen=True):
     goes_ahead: bool = False
     """It goes before what is there, as far as that costs nobody what was promised; see
     `difs.foresight.Outlook.turn_before`."""
+    waits_again: bool = False
+    """Painted again it waits behind all that is there; else it keeps the turn that it had."""
     is_judged: bool = False
     """The finished pictures are scored, and `review` decides whether they are good enough."""
     memory: object = None
@@ -174,6 +176,8 @@ class Options(Struct, frozen=True):
     """The cheap variant of two, for policies that know two; empty: the one of the least seconds."""
     heavy: str = ""
     """The good variant of two; empty: the one of the best quality."""
+    scored: tuple[QualityKind, ...] = ("reference",)
+    """The kinds of qualities by whose ruler actors score finished pictures."""
 
 
 class Policy(Protocol):

@@ -11,40 +11,21 @@ discriminator scores, here the embedded family's scorer (`difs.scorer`); a pictu
 is final. There a late query is dropped, here its light picture is delivered.
 """
 
+import math
 from collections.abc import Sequence
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from difs import profiles
 from difs.messages import Generate, VariantInfo
-from difs.policy import fixed, points
+from difs.policy import fixed, looking, points
 from difs.policy.base import Admit, Decision, Deliver, DeviceView, Judged, Options, Reject, View
+from difs.policy.looking import Scores
 
 DEMAND = 1.2
 """So many times the demand that was seen is provided for."""
 THRESHOLDS = 200
 """The threshold is one of so many parts of 1."""
-BINS = 20
-KEPT = 0.995
-"""What a score counts when the next one has come: some two hundred count."""
-
-
-class Memory(Struct, frozen=True):
-    """How many light pictures got each score, old ones fading; at first one in every bin."""
-
-    scores: tuple[float, ...] = (1.0,) * BINS
-
-    def seen(self, score: float) -> "Memory":
-        """Return the memory after one more score."""
-        at = min(BINS - 1, int(score * BINS))
-        return Memory(tuple(KEPT * c + (i == at) for i, c in enumerate(self.scores)))
-
-    def below(self, threshold: float) -> float:
-        """Return the share of pictures that score below `threshold`: DiffServe's f(t)."""
-        whole = int(threshold * BINS)
-        part = self.scores[whole] * (threshold * BINS - whole) if whole < BINS else 0.0
-        return (sum(self.scores[:whole]) + part) / sum(self.scores)
 
 
 class Cascade:
@@ -71,7 +52,7 @@ class Cascade:
 
     def review(self, view: View, request: Generate, judged: Judged) -> Admit | Deliver:
         """See Reviewer.review."""
-        memory = view.memory if isinstance(view.memory, Memory) else Memory()
+        memory = view.memory if isinstance(view.memory, Scores) else Scores()
         if judged.score is None:
             return Deliver(f"final with {judged.plan.variant}: it could not be judged")
         memory = memory.seen(judged.score)
@@ -102,31 +83,21 @@ class Cascade:
 
 
 def threshold(
-    view: View, memory: Memory, pair: tuple[VariantInfo, VariantInfo], request: Generate
+    view: View, memory: Scores, pair: tuple[VariantInfo, VariantInfo], request: Generate
 ) -> float:
     """Return the greatest threshold that the load allows; 0: nothing can be painted twice."""
     light, heavy = pair
     least_s = sum(_soonest_s(view.devices, info, request) for info in pair)
     if least_s > (request.requirements.latency_s or points.SOON_S):
         return 0.0
-    share = affordable(
-        len(view.devices),
-        DEMAND * sum(d.rate(light.name, view.now) for d in view.devices),
+    demand_hz = DEMAND * sum(d.rate(light.name, view.now) for d in view.devices)
+    share = looking.affordable(
+        len(view.devices) / demand_hz if demand_hz > 0 else math.inf,
         min(_device_s(d, light, request) for d in view.devices),
         min(_device_s(d, heavy, request) for d in view.devices),
     )
     steps = (step / THRESHOLDS for step in range(THRESHOLDS, 0, -1))
     return next((t for t in steps if memory.below(t) <= share), 0.0)
-
-
-def affordable(devices: int, demand_hz: float, light_s: float, heavy_s: float) -> float:
-    """Return the share of requests that may be painted twice, 0..1.
-
-    `demand_hz` requests a second take `light_s` seconds of a device each, and `heavy_s` more if twice.
-    """
-    if demand_hz <= 0 or heavy_s <= 0:
-        return 1.0
-    return min(1.0, max(0.0, (devices / demand_hz - light_s) / heavy_s))
 
 
 def _soonest_s(devices: Sequence[DeviceView], info: VariantInfo, request: Generate) -> float:

@@ -2,7 +2,8 @@
 
 Among all points (variant x steps x guidance x memory mode x device) that the pins allow, the best
 expected quality whose predicted finish keeps the latency; with a quality asked for, the soonest point
-that has it. Equal points: the sooner one. The idea, and the three levels of pins, are INFaaS's (Romero et
+that has it. Equal points: the sooner one. Under load a picture may be looked at and painted again, see
+`difs.policy.repainting`. The idea, and the three levels of pins, are INFaaS's (Romero et
 al., ATC 2021).
 """
 
@@ -14,9 +15,10 @@ from msgspec.structs import replace
 
 from difs import quality, samplers
 from difs.messages import Alternative, Generate, Plan, VariantInfo
-from difs.policy import points, telling
-from difs.policy.base import Admit, Decision, Options, Reject, View
+from difs.policy import points, repainting, telling
+from difs.policy.base import Admit, Decision, Deliver, Judged, Options, Reject, View
 from difs.policy.frontier import Point, ahead_of, enumerate_points, survey_points
+from difs.policy.repainting import Case, Look
 
 SHOWN = 4
 """Alternatives that a plan names."""
@@ -32,6 +34,7 @@ class Modelless:
 
     def __init__(self, options: Options) -> None:
         """Take no options."""
+        self._scored = options.scored
 
     def decide(self, view: View, request: Generate) -> Decision:
         """See Policy.decide."""
@@ -41,6 +44,11 @@ class Modelless:
         known = enumerate_points(view, of_the_size(found, request), request)
         floor = floor_of(known, request)
         chosen, reason = choose(known, floor, request.requirements.latency_s)
+        memory = repainting.remembered(view).arrived(view.now)
+        case = repainting.case_of(view, memory, request, budget_of(request))
+        look, is_judged = self._look(case, known, chosen, view.decisions)
+        if look is not None:
+            chosen, reason = look.light, look.words
         ahead = sooner(known, chosen, floor, request)
         if ahead is not None:
             chosen, reason = ahead, f"goes before what can wait: {reason}"
@@ -52,9 +60,60 @@ class Modelless:
             floor_steps=floor_steps(known, chosen, floor, request),
         )
         decision = points.admit_or_refuse(plan, request)
-        if ahead is not None and isinstance(decision, Admit):
-            return replace(decision, goes_ahead=True)
+        if isinstance(decision, Admit):
+            return replace(
+                decision,
+                goes_ahead=ahead is not None,
+                is_judged=is_judged,
+                waits_again=True,
+                memory=memory,
+            )
         return decision
+
+    def review(self, view: View, request: Generate, judged: Judged) -> Admit | Deliver:
+        """See Reviewer.review."""
+        if judged.score is None:
+            return Deliver()
+        memory = repainting.remembered(view).scored(repainting.key_of(judged.plan), judged.score)
+        found = points.allowed(view, request)
+        if isinstance(found, Reject):
+            return Deliver(memory=memory)
+        known = enumerate_points(view, of_the_size(found, request), request)
+        wait_s = min(budget_of(request), request.timeout_s)
+        case = repainting.case_of(view, memory, request, wait_s)
+        look = repainting.again(case, self._judgeable(known, request), judged.plan)
+        if look is None:
+            return Deliver(memory=memory)
+        words = (
+            f"{judged.plan.variant} scored {judged.score:.2f}; below {look.threshold:.2f} it is repainted"
+        )
+        if judged.score >= look.threshold:
+            return Deliver(words, memory)
+        if judged.age_s + look.heavy.total_s > repainting.IN_TIME * wait_s:
+            return Deliver(f"{words}, but {look.heavy.info.name} would be late", memory)
+        plan = self._plan(look.heavy, request, words, goes_ahead=False)
+        kept = None if request.requirements.latency_s is None else True
+        return Admit(replace(plan, keeps_latency=kept), waits_again=True, memory=memory)
+
+    def _look(
+        self, case: Case, known: Sequence[Point], chosen: Point, decisions: int
+    ) -> tuple[Look | None, bool]:
+        """Return how to look at a picture, if that pays, and whether it is scored at all."""
+        if not repainting.leaves_open(case.request) or not repainting.is_pressed(case, known):
+            return None, False
+        names = {name for name, *_ in case.memory.scores}  # few of all: a decision is to be quick
+        scored = [p for p in known if p.info.name in names]
+        look = repainting.first(case, self._judgeable(scored, case.request))
+        if look is not None:
+            return look, True
+        is_known = bool(self._judgeable([chosen], case.request))
+        return None, is_known and repainting.is_to_learn(case, chosen, decisions)
+
+    def _judgeable(self, known: Sequence[Point], request: Generate) -> list[Point]:
+        """Return the points whose pictures can be scored by the ruler by which points are compared."""
+        infos = {p.info.name: p.info for p in known if p.is_measured}
+        fit = {n for n, info in infos.items() if repainting.can_be_judged(info, request, self._scored)}
+        return [p for p in known if p.info.name in fit]
 
     def survey(self, view: View, request: Generate) -> tuple[Alternative, ...]:
         """See Surveyor.survey."""

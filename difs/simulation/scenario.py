@@ -175,7 +175,8 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     mishaps: Mishaps = Mishaps()
     neighbours: tuple[Neighbour, ...] = ()
     scores: tuple[tuple[Share, Share], ...] = ()
-    """(threshold, share of pictures that a scorer finds below it), ascending; empty: all are as often."""
+    """(threshold, share of pictures that a scorer finds below it), ascending; it has its own ruler.
+    Empty: the scorer tells what a picture is worth by the ruler of the qualities."""
     sample_s: Positive = 1.0
     """How often memory is looked at for the figures."""
 

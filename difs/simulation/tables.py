@@ -203,15 +203,6 @@ def _model(said: Declared, by_batch: Mapping[int, float], source: str, has_dial:
 # ---- the scorer -----------------------------------------------------------------------------------
 
 
-def read_scores(path: Path) -> tuple[tuple[float, float], ...]:
-    """Return (threshold, share of pictures below it), ascending, from a CSV with columns t and f_t."""
-    try:
-        rows = csv.DictReader(path.read_text("utf-8-sig").splitlines())
-        return tuple(sorted((float(row["t"]), float(row["f_t"])) for row in rows))
-    except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path.name}: expected columns t and f_t: {error}") from None
-
-
 def score_at(shares: Sequence[tuple[float, float]], ease: float) -> float:
     """Return the score of which a share of `ease` lies below; without shares all are equally often."""
     last = (0.0, 0.0)

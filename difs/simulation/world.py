@@ -19,7 +19,7 @@ from difs.broker.events import ActorSaid, ClientSaid, Delivered, Event, Ticked
 from difs.broker.records import Scaling
 from difs.broker.state import BrokerState
 from difs.errors import ConfigError
-from difs.messages import Accepted, Error, Result
+from difs.messages import Accepted, Error, QualityKind, Result
 from difs.policy import registry
 from difs.policy.base import Options, Policy
 from difs.shm import layout
@@ -69,7 +69,7 @@ class World:
         planner = planners.configured(scenario.autoscaler, scenario.fleet.parking_bytes)
         self.state = BrokerState(
             rules=scenario.rules,
-            policy=policy or _policy(scenario.policy),
+            policy=policy or _policy(scenario),
             variants={name: model.info for name, model in models.items()},
             adapters={},
             segments={name: Segment(f"/simulated/{name}", plan) for name in names},
@@ -263,13 +263,16 @@ class World:
 
     def _painted(self, execute: Execute, steps: int) -> None:
         """Note what an attempt's pictures are worth, of as many steps as were done."""
+        self._qualities[execute.request_id] = self._worth(execute, steps)
+
+    def _worth(self, execute: Execute, steps: int) -> float | None:
         model = self._models[execute.variant]
         side = round(math.sqrt(execute.width * execute.height))
         found = quality.expected(model.info.quality, steps, execute.guidance_scale, side)
-        if found is not None:
-            ease = self.ledger.fates[execute.request_id].ease
-            found = min(1.0, max(0.0, found + model.spread * (ease - 0.5)))
-        self._qualities[execute.request_id] = found
+        if found is None:
+            return None
+        ease = self.ledger.fates[execute.request_id].ease
+        return min(1.0, max(0.0, found + model.spread * (ease - 0.5)))
 
     # ---- life and death ---------------------------------------------------------------------------
 
@@ -370,6 +373,8 @@ class World:
         self._at(self.now + self._scenario.sample_s, self._sample)
 
     def _score(self, execute: Execute) -> float | None:
+        if not self._scenario.scores:
+            return self._worth(execute, execute.steps)
         ease = self.ledger.fates[execute.request_id].ease
         return tables.score_at(self._scenario.scores, ease)
 
@@ -385,8 +390,10 @@ class World:
         return names
 
 
-def _policy(chosen: config.PolicyChoice) -> Policy:
-    return registry.load(chosen.name, Options(chosen.variant, chosen.light, chosen.heavy))
+def _policy(scenario: Scenario) -> Policy:
+    chosen = scenario.policy
+    scored: tuple[QualityKind, ...] = () if scenario.scores else ("reference", "declared")
+    return registry.load(chosen.name, Options(chosen.variant, chosen.light, chosen.heavy, scored))
 
 
 def _captions(models: Mapping[str, Model]) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from difs.broker.events import ActorUnreachable
 from difs.messages import Accepted, Plan, Result
 from difs.policy.activity import Activity
 from difs.policy.base import Admit, Deliver, Judged, Options, Reviewer, View
-from difs.policy.cascade import BINS, Cascade, Memory, affordable, threshold
+from difs.policy.cascade import Cascade, threshold
+from difs.policy.looking import BINS, Scores, affordable
 from tests import builders
 from tests.builders import (
     CLIENT,
@@ -100,7 +101,7 @@ def test_a_bad_picture_is_painted_again_by_the_heavy_variant() -> None:
 
 
 def test_a_good_picture_is_delivered_and_the_client_told_why() -> None:
-    busy = seen(1.5, memory=Memory(tuple(float(i > 10) for i in range(BINS))))
+    busy = seen(1.5, memory=Scores(tuple(float(i > 10) for i in range(BINS))))
     verdict = review(0.9, busy)
     assert isinstance(verdict, Deliver)
     assert verdict.note.startswith("tiny scored 0.90, the threshold is 0.")
@@ -127,7 +128,7 @@ def test_without_a_device_the_light_picture_is_delivered() -> None:
 # ---- the threshold ------------------------------------------------------------------------------
 
 
-def at(rate_hz: float, memory: Memory = Memory(), **facts: Any) -> float:  # noqa: B008 -- frozen
+def at(rate_hz: float, memory: Scores = Scores(), **facts: Any) -> float:  # noqa: B008 -- frozen
     wishes = {"latency_s": facts.pop("latency_s")} if "latency_s" in facts else {}
     return threshold(seen(rate_hz, **facts), memory, PAIR, generate(**wishes))
 
@@ -143,7 +144,7 @@ def test_under_load_the_threshold_is_what_the_device_can_bear() -> None:
 
 
 def test_the_threshold_follows_the_scores_that_were_seen() -> None:
-    good = Memory(tuple(float(i >= 16) for i in range(BINS)))
+    good = Scores(tuple(float(i >= 16) for i in range(BINS)))
     assert at(1.0, good) == pytest.approx(0.8 + 0.2 * (1 / 1.2 - 0.07) / 1.03, abs=0.006)
 
 
@@ -156,7 +157,7 @@ def test_no_picture_is_painted_twice_where_both_do_not_fit_the_latency() -> None
 @given(st.lists(st.floats(0, 1), max_size=300), st.floats(0, 30), st.floats(0, 30))
 @settings(max_examples=80)
 def test_more_load_never_raises_the_threshold(scores: list[float], one: float, other: float) -> None:
-    memory = Memory()
+    memory = Scores()
     for score in scores:
         memory = memory.seen(score)
     assert at(max(one, other), memory) <= at(min(one, other), memory)
@@ -165,7 +166,7 @@ def test_more_load_never_raises_the_threshold(scores: list[float], one: float, o
 @given(st.lists(st.floats(0, 1), max_size=100), st.floats(0, 1), st.floats(0, 1))
 @settings(max_examples=80)
 def test_the_share_below_a_threshold_is_a_distribution(scores: list[float], a: float, b: float) -> None:
-    memory = Memory()
+    memory = Scores()
     for score in scores:
         memory = memory.seen(score)
     low, high = sorted((a, b))
@@ -179,7 +180,8 @@ def test_the_share_below_a_threshold_is_a_distribution(scores: list[float], a: f
 def test_what_may_be_painted_twice_fits_the_devices(
     devices: int, demand_hz: float, light_s: float, heavy_s: float
 ) -> None:
-    share = affordable(devices, demand_hz, light_s, heavy_s)
+    budget_s = devices / demand_hz if demand_hz > 0 else math.inf
+    share = affordable(budget_s, light_s, heavy_s)
     assert 0.0 <= share <= 1.0
     needed = demand_hz * (light_s + share * heavy_s)
     assert share == 0.0 or needed <= devices * (1 + 1e-9)
@@ -246,8 +248,8 @@ def test_scores_are_remembered_from_one_request_to_the_next() -> None:
     for i in range(3):
         house.tell(judged(only(house.ask(f"r{i}"), Execute), 1.0))
     memory = house.state.books.memory
-    assert isinstance(memory, Memory)
-    assert memory.scores[-1] > 3.5
+    assert isinstance(memory, Scores)
+    assert memory.counts[-1] > 3.5
 
 
 def test_what_is_painted_again_stays_with_its_variant_when_its_device_is_lost() -> None:
