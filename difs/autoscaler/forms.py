@@ -67,12 +67,12 @@ def of(
     return _forms(info, kind, _known(nearest), by_profile, back_s)
 
 
-@lru_cache(maxsize=8192)  # asked for at every plan
+@lru_cache(maxsize=1024)  # asked for at every plan
 def _known(found: Resident) -> Known:
     return Known(found.memory_mode, found.weight_bytes, found.costs, found.room)
 
 
-@lru_cache(maxsize=8192)  # asked for at every plan
+@lru_cache(maxsize=1024)  # asked for at every plan
 def _forms(
     info: VariantInfo, kind: str, nearest: Known, by_profile: tuple[Known, ...], load_s: float
 ) -> tuple[Form, ...]:

@@ -328,7 +328,7 @@ class Seat(NamedTuple):
     may_leave: bool
 
 
-@lru_cache(maxsize=8192)  # the same from plan to plan, as long as nothing new is learned of it
+@lru_cache(maxsize=1024)  # the same from plan to plan, as long as nothing new is learned of it
 def _present(forms: tuple[Form, ...], wants: Wants, seat: Seat) -> search.Site:
     """Return the site of a variant that is there."""
     options = [
@@ -355,7 +355,7 @@ def _slower(option: Option) -> Option:
     return option._replace(offer=offer._replace(serve_s=OVERLOADED * offer.serve_s))
 
 
-@lru_cache(maxsize=8192)  # the same from plan to plan, but for what was learned of a variant
+@lru_cache(maxsize=1024)  # the same from plan to plan, but for what was learned of a variant
 def _absent(forms: tuple[Form, ...], variant: str, family: str, wants: Wants, number: int) -> search.Site:
     """Return the site of a variant that is not there: its options are made when it may be worth it."""
     ceiling = ceiling_of(forms, heard(wants, variant, family))

@@ -53,7 +53,7 @@ def offer_of(form: Form, variant: str, family: str, wants: Wants, device: int) -
     return Offer(device, form.serve_s, worths)
 
 
-@lru_cache(maxsize=8192)  # asked for each form of a variant on each device, at every plan
+@lru_cache(maxsize=1024)  # asked for each form of a variant on each device, at every plan
 def heard(wants: Wants, variant: str, family: str) -> tuple[tuple[int, Want], ...]:
     """Return the wants that a variant may serve, each with the index of its stream."""
     return tuple([(i, want) for i, want in enumerate(wants.all) if want.allows(variant, family)])

@@ -70,7 +70,7 @@ def _capacity(device: DeviceView, info: VariantInfo) -> tuple[Limits, float, flo
     return limits, max(float(images), per_s), per_s
 
 
-@lru_cache(maxsize=2048)  # of every resident, each second
+@lru_cache(maxsize=1024)  # of every resident, each second
 def _round(info: VariantInfo, costs: Costs) -> tuple[int, float]:
     """Return how many usual pictures a round of calls serves, and how many are served in a second."""
     work = fixed.work_of(info, PLAIN)

@@ -125,7 +125,9 @@ class Storm:
             found = await asyncio.to_thread(self._service.children)
             for name, pid in {**found, "supervisor": self._service.pid}.items():
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    self.memory.note(name, pid, time.monotonic(), psutil.Process(pid).memory_info().rss)
+                    used = psutil.Process(pid).memory_info()
+                    own_bytes = used.rss - used.shared  # pages of slots count for whoever touched them
+                    self.memory.note(name, pid, time.monotonic(), own_bytes)
             await asyncio.sleep(min(LOOK_S, max(0.0, stop_at - time.monotonic())))
 
     async def _call(self, client: AsyncClient, stop_at: float) -> None:
