@@ -1,20 +1,20 @@
-"""The diagrams of states, from the broker's tables (`difs.broker.records`), as Mermaid."""
+"""The diagrams of states, from the broker's tables (`difs.broker.states`), as Mermaid."""
 
 import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from difs.broker import records
+from difs.broker import states
 
-TABLES: Mapping[str, Mapping[Any, Mapping[records.Cause, Any]]] = {
-    "request": records.REQUEST_TABLE,
-    "attempt": records.ATTEMPT_TABLE,
-    "actor": records.ACTOR_TABLE,
+TABLES: Mapping[str, Mapping[Any, Mapping[states.Cause, Any]]] = {
+    "request": states.REQUEST_TABLE,
+    "attempt": states.ATTEMPT_TABLE,
+    "actor": states.ACTOR_TABLE,
 }
 
 
-def diagram(table: Mapping[Any, Mapping[records.Cause, StrEnum]]) -> str:
+def diagram(table: Mapping[Any, Mapping[states.Cause, StrEnum]]) -> str:
     """Return one table as a Mermaid diagram: an arrow for each change, named by its causes."""
     lines = ["stateDiagram-v2", f"    [*] --> {next(iter(table))}"]
     for state, changes in table.items():

@@ -29,7 +29,8 @@ from difs.broker import attempt_desk, dispatch, fleet_desk, loads, planning, sca
 from difs.broker.books import Books
 from difs.broker.effects import TellActor
 from difs.broker.fleet_desk import tell_fleet
-from difs.broker.records import Actor, ActorState, Cause
+from difs.broker.records import Actor
+from difs.broker.states import ActorState, Cause
 from difs.broker.tally import Loss
 from difs.samplers import evaluations
 

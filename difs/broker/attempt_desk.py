@@ -12,7 +12,8 @@ from difs.broker import admission, dispatch, planning
 from difs.broker.books import Books
 from difs.broker.effects import Payload, TellClient
 from difs.broker.fleet_desk import tell_fleet
-from difs.broker.records import Actor, Attempt, AttemptState, Cause, Request
+from difs.broker.records import Actor, Attempt, Request
+from difs.broker.states import AttemptState, Cause
 from difs.errors import BY_CODE, without_paths
 from difs.messages import MAX_SEED, Error, Image, Progress, Result, Timings
 from difs.policy.base import Admit, Deliver, Judged

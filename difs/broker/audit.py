@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from difs.broker.books import Books
-from difs.broker.records import Actor, ActorState, AttemptState, RequestState
+from difs.broker.records import Actor
+from difs.broker.states import ActorState, AttemptState, RequestState
 from difs.errors import InternalError
 
 

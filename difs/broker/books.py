@@ -22,23 +22,15 @@ from difs.broker.crowd import Crowd
 from difs.broker.effects import Effect
 from difs.broker.events import LOCAL, Peer
 from difs.broker.quarantine import Quarantine
-from difs.broker.records import (
+from difs.broker.records import NO_OUTLOOK, Account, Actor, Attempt, Client, Ended, Hold, Request, Scaling
+from difs.broker.states import (
     ACTOR_TABLE,
     ATTEMPT_TABLE,
-    NO_OUTLOOK,
     REQUEST_TABLE,
-    Account,
-    Actor,
     ActorState,
-    Attempt,
     AttemptState,
     Cause,
-    Client,
-    Ended,
-    Hold,
     InvalidTransition,
-    Request,
-    Scaling,
 )
 from difs.broker.tally import OTHER, Loss, Tally
 from difs.messages import AdapterInfo, Generate, Happening, Plan, VariantInfo

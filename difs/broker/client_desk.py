@@ -11,7 +11,8 @@ from difs.broker import admission, dispatch, operator_desk, planning, scaling, s
 from difs.broker.books import Books
 from difs.broker.effects import ForgetClient, TellActor, TellClient
 from difs.broker.events import LOCAL, Peer
-from difs.broker.records import Actor, Cause, Client, Request, RequestState
+from difs.broker.records import Actor, Client, Request
+from difs.broker.states import Cause, RequestState
 from difs.errors import DifsError
 from difs.messages import (
     Beat,

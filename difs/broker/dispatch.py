@@ -8,14 +8,8 @@ from difs.actor_messages import Abort, Excuse, Execute, KillActor
 from difs.broker import admission, planning, scaling
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient, TellSupervisor
-from difs.broker.records import (
-    Actor,
-    Attempt,
-    AttemptState,
-    Cause,
-    Request,
-    RequestState,
-)
+from difs.broker.records import Actor, Attempt, Request
+from difs.broker.states import AttemptState, Cause, RequestState
 from difs.messages import MAX_SEED, Accepted, Error, Generate, Plan
 from difs.policy.base import Admit, Reject
 

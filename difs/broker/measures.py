@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from difs.broker.books import Books
-from difs.broker.records import Actor, ActorState
+from difs.broker.records import Actor
+from difs.broker.states import ActorState
 from difs.broker.tally import Histogram
 from difs.messages import Family, Sample
 from difs.version import __version__

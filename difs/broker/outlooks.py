@@ -10,7 +10,8 @@ from operator import attrgetter
 
 from difs import foresight, profiles
 from difs.actor_messages import Costs
-from difs.broker.records import NO_OUTLOOK, Actor, Attempt, AttemptState, Request
+from difs.broker.records import NO_OUTLOOK, Actor, Attempt, Request
+from difs.broker.states import AttemptState
 from difs.foresight import Outlook, Pace, Task
 from difs.messages import Plan
 

@@ -1,14 +1,9 @@
-"""The broker's records and the tables of their states: what may follow what.
-
-These tables are the truth: every change of state goes through `follow`, and the diagrams in the
-docs are drawn from them. No decisions here.
-"""
+"""The broker's records of clients, requests, attempts, actors and leases. No decisions here."""
 
 import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import NamedTuple
 
 from difs.actor_messages import Costs, Resident, Slot
@@ -16,7 +11,7 @@ from difs.autoscaler.base import Action, Options, Planner, Site, Want
 from difs.autoscaler.forecast import Trace
 from difs.broker.events import LOCAL, Peer
 from difs.broker.queue import BEST_EFFORT, Queue
-from difs.errors import InternalError
+from difs.broker.states import ActorState, AttemptState, RequestState
 from difs.foresight import Outlook, Task
 from difs.messages import Generate, Happening, MemoryMode, Plan, Reading
 from difs.policy.activity import Activity
@@ -25,94 +20,7 @@ from difs.policy.lateness import Lateness
 from difs.policy.states import State
 from difs.profiles import Work
 
-
-class RequestState(StrEnum):
-    """Where a request stands, as its client sees it."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    FINISHED = "finished"
-    FAILED = "failed"
-    EXPIRED = "expired"
-    CANCELLED = "cancelled"
-
-
-class AttemptState(StrEnum):
-    """Where one dispatch stands, as its actor sees it."""
-
-    RUNNING = "running"
-    ABORTING = "aborting"
-    ENDED = "ended"
-
-
-class ActorState(StrEnum):
-    """Whether an actor may be given work."""
-
-    READY = "ready"
-    LEAVING = "leaving"
-    LOST = "lost"
-
-
-class Cause(StrEnum):
-    """Why a state changed."""
-
-    DISPATCHED = "dispatched"
-    FINISHED = "finished"
-    FAILED = "failed"
-    EXPIRED = "expired"
-    CANCELLED = "cancelled"
-    REQUEUED = "requeued"
-    ABORTED = "aborted"
-    ENDED = "ended"
-    LOST = "lost"
-    DRAINED = "drained"
-
-
-REQUEST_TABLE: dict[RequestState, dict[Cause, RequestState]] = {
-    RequestState.QUEUED: {
-        Cause.DISPATCHED: RequestState.RUNNING,
-        Cause.FAILED: RequestState.FAILED,
-        Cause.EXPIRED: RequestState.EXPIRED,
-        Cause.CANCELLED: RequestState.CANCELLED,
-    },
-    RequestState.RUNNING: {
-        Cause.FINISHED: RequestState.FINISHED,
-        Cause.FAILED: RequestState.FAILED,
-        Cause.EXPIRED: RequestState.EXPIRED,
-        Cause.CANCELLED: RequestState.CANCELLED,
-        Cause.REQUEUED: RequestState.QUEUED,
-    },
-    RequestState.FINISHED: {},
-    RequestState.FAILED: {},
-    RequestState.EXPIRED: {},
-    RequestState.CANCELLED: {},
-}
-
-ATTEMPT_TABLE: dict[AttemptState, dict[Cause, AttemptState]] = {
-    AttemptState.RUNNING: {
-        Cause.ABORTED: AttemptState.ABORTING,
-        Cause.ENDED: AttemptState.ENDED,
-        Cause.LOST: AttemptState.ENDED,
-    },
-    AttemptState.ABORTING: {
-        Cause.ENDED: AttemptState.ENDED,
-        Cause.LOST: AttemptState.ENDED,
-    },
-    AttemptState.ENDED: {},
-}
-
-ACTOR_TABLE: dict[ActorState, dict[Cause, ActorState]] = {
-    ActorState.READY: {Cause.DRAINED: ActorState.LEAVING, Cause.LOST: ActorState.LOST},
-    ActorState.LEAVING: {Cause.LOST: ActorState.LOST},
-    ActorState.LOST: {},
-}
-
-
 NO_OUTLOOK: tuple[float, Outlook | None] = (0.0, None)
-
-
-class InvalidTransition(InternalError):
-    """A state was asked to change in a way that its table does not know: a bug."""
 
 
 @dataclass(slots=True, eq=False)

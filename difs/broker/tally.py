@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
-from difs.broker.records import AttemptState, Cause, RequestState
+from difs.broker.states import AttemptState, Cause, RequestState
 from difs.messages import Sample
 
 Loss = Literal["silent", "stalled"]

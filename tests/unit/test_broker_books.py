@@ -12,18 +12,15 @@ from difs.actor_messages import (
 )
 from difs.broker.audit import check
 from difs.broker.books import Books
-from difs.broker.records import (
+from difs.broker.records import Actor, Attempt, Load, Request
+from difs.broker.states import (
     ACTOR_TABLE,
     ATTEMPT_TABLE,
     REQUEST_TABLE,
-    Actor,
     ActorState,
-    Attempt,
     AttemptState,
     Cause,
     InvalidTransition,
-    Load,
-    Request,
     RequestState,
 )
 from difs.errors import InternalError

@@ -19,7 +19,7 @@ from difs.actor_messages import (
 from difs.broker import dispatch
 from difs.broker.effects import Effect, TellClient
 from difs.broker.events import ActorUnreachable, Delivered
-from difs.broker.records import AttemptState
+from difs.broker.states import AttemptState
 from difs.messages import (
     Accepted,
     Adapter,

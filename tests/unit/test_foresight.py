@@ -164,3 +164,11 @@ def test_a_full_device_is_joined_when_it_takes_more() -> None:
     full = run_ahead([there], {"a": pace}, now=0.0, begun=0.0, waiting=(0, 0))
     assert free.done_in_s(newcomer, pace, 0.0) < full.done_in_s(newcomer, pace, 0.0)
     assert full.done_in_s(newcomer, pace, 0.0) >= full.ends + 2 * newcomer.call_s - 1e-9
+
+
+def test_pictures_of_equal_pixels_but_other_sides_share_no_call() -> None:
+    wide = Work(64 * 64, 4, "ddim", 1.0, 1, size=(128, 32))
+    square = Work(64 * 64, 4, "ddim", 1.0, 1, size=(64, 64))
+    first, same, other = (task_of(COSTS, work, "a") for work in (square, square, wide))
+    assert first.group == same.group != other.group
+    assert ahead(first, same).ends < ahead(first, other).ends
