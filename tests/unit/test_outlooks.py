@@ -140,10 +140,10 @@ def test_a_schedule_is_believed_unless_loads_or_others_go_before() -> None:
     house = sharing()
     (actor,) = house.state.books.ready
     assert outlooks.believed(actor, house.now, is_best_effort=False) is outlooks.of(actor, house.now)
-    assert outlooks.believed(actor, house.now, is_best_effort=True) is None, "it gives way to whoever comes"
+    assert outlooks.believed(actor, house.now, is_best_effort=True) is None, "it gives way"
     for i in range(4):
         house.ask(f"r{i}")
-    assert outlooks.believed(actor, house.now, is_best_effort=False), "no credit is left, but nothing loads"
+    assert outlooks.believed(actor, house.now, is_best_effort=False), "full, but nothing loads"
     actor.load_s = {"wide": 1.0}
     assert outlooks.believed(actor, house.now, is_best_effort=False) is None
 
@@ -154,8 +154,7 @@ def test_what_is_told_for_later_arrivals_is_no_part_of_what_was_foreseen() -> No
     for _ in range(ENOUGH):
         actor.lateness.saw(20, 1.3)
     house.ask("a", guidance_scale=1.0)
-    request = house.state.books.requests["a"] if "a" in house.state.books.requests else None
-    assert request is not None
+    request = house.state.books.requests["a"]
     assert request.plan is not None
     told_of = request.plan.prediction
     assert told_of.total_s == pytest.approx(1.3 * 0.23)
