@@ -155,14 +155,14 @@ def test_what_the_policy_does_not_know_of_is_not_known_to_it() -> None:
 def test_the_cascade_hears_scores_and_paints_the_hard_ones_again() -> None:
     scores = ((0.0, 0.0), (0.3, 0.5), (1.0, 1.0))
     scenario = scene(
-        scores=scores, mix=(Wish(latency_s=3.0),), arrivals=Arrivals(rate_hz=15.0, seconds=8.0)
+        scores=scores, mix=(Wish(latency_s=3.0),), arrivals=Arrivals(rate_hz=15.0, seconds=40.0)
     )
     ledger = lived(scenarios.changed(scenario, {"policy.name": "cascade"}))
     heavy = [f.ease for f in ledger.fates.values() if f.plan is not None and f.plan.variant == "good"]
     light = [f.ease for f in ledger.fates.values() if f.plan is not None and f.plan.variant == "swift"]
     assert heavy
     assert light
-    assert sum(heavy) / len(heavy) < sum(light) / len(light)
+    assert sum(heavy) / len(heavy) < sum(light) / len(light) - 0.1, "by chance it is not so much"
 
 
 @pytest.mark.parametrize(
