@@ -137,8 +137,15 @@ class Bench:
             return
         await system.start()
         await self._warm_up(system)
-        await best_batching(system, self.asks, None, CALIBRATION_S, say)
+        swept: list[str] = []
+
+        def note(words: str) -> None:
+            swept.append(words.removeprefix(f"{name}: "))
+            say(words)
+
+        await best_batching(system, self.asks, None, CALIBRATION_S, note)
         say(f"{name}: kept: {system.batching}")
+        self.progress.keep(f"{name}/swept", swept)
         self.progress.keep(f"{name}/batching", [system.batching.max_size, system.batching.wait_s])
 
     async def _warm_up(self, system: System) -> None:
@@ -207,6 +214,7 @@ class Bench:
             found[name] = {
                 **({"version": self.versions[name]} if name in self.versions else {}),
                 **({"batching": str(system.batching)} if isinstance(system, BatchingSystem) else {}),
+                **({"swept": self.progress[f"{name}/swept"]} if f"{name}/swept" in self.progress else {}),
                 **({"advice": system.advice} if system.advice else {}),
                 **self._of(name),
             }
@@ -260,10 +268,10 @@ def options() -> argparse.Namespace:
         default=[4, 6, 8],
         help="numbers of steps that the requests have, as 4,6,8",
     )
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--flood", type=int, default=64, help="requests at once, to measure a capacity")
     parser.add_argument(
-        "--seconds", type=float, default=15.0, help="of arrivals, per system, share and round"
+        "--seconds", type=float, default=12.0, help="of arrivals, per system, share and round"
     )
     parser.add_argument("--quick", action="store_true", help="a few minutes; figures are rough")
     parser.add_argument(
