@@ -5,7 +5,9 @@ that were measured; what both cost at another size is `difs.sizes`'. Pure arithm
 measured when it loaded (`difs.actors.warmup`), or a profile before that (`difs.profiling`).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,6 +24,8 @@ ASSUMED = Costs(
 
 SATURATED = 1.03
 """More rows are not worth their delay once a row costs within this factor of its least."""
+HARDLY = 2
+"""After so many doublings in a row that hardly paid no greater number of rows is tried."""
 
 
 class Work(Struct, frozen=True):
@@ -56,6 +60,16 @@ def step_seconds(costs: Costs, pixels: int, rows: int) -> float:
 def decode_seconds(costs: Costs, pixels: int) -> float:
     """Return the predicted seconds of decoding one image of `pixels` pixels."""
     return at(costs, pixels).decode_s
+
+
+def may_pay(each_s: Sequence[float]) -> bool:
+    """Whether twice as many rows again may make a row cheaper.
+
+    `each_s`: the seconds of a row, from one doubling to the next. One that hardly pays may have met a
+    disturbance, and two may pay together what none does alone: only the `HARDLY`th in a row is the end.
+    """
+    pays = [later_s * SATURATED < before_s for before_s, later_s in pairwise(each_s)]
+    return len(pays) < HARDLY or any(pays[-HARDLY:])
 
 
 @lru_cache(maxsize=2048)  # a plan asks several times

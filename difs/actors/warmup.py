@@ -15,7 +15,7 @@ from difs.actor_messages import Costs, Execute, RowCost
 from difs.actors.painter import Conditioning, Painter, Work
 from difs.errors import OutOfMemory
 from difs.manifests import Manifest
-from difs.profiles import SATURATED
+from difs.profiles import may_pay
 
 GUIDANCE = 1.5
 """Where a variant wants none: enough to double the rows."""
@@ -102,8 +102,8 @@ def _grow(
 ) -> Iterator[None]:
     """Double the batch while a row gets cheaper, memory suffices and nobody waits long."""
     rows = max(table) * 2
-    while rows <= max_rows:
-        before = max(table)
+    each_s = [table[max(table)] / max(table)]
+    while rows <= max_rows and may_pay(each_s):
         try:
             works = [begin(0)]
             works += [begin(seed) for seed in range(1, rows // works[0].rows)]
@@ -114,8 +114,8 @@ def _grow(
         except (OutOfMemory, torch.OutOfMemoryError):
             return
         table[rows] = min(taken)
-        pays = table[rows] / rows * SATURATED < table[before] / before
-        if not pays or table[rows] > PATIENCE_S:
+        each_s.append(table[rows] / rows)
+        if table[rows] > PATIENCE_S:
             return
         rows *= 2
 

@@ -19,6 +19,7 @@ from difs.profiles import (
     learn_decode,
     learn_encode,
     learn_step,
+    may_pay,
     predict,
     rows_of,
     shared_seconds,
@@ -284,6 +285,22 @@ def test_all_evaluations_of_all_images_are_part_of_the_share(asked: Work, costs:
 @given(WORKS, MEASURED)
 def test_a_share_is_never_more_than_the_whole(asked: Work, costs: Costs) -> None:
     assert shared_seconds(asked, costs) <= predict(asked, costs).total_s * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("each_s", "may"),
+    [
+        ([1.0], True),
+        ([1.0, 0.5], True),
+        ([1.0, 0.99], True),
+        ([1.0, 0.99, 0.98], False),
+        ([1.0, 1.2, 0.9], True),
+        ([1.0, 0.5, 0.5, 0.5], False),
+        ([1.0, 0.5, 0.5, 0.4], True),
+    ],
+)
+def test_one_doubling_of_rows_that_hardly_pays_is_not_the_end(each_s: list[float], may: bool) -> None:
+    assert may_pay(each_s) is may
 
 
 # ---- learn --------------------------------------------------------------------------------------
