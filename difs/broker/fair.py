@@ -55,6 +55,8 @@ class _Flow(Generic[T]):
     start: float
     heap: list[tuple[tuple[float, int], int, _Entry[T]]] = field(default_factory=list)
     live: int = 0
+    waits_s: float = 0.0
+    """The seconds of all its items; kept, as each decision asks."""
     version: int = 0
     """Of its entry among the tops; older ones are stale."""
 
@@ -123,6 +125,7 @@ class FairQueue(Generic[T]):
         self._entries[item] = entry
         self._active += not found.live
         found.live += 1
+        found.waits_s += seconds
         self._added += 1  # an item that left and came back may meet its own stale entry
         heapq.heappush(found.heap, (order, self._added, entry))
         if before is None or order < before.order:
@@ -202,7 +205,7 @@ class FairQueue(Generic[T]):
     @property
     def seconds(self) -> float:
         """Return the seconds of all that waits."""
-        return sum(entry.seconds for entry in self._entries.values())
+        return sum([flow.waits_s for flow in self._flows.values()])
 
     def ahead_s(self, flow: Hashable, seconds: float, to_come: Mapping[Hashable, float]) -> float:
         """Return the seconds that go, or may yet go, ahead of an item that `flow` would add now.
@@ -268,6 +271,7 @@ class FairQueue(Generic[T]):
         was_head = flow.head is entry
         entry.is_live = False
         flow.live -= 1
+        flow.waits_s = flow.waits_s - entry.seconds if flow.live else 0.0
         self._active -= not flow.live
         if not flow.live or len(flow.heap) > 2 * flow.live + SLACK:
             flow.heap = [kept for kept in flow.heap if kept[2].is_live]
@@ -294,13 +298,16 @@ class FairQueue(Generic[T]):
             waiting = sorted(e.order for *_, e in flow.heap if e.is_live)
             if len(waiting) != flow.live:
                 yield f"flow {name!r} counts {flow.live} items, {len(waiting)} wait"
+            waits_s = sum([e.seconds for *_, e in flow.heap if e.is_live])
+            if not math.isclose(flow.waits_s, waits_s, rel_tol=1e-6, abs_tol=1e-6):
+                yield f"flow {name!r} waits for {flow.waits_s} s, its items for {waits_s} s"
             top = fresh.get(id(flow))
             if waiting and (top is None or (top.start, top.order) != (flow.start, waiting[0])):
                 yield f"flow {name!r} does not stand where its tag says"
 
 
 def _waiting_s(flow: _Flow[T] | None) -> float:
-    return sum([e.seconds for *_, e in flow.heap if e.is_live]) if flow is not None else 0.0
+    return flow.waits_s if flow is not None else 0.0
 
 
 def _rounded_up(gap_s: float, seconds: float, waits: float) -> float:
