@@ -10,16 +10,18 @@ own way of averaging, and what a service needs to start.
 """
 
 import argparse
-import re
 import statistics
 import tempfile
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench.cluster import STEP_S
 from bench.report import keep, say, verdict
@@ -34,10 +36,9 @@ CALM_HZ = 1.0
 WITHIN_S = 180.0
 """A node that was not added, or taken away, by then is not."""
 LOOK_S = 0.25
-_ENDED = re.compile(r'^difs_requests_total\{.*node="(\w+)".*\} (\d+)', re.MULTILINE)
 
 
-class Counter:
+class Watch:
     """Looks from time to time how many nodes there are, and notes when that changed."""
 
     def __init__(self, cluster: RayCluster) -> None:
@@ -97,30 +98,32 @@ def ended_by(cluster: RayCluster) -> dict[str, int]:
     """Return how many requests each node has ended until now."""
     with urllib.request.urlopen(f"http://{cluster.address}/metrics", timeout=60) as answer:
         text = answer.read().decode()
-    found: dict[str, int] = {}
-    for node, count in _ENDED.findall(text):
-        found[node] = found.get(node, 0) + int(count)
+    found: Counter[str] = Counter()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "difs_requests_total":
+                found[sample.labels["node"]] += int(sample.value)
     return found
 
 
 def measure(cluster: RayCluster, rate_hz: float, seconds: float) -> dict[str, Any]:
     """Load the cluster, leave it nearly alone, and tell what became of the nodes and the requests."""
     cluster.deploy()
-    counter, load = Counter(cluster), Load(cluster)
-    until(lambda: counter.nodes == NODES["least"], WITHIN_S, "the first node")
+    watch, load = Watch(cluster), Load(cluster)
+    until(lambda: watch.nodes == NODES["least"], WITHIN_S, "the first node")
     begun = time.monotonic()
     load.ask(rate_hz, lambda: time.monotonic() < begun + seconds)
     calm = time.monotonic()
     shares = ended_by(cluster)
-    load.ask(CALM_HZ, lambda: counter.nodes > 1 and time.monotonic() < calm + WITHIN_S)
+    load.ask(CALM_HZ, lambda: watch.nodes > 1 and time.monotonic() < calm + WITHIN_S)
     jobs = until(lambda: cluster.ended(list(load.seeds)), WITHIN_S, "the end of all requests")
-    counter.stop()
+    watch.stop()
     return {
         "scaling": SCALING,
-        "most_nodes": max(count for _, count in counter.seen),
-        "nodes_at_the_end": counter.nodes,
-        "added_after_s": counter.first(2, begun),
-        "removed_after_s": counter.first(1, calm),
+        "most_nodes": max(count for _, count in watch.seen),
+        "nodes_at_the_end": watch.nodes,
+        "added_after_s": watch.first(2, begun),
+        "removed_after_s": watch.first(1, calm),
         "ended_by_node_under_load": sorted(shares.values()),
         "accepted": len(load.seeds),
         "lost": len(lost(jobs, load.seeds)),

@@ -203,15 +203,15 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
         request.work_s = profiles.shared_seconds(work, costs, others)
         request.step_s = profiles.shared_step_seconds(work, costs, others)
         request.work, request.task = work, None
-        _foresee(request, actor, plan, now, waits=decision.waits_again)
-        _go_ahead(request, actor, plan, now, is_chosen=decision.goes_ahead, waits=decision.waits_again)
+        _foresee(request, actor, decision, now)
+        _go_ahead(request, actor, decision, now)
         actor.activity[plan.variant] = actor.activity.get(plan.variant, Activity()).wanted(now)
         books.assign(request, actor)
 
 
-def _foresee(request: Request, actor: Actor, plan: Plan, now: float, *, waits: bool) -> None:
+def _foresee(request: Request, actor: Actor, decision: Admit, now: float) -> None:
     """Note when a request's turn on its device is, and what was foreseen of it."""
-    told = plan.prediction
+    plan, told = decision.plan, decision.plan.prediction
     outlook = outlooks.believed(actor, now, is_best_effort=request.is_best_effort)
     if outlook is None or plan.variant not in actor.residents:
         before_s = actor.wait_s(is_best_effort=request.is_best_effort)
@@ -219,25 +219,24 @@ def _foresee(request: Request, actor: Actor, plan: Plan, now: float, *, waits: b
         before_s = max(0.0, outlook.ends - now)
     turn = now + before_s + told.total_s - told.queue_s
     # What is painted again keeps its turn, it has waited for it once, unless that cost others theirs.
-    keeps = request.repainted_with is not None and not waits
+    keeps = request.repainted_with is not None and not decision.waits_again
     request.turn = min(request.turn, turn) if keeps else turn
     is_foreseen = not request.is_best_effort and not told.load_s
     request.foreseen_s = told.total_s - told.later_s if is_foreseen else 0.0
 
 
-def _go_ahead(
-    request: Request, actor: Actor, plan: Plan, now: float, *, is_chosen: bool, waits: bool
-) -> None:
+def _go_ahead(request: Request, actor: Actor, decision: Admit, now: float) -> None:
     """Give a request the first turn that others leave it, where its latency needs that.
 
     That is where its policy has chosen so, and where it is only in time if it rides along with others: by
     its own turn it would be late. Not what may be painted twice: it would push others aside for both.
     """
     request.goes_ahead = False
-    latest = request.latest
+    plan, latest = decision.plan, request.latest
     rides = plan.keeps_latency is True and latest is not None and request.turn > latest
     is_twice = request.is_judged or request.repainted_with is not None
-    if request.is_best_effort or not (is_chosen or (rides and (waits or not is_twice))):
+    may_ride = rides and (decision.waits_again or not is_twice)
+    if request.is_best_effort or not (decision.goes_ahead or may_ride):
         return
     told = plan.prediction
     turn = outlooks.of(actor, now).turn_before(told.total_s - told.queue_s, now)

@@ -297,7 +297,7 @@ class Actor:
     @property
     def takes_more(self) -> bool:
         """Whether it could be sent more attempts than wait for that."""
-        return self.free_credits > len(self.queue)
+        return self.free_credits > self.queued
 
     @property
     def is_working(self) -> bool:

@@ -8,18 +8,21 @@ takes nothing: what is painted again waits behind all that is there, and only wh
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from difs import captions, profiles
+from difs.actor_messages import Costs
 from difs.messages import Generate, Overrides, Plan, QualityKind, VariantInfo
 from difs.policy import looking, points
 from difs.policy.activity import WINDOW_S, Activity
 from difs.policy.base import View
 from difs.policy.frontier import Point
 from difs.policy.looking import Scores
+from difs.profiles import Work
 
 NONE_YET = Scores((0.0,) * 50)
 ENOUGH = 12.0
@@ -28,6 +31,8 @@ PLENTY = 48.0
 """With more only each eighth is looked at, where that is for learning alone."""
 MOST = 8
 """Points whose scores are remembered: those scored last."""
+TRIED = 8
+"""Of points that are equally good so many are looked at for the quickest."""
 GAIN = 0.02
 """What looking must bring, in the mean quality of all."""
 FEW = 0.25
@@ -126,7 +131,8 @@ def is_pressed(case: Case, known: Sequence[Point]) -> bool:
     if case.budget_s == math.inf:
         return False
     most = max([p.worth for p in known])
-    return case.budget_s < min([_taken_s(p, case.request) for p in known if p.worth == most][:MOST])
+    best = islice((p for p in known if p.worth == most), TRIED)
+    return case.budget_s < min([_taken_s(p, case.request) for p in best])
 
 
 def is_to_learn(case: Case, chosen: Point, decisions: int) -> bool:
@@ -215,13 +221,16 @@ def _key_of(point: Point, request: Generate) -> Key:
 
 def _taken_s(point: Point, request: Generate) -> float:
     """Return the seconds that a point takes of its device, kept full."""
-    known = point.device.known(point.info.name)
-    work = points.work_of(point.info, request, point.steps, point.guidance)
-    return profiles.shared_seconds(work, known.costs if known else None)
+    return profiles.shared_seconds(*_painting(point, request))
 
 
 def _own_s(point: Point, request: Generate) -> float:
     """Return the seconds of a painting alone."""
+    return profiles.predict(*_painting(point, request)).total_s
+
+
+def _painting(point: Point, request: Generate) -> tuple[Work, Costs | None]:
+    """Return what a point computes, and what that costs on its device, where it is known."""
     known = point.device.known(point.info.name)
     work = points.work_of(point.info, request, point.steps, point.guidance)
-    return profiles.predict(work, known.costs if known else None).total_s
+    return work, known.costs if known else None
