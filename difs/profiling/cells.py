@@ -4,15 +4,18 @@ A cell is one measurement that is kept as soon as it is done. Where the files li
 follows from the cells `curves`'.
 """
 
+import statistics
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from difs.messages import MAX_SIDE, MemoryMode
 
-VERSION = 1
+VERSION = 2
 """Of the file's form and of the way in which is measured: another one is another profile."""
 
 Seconds = Annotated[float, Meta(ge=0, le=1e6)]
@@ -57,12 +60,51 @@ class Key(Struct, frozen=True):
         return sha256(msgspec.json.encode(self)).hexdigest()[:16]
 
 
-class Timing(Struct, frozen=True):
-    """Seconds of a thing that was done again and again, warm."""
+class Visit(Struct, frozen=True):
+    """Seconds of a thing that was done some times in a row, warm."""
 
     median_s: Seconds
     p90_s: Seconds
     samples: Annotated[int, Meta(ge=1)]
+
+
+CALM = 1.1
+"""A visit that took longer than the quickest of its cell by more than this factor was disturbed."""
+
+
+class Timing(Struct, frozen=True):
+    """Seconds of a thing that was visited again and again; what disturbed visits took is not in them."""
+
+    median_s: Seconds
+    p90_s: Seconds
+    samples: Annotated[int, Meta(ge=1)]
+    """Of the calm visits."""
+    visits: Annotated[tuple[Visit, ...], Meta(min_length=1)]
+
+    @property
+    def calm(self) -> int:
+        """Return how many visits were not disturbed."""
+        return len(_calm(self.visits))
+
+
+def timing_of(visits: tuple[Visit, ...]) -> Timing:
+    """Return what some visits of a cell show together.
+
+    A neighbour on the same machine slows whole stretches of seconds down and speeds nothing up: the
+    quickest visit and those near it tell what the thing costs.
+    """
+    calm = _calm(visits)
+    return Timing(
+        statistics.median(visit.median_s for visit in calm),
+        statistics.median(visit.p90_s for visit in calm),
+        sum(visit.samples for visit in calm),
+        visits,
+    )
+
+
+def _calm(visits: Iterable[Visit]) -> list[Visit]:
+    ordered = sorted(visits, key=lambda visit: visit.median_s)
+    return [visit for visit in ordered if visit.median_s <= CALM * ordered[0].median_s]
 
 
 class ModeCell(Struct, frozen=True, tag="mode"):
@@ -106,6 +148,20 @@ class DecodeCell(Struct, frozen=True, tag="decode"):
 
 
 Cell = ModeCell | StepCell | DecodeCell
+
+
+def visits_of(cell: Cell) -> tuple[Visit, ...]:
+    """Return the visits of a cell; none where nothing was timed."""
+    timing = cell.encode if isinstance(cell, ModeCell) else cell.timing
+    return timing.visits if timing is not None else ()
+
+
+def joined(before: Cell, again: Cell) -> Cell:
+    """Return a cell with the visits that were made again; all else stays as it was seen first."""
+    timing = timing_of((*visits_of(before), *visits_of(again)))
+    if isinstance(before, ModeCell):
+        return replace(before, encode=timing)
+    return replace(before, timing=timing)
 
 
 class ErrorOf(Struct, frozen=True):

@@ -119,13 +119,16 @@ def _filled(steps: Steps, whole: Sequence[int], pixels: int, rows: int) -> float
 
 
 UNSTEADY = 1.5
-"""A cell whose 90th percentile is above its median by more than this factor was disturbed."""
+"""A cell whose 90th percentile is above its median by more than this factor was disturbed, too."""
 
 
 def unsteady(profile: Profile) -> int:
-    """Return how many of a profile's timings were disturbed."""
+    """Return how many of a profile's timings were disturbed, most of their visits or those that count."""
     timings = [c.timing for c in profile.cells if not isinstance(c, ModeCell) and c.timing is not None]
-    return sum(timing.p90_s > UNSTEADY * timing.median_s for timing in timings)
+    return sum(
+        timing.p90_s > UNSTEADY * timing.median_s or 2 * timing.calm < len(timing.visits)
+        for timing in timings
+    )
 
 
 # ---- the error ------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """Which cells a profile gets, which of them are not worth their time, and how long the rest takes. Pure.
 
-A unit is a cell that is still to be measured. Units come in the order in which they are measured: mode by
-mode, in a mode the native size first, in a size few rows first, so that each tells what the next takes.
+A unit is a cell that is to be visited. Units come in the order in which they are measured: mode by mode,
+in a mode the native size first, in a size few rows first, so that each tells what the next takes. Then
+all are visited again, round by round: a machine that is slow for some seconds spoils a visit, not a cell.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -11,7 +13,7 @@ from msgspec import Struct
 
 from difs.messages import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, MemoryMode
 from difs.profiles import SATURATED
-from difs.profiling.cells import Cell, DecodeCell, ModeCell, Profile, StepCell
+from difs.profiling.cells import Cell, DecodeCell, ModeCell, Profile, StepCell, visits_of
 
 Effort = Literal["quick", "default", "full"]
 
@@ -26,23 +28,25 @@ class Pains(Struct, frozen=True):
     """More rows are tried only while a row gets cheaper."""
     call_s: float
     """A call that takes longer than this is not measured."""
-    cell_s: float
-    """Each cell is measured for about so long."""
+    visits: int
+    """How often each cell is visited."""
+    visit_s: float
+    """Each visit takes about so long."""
     samples: tuple[int, int]
-    """Calls of a cell, at least and at most; one more warms up."""
+    """Calls of a visit, at least and at most; one more warms up."""
 
 
 PAINS: dict[Effort, Pains] = {
-    "quick": Pains((1.0,), 4, True, 5.0, 0.3, (3, 20)),
-    "default": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 2.0), 16, True, 20.0, 1.0, (5, 60)),
-    "full": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 1.75, 2.0, 3.0), 32, False, 120.0, 3.0, (10, 200)),
+    "quick": Pains((1.0,), 4, True, 5.0, 3, 0.1, (1, 10)),
+    "default": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 2.0), 16, True, 20.0, 8, 0.15, (1, 15)),
+    "full": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 1.75, 2.0, 3.0), 32, False, 120.0, 10, 0.3, (1, 30)),
 }
 DISTINCT = 1.05
 """Sizes whose pixels differ by less than this factor are one size to the cost model."""
 
 
 class Unit(Struct, frozen=True):
-    """A cell to be measured."""
+    """A cell to be visited."""
 
     kind: Literal["mode", "step", "decode"]
     memory_mode: MemoryMode
@@ -112,10 +116,18 @@ def units(
     return found
 
 
-def pending(wanted: Sequence[Unit], profile: Profile) -> list[Unit]:
-    """Return the units that a profile has no cell of."""
-    done = {unit_of(cell) for cell in profile.cells}
-    return [unit for unit in wanted if unit not in done]
+def pending(wanted: Sequence[Unit], profile: Profile, pains: Pains) -> list[Unit]:
+    """Return the visits that a profile lacks: units, each as often as it is still to be visited."""
+    done = {unit_of(cell): visited(cell, pains) for cell in profile.cells}
+    worth = [unit for unit in wanted if unit in done or not needless(unit, profile, pains)]
+    return [unit for i in range(pains.visits) for unit in worth if done.get(unit, 0) <= i]
+
+
+def visited(cell: Cell, pains: Pains) -> int:
+    """Return how often a cell was visited; what broke, or is hardly worth one visit, is done with."""
+    visits = visits_of(cell)
+    is_done = not visits or visits[0].median_s >= pains.call_s
+    return pains.visits if is_done else len(visits)
 
 
 # ---- what is known of a unit before it is measured ----------------------------------------------
@@ -164,19 +176,18 @@ def call_seconds(unit: Unit, profile: Profile) -> float | None:
 
 
 def seconds(unit: Unit, profile: Profile, pains: Pains) -> float:
-    """Return about what measuring a unit takes: as long as it may, a slow call its fewest samples."""
+    """Return about what a visit takes: as long as it may, a slow call its fewest samples."""
     if unit.kind == "mode":
         known = [c.load_cold_s + c.load_parked_s for c in profile.cells if isinstance(c, ModeCell)]
-        return (min(known) if known else 0.0) + pains.cell_s
+        return (min(known) if known else 0.0) / pains.visits + pains.visit_s
     call_s = call_seconds(unit, profile) or 0.0
-    warm, peak = 1, 1
-    return max(pains.cell_s, pains.samples[0] * call_s) + (warm + peak) * call_s
+    warms_up = call_s <= pains.visit_s
+    return max(pains.visit_s, pains.samples[0] * call_s) + warms_up * call_s
 
 
 def left_s(left: Sequence[Unit], profile: Profile, pains: Pains) -> float:
-    """Return about what measuring the rest takes."""
-    worth = (unit for unit in left if not needless(unit, profile, pains))
-    return sum(seconds(unit, profile, pains) for unit in worth)
+    """Return about what the visits of `left` take."""
+    return sum(times * seconds(unit, profile, pains) for unit, times in Counter(left).items())
 
 
 def _steps(profile: Profile, mode: MemoryMode | None = None) -> list[StepCell]:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from difs.errors import DifsError
 from difs.messages import MemoryMode
 from difs.profiling import curves, grid, store
-from difs.profiling.cells import Cell, Key, Profile
+from difs.profiling.cells import Cell, Key, Profile, joined, visits_of
 from difs.profiling.grid import Pains, Unit
 from difs.profiling.reports import Broken, Doing, Noted, Report, Timed
 from difs.variants import Variant
@@ -34,8 +34,11 @@ class Meter(Protocol):
         """Return what peaks count."""
         ...
 
-    def measure(self, unit: Unit, pains: Pains) -> Cell:
-        """Return a unit's cell; raises DifsError where its memory mode cannot be entered."""
+    def measure(self, unit: Unit, pains: Pains, *, is_again: bool) -> Cell:
+        """Return what a visit shows; raises DifsError where the unit's memory mode cannot be entered.
+
+        `is_again`: there is a cell already, and only timings are asked for.
+        """
         ...
 
     def close(self) -> None:
@@ -72,29 +75,33 @@ def run(
 
 def _lacking(profile: Profile, variant: Variant, modes: Sequence[MemoryMode], pains: Pains) -> list[Unit]:
     wanted = grid.units(modes, variant.manifest.native_sizes, pains, is_solo=profile.is_solo)
-    left = grid.pending(wanted, profile)
-    return [unit for unit in left if not grid.needless(unit, profile, pains)]
+    return grid.pending(wanted, profile, pains)
 
 
 def _measure(
     variant: Variant, profile: Profile, meter: Meter, modes: Sequence[MemoryMode], pains: Pains
 ) -> Iterator[Report]:
     profile = replace(profile, peaks_are=meter.peaks_are, is_solo=meter.is_solo)
-    before, lost = len(profile.cells), set[MemoryMode]()
+    fresh, lost, spoilt = set[Unit](), set[MemoryMode](), set[Unit]()
     while True:
-        left = [unit for unit in _lacking(profile, variant, modes, pains) if unit.memory_mode not in lost]
+        lacking = _lacking(profile, variant, modes, pains)
+        left = [u for u in lacking if u.memory_mode not in lost and u not in spoilt]
         if not left:
             break
-        left_s = grid.left_s(left, profile, pains)
-        done = len(profile.cells)
-        yield Doing(variant.name, left[0].words, done, done + len(left), left_s)
+        unit, known = left[0], {grid.unit_of(cell) for cell in profile.cells}
+        done = sum(grid.visited(cell, pains) for cell in profile.cells)
+        yield Doing(variant.name, unit.words, done, done + len(left), grid.left_s(left, profile, pains))
         try:
-            cell = meter.measure(left[0], pains)
+            seen = meter.measure(unit, pains, is_again=unit in known)
         except DifsError as error:
-            lost.add(left[0].memory_mode)
+            lost.add(unit.memory_mode)
             yield Noted(variant.name, error.message)
             continue
-        profile = _with(profile, cell)
+        if unit in known and not visits_of(seen):
+            spoilt.add(unit)  # it was measured before: memory that others took since says nothing of it
+            continue
+        fresh.add(unit)
+        profile = _with(profile, seen)
         store.keep(variant, profile)
     profile = curves.with_errors(profile)
     unsteady = curves.unsteady(profile)
@@ -103,12 +110,16 @@ def _measure(
             f"{unsteady} of {len(profile.cells)} cells were disturbed: something else used the machine"
         )
         yield Noted(variant.name, f"{words}; --fresh measures anew")
-    yield _whole(variant, profile, len(profile.cells) - before)
+    yield _whole(variant, profile, len(fresh))
 
 
-def _with(profile: Profile, cell: Cell) -> Profile:
+def _with(profile: Profile, seen: Cell) -> Profile:
+    """Return a profile with what one visit showed."""
+    found = {grid.unit_of(cell): cell for cell in profile.cells}
+    unit = grid.unit_of(seen)
+    found[unit] = joined(found[unit], seen) if unit in found else seen
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return replace(profile, cells=(*profile.cells, cell), measured_at=now)
+    return replace(profile, cells=tuple(found.values()), measured_at=now)
 
 
 def _whole(variant: Variant, profile: Profile, fresh_cells: int) -> Timed:

@@ -24,7 +24,7 @@ from difs.actors.stopwatch import timed_whole
 from difs.clock import MonotonicClock
 from difs.errors import DifsError, EngineFailed, OutOfMemory, first_line
 from difs.profiling import peaks
-from difs.profiling.cells import Cell, DecodeCell, ModeCell, StepCell, Timing
+from difs.profiling.cells import Cell, DecodeCell, ModeCell, StepCell, Timing, Visit, timing_of
 from difs.profiling.grid import Pains, Unit, failed
 from difs.variants import Variant
 
@@ -82,14 +82,15 @@ class TorchMeter:
 
     # ---- cells ------------------------------------------------------------------------------------
 
-    def measure(self, unit: Unit, pains: Pains) -> Cell:
-        """Return the cell of a unit; one that breaks says why. Raises DifsError for a mode that does."""
+    def measure(self, unit: Unit, pains: Pains, *, is_again: bool = False) -> Cell:
+        """Return what a visit shows; one that breaks says why. Raises DifsError for a mode that does."""
         if unit.kind == "mode":
-            return self._mode(unit, pains)
+            return self._mode(unit, pains, is_again)
         self.enter(unit)
+        act = self._step if unit.kind == "step" else self._decode
         try:
             with torch.inference_mode():
-                return self._step(unit, pains) if unit.kind == "step" else self._decode(unit, pains)
+                return act(unit, pains, is_again)
         except torch.AcceleratorError:
             raise  # the device is broken
         except Exception as error:  # memory, or a size that the architecture does not take
@@ -105,13 +106,15 @@ class TorchMeter:
         self._rest_bytes = self._resting()
         return seconds
 
-    def _mode(self, unit: Unit, pains: Pains) -> ModeCell:
+    def _mode(self, unit: Unit, pains: Pains, is_again: bool) -> ModeCell:
         keeper = self._painter.keeper
         enter_s = self.enter(unit)
-        keeper.to_host()
-        _, parked_s = self._timed(keeper.to_device)
+        parked_s = 0.0
+        if not is_again:
+            keeper.to_host()
+            _, parked_s = self._timed(keeper.to_device)
         with torch.inference_mode(), _typed_memory_errors():
-            encode = self._encode(pains)
+            encode = self._encode(pains, is_again)
         self._rest_bytes = self._resting()
         return ModeCell(
             memory_mode=unit.memory_mode,
@@ -122,10 +125,11 @@ class TorchMeter:
             rest_bytes=self._rest_bytes,
         )
 
-    def _encode(self, pains: Pains) -> Timing | None:
+    def _encode(self, pains: Pains, is_again: bool) -> Timing | None:
         """Return the seconds of one prompt; a pipeline's own call has them within its first step."""
         if not self.is_solo:
-            return self._sampled(partial(self._painter.encode_text, self._guided.prompt), pains)
+            encode = partial(self._painter.encode_text, self._guided.prompt)
+            return self._sampled(encode, pains, is_again=is_again)
         stepper = Stepper(self._painter, self._guided, 1)
         taken = []
         for _ in range(pains.samples[0]):
@@ -136,7 +140,7 @@ class TorchMeter:
         stepper.drop()
         return _timing(taken)
 
-    def _step(self, unit: Unit, pains: Pains) -> StepCell:
+    def _step(self, unit: Unit, pains: Pains, is_again: bool) -> StepCell:
         painter = self._painter
         order = self._bare if unit.rows == 1 else self._guided
         execute = replace(order, width=unit.width, height=unit.height)
@@ -145,15 +149,17 @@ class TorchMeter:
             raise EngineFailed(f"an image takes {painter.rows(execute)} rows")
         stepper = Stepper(painter, execute, images)
         try:
-            timing = self._sampled(stepper.step, pains, before=stepper.refill)
-            stepper.refill()
-            peak = self._peak(stepper.step)
+            timing = self._sampled(stepper.step, pains, stepper.refill, is_again=is_again)
+            peak = None
+            if not is_again:
+                stepper.refill()
+                peak = self._peak(stepper.step)
         finally:
             stepper.drop()
             painter.keeper.rest()
         return StepCell(unit.memory_mode, unit.width, unit.height, unit.rows, timing, peak)
 
-    def _decode(self, unit: Unit, pains: Pains) -> DecodeCell:
+    def _decode(self, unit: Unit, pains: Pains, is_again: bool) -> DecodeCell:
         painter = self._painter
         execute = replace(self._bare, width=unit.width, height=unit.height)
         stepper = Stepper(painter, execute, 1)
@@ -171,9 +177,11 @@ class TorchMeter:
                 stepper.step()
 
         try:
-            timing = self._sampled(decode, pains, before=ready)
-            ready()
-            peak = self._peak(decode)
+            timing = self._sampled(decode, pains, ready, is_again=is_again)
+            peak = None
+            if not is_again:
+                ready()
+                peak = self._peak(decode)
         finally:
             stepper.drop()
         return DecodeCell(unit.memory_mode, unit.width, unit.height, timing, peak)
@@ -184,15 +192,23 @@ class TorchMeter:
         return timed_whole(self._device, self._clock, act)
 
     def _sampled(
-        self, act: Callable[[], Any], pains: Pains, before: Callable[[], None] = lambda: None
+        self,
+        act: Callable[[], Any],
+        pains: Pains,
+        before: Callable[[], None] = lambda: None,
+        *,
+        is_again: bool,
     ) -> Timing:
-        """Do `act` again and again; `before` each, untimed. The first only warms up."""
+        """Do `act` again and again; `before` each, untimed.
+
+        The first only warms up, unless it is a slow one that was visited before.
+        """
         before()
         _, first_s = self._timed(act)
         least, most = pains.samples
         least = least if first_s < pains.call_s else 1
-        taken: list[float] = []
-        while len(taken) < least or (sum(taken) < pains.cell_s and len(taken) < most):
+        taken = [first_s] if is_again and first_s > pains.visit_s else []
+        while len(taken) < least or (sum(taken) < pains.visit_s and len(taken) < most):
             before()
             taken.append(self._timed(act)[1])
         return _timing(taken)
@@ -267,7 +283,7 @@ def _typed_memory_errors() -> Iterator[None]:
 
 def _timing(taken: list[float]) -> Timing:
     p90 = sorted(taken)[math.ceil(0.9 * len(taken)) - 1]
-    return Timing(statistics.median(taken), p90, len(taken))
+    return timing_of((Visit(statistics.median(taken), p90, len(taken)),))
 
 
 def _words(error: Exception) -> str:

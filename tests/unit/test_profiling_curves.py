@@ -8,7 +8,18 @@ from msgspec.structs import replace
 from difs.messages import MemoryMode
 from difs.profiles import step_seconds
 from difs.profiling import cells, curves
-from difs.profiling.cells import Cell, DecodeCell, DeviceFacts, Key, ModeCell, Profile, StepCell, Timing
+from difs.profiling.cells import (
+    Cell,
+    DecodeCell,
+    DeviceFacts,
+    Key,
+    ModeCell,
+    Profile,
+    StepCell,
+    Timing,
+    Visit,
+    timing_of,
+)
 from tests.unit.test_sizes import call_s
 
 FACTS = DeviceFacts("cpu", "a processor", 16 * 2**30, 2, 1)
@@ -16,8 +27,8 @@ KEY = Key("tiny", "f" * 32, "fp32", FACTS, cells.Software("2.13", "0.42", "0.1")
 SIDES, ROWS = (64, 80, 96, 128), (1, 2, 4, 8)
 
 
-def timing(seconds: float) -> Timing:
-    return Timing(seconds, seconds * 1.1, 9)
+def timing(seconds: float, visits: int = 1) -> Timing:
+    return timing_of(visits * (Visit(seconds, seconds * 1.1, 9),))
 
 
 def mode_cell(mode: MemoryMode = "full", **changes: object) -> ModeCell:

@@ -6,11 +6,11 @@ import pytest
 
 from difs.messages import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 from difs.profiling import grid
-from difs.profiling.cells import StepCell
+from difs.profiling.cells import StepCell, joined
 from difs.profiling.grid import PAINS, Pains, Unit
 from tests.unit.test_profiling_curves import grid_of, mode_cell, profile, timing
 
-FEW = Pains((1.0, 2.0), 4, True, 10.0, 1.0, (3, 10))
+FEW = Pains((1.0, 2.0), 4, True, 10.0, 2, 0.5, (1, 10))
 SQUARE = ((64, 64),)
 
 
@@ -56,11 +56,19 @@ def test_more_pains_never_measure_less() -> None:
 
 def test_what_was_measured_is_not_pending() -> None:
     wanted = grid.units(["full"], SQUARE, FEW, is_solo=False)
-    done = profile(mode_cell(), *grid_of(0.1, 0.1, 0))
-    left = grid.pending(wanted, done)
-    assert left == [], "128x128 and 64x64 with 1, 2 and 4 rows were measured"
-    assert grid.pending(wanted, profile()) == wanted
-    assert grid.pending(wanted, profile(mode_cell())) == wanted[1:]
+    once = profile(mode_cell(), *grid_of(0.1, 0.1, 0))
+    assert grid.pending(wanted, once, FEW) == wanted, "128 and 64 with 1, 2 and 4 rows: once more each"
+    assert grid.pending(wanted, profile(), FEW) == [*wanted, *wanted], "round by round"
+    assert grid.pending(wanted, profile(mode_cell()), FEW) == [*wanted[1:], *wanted]
+    twice = [joined(cell, cell) for cell in once.cells]
+    assert grid.pending(wanted, profile(*twice), FEW) == []
+
+
+def test_what_broke_or_is_hardly_worth_one_visit_is_not_visited_again() -> None:
+    wanted = [Unit("step", "full", 64, 64, 1), Unit("step", "full", 64, 64, 2)]
+    broken = StepCell("full", 64, 64, 1, missing="out of memory")
+    slow = StepCell("full", 64, 64, 2, timing(FEW.call_s))
+    assert grid.pending(wanted, profile(broken, slow), FEW) == []
 
 
 @pytest.mark.parametrize(
@@ -99,18 +107,19 @@ def test_a_slow_call_takes_its_fewest_samples_and_a_quick_one_its_time() -> None
     slow = profile(StepCell("full", 64, 64, 1, timing(4.0)))
     quick = profile(StepCell("full", 64, 64, 1, timing(0.001)))
     unit = Unit("step", "full", 64, 64, 2)
-    assert grid.seconds(unit, slow, FEW) == pytest.approx((3 + 2) * 8.0)
-    assert grid.seconds(unit, quick, FEW) == pytest.approx(FEW.cell_s, rel=0.01)
+    assert grid.seconds(unit, slow, FEW) == pytest.approx(8.0)
+    assert grid.seconds(unit, quick, FEW) == pytest.approx(FEW.visit_s, rel=0.01)
 
 
 def test_the_time_left_falls_to_nothing_and_needless_units_take_none() -> None:
     wanted = grid.units(["full"], SQUARE, FEW, is_solo=False)
     known = profile(mode_cell(), *grid_of(0.01, 0.001, 0))
-    spans = [grid.left_s(wanted[i:], known, FEW) for i in range(len(wanted) + 1)]
+    visits = grid.pending(wanted, known, FEW)
+    spans = [grid.left_s(visits[i:], known, FEW) for i in range(len(visits) + 1)]
     assert spans == sorted(spans, reverse=True)
     assert spans[-1] == 0.0
     hopeless = profile(StepCell("full", 64, 64, 1, timing(100.0)))
-    assert grid.left_s([Unit("step", "full", 128, 128, 1)], hopeless, FEW) == 0.0
+    assert grid.pending([Unit("step", "full", 128, 128, 1)], hopeless, FEW) == []
 
 
 def test_what_a_call_takes_is_told_by_its_own_mode_before_another() -> None:

@@ -1,6 +1,7 @@
 """difs.profiling.runner and store: what is missing is measured, kept at once, and not measured again."""
 
 from collections.abc import Callable, Generator, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,14 @@ from difs import repository
 from difs.errors import EngineFailed
 from difs.messages import MemoryMode
 from difs.profiling import runner, store
-from difs.profiling.cells import Cell, DecodeCell, DeviceFacts, Key, Profile, StepCell, Timing
+from difs.profiling.cells import Cell, DecodeCell, DeviceFacts, Key, Profile, StepCell, Visit, timing_of
 from difs.profiling.grid import Pains, Unit, failed
 from difs.profiling.reports import Broken, Doing, Noted, Report, Timed
 from difs.variants import Variant
 from tests.unit.test_profiling_curves import FACTS, mode_cell, timing
 from tests.unit.test_repository import add
 
-PAINS = Pains((1.0, 2.0), 4, True, 100.0, 1.0, (3, 10))
+PAINS = Pains((1.0, 2.0), 4, True, 100.0, 3, 0.5, (1, 10))
 UNITS = 1 + 2 * (3 + 1)
 """Of one mode: itself, and for each of two sizes three numbers of rows and the decoding."""
 
@@ -39,7 +40,8 @@ class FakeMeter:
         self.opened += 1
         return self
 
-    def measure(self, unit: Unit, pains: Pains) -> Cell:
+    def measure(self, unit: Unit, pains: Pains, *, is_again: bool) -> Cell:
+        assert is_again or unit not in self.measured
         self.measured.append(unit)
         if unit.kind == "mode":
             if unit.memory_mode == "sliced":
@@ -93,11 +95,12 @@ def last(reports: Iterator[Report]) -> Timed:
 # ---- going through --------------------------------------------------------------------------------
 
 
-def test_every_cell_is_measured_once_and_kept_with_the_error(variant: Variant) -> None:
+def test_every_cell_is_visited_in_rounds_and_kept_with_the_error(variant: Variant) -> None:
     meter = FakeMeter()
     report = last(run(variant, meter))
     assert (report.cells, report.fresh_cells) == (UNITS, UNITS)
-    assert len(set(meter.measured)) == len(meter.measured) == UNITS
+    assert len(set(meter.measured)) == UNITS
+    assert meter.measured == PAINS.visits * meter.measured[:UNITS], "round by round"
     assert (meter.opened, meter.closed) == (1, 1)
     profile = kept(variant)
     assert Path(report.path).is_relative_to(variant.home / "profiles")
@@ -123,8 +126,38 @@ def test_whoever_is_interrupted_goes_on_where_it_stood(variant: Variant) -> None
     assert len(kept(variant).cells) == 4
     other = FakeMeter()
     report = last(run(variant, other))
-    assert (report.cells, report.fresh_cells) == (UNITS, UNITS - 4)
-    assert set(other.measured).isdisjoint(meter.measured)
+    assert (report.cells, report.fresh_cells) == (UNITS, UNITS)
+    assert other.measured[: UNITS - 4] == [u for u in other.measured[-UNITS:] if u not in meter.measured]
+    assert len(meter.measured) + len(other.measured) == PAINS.visits * UNITS
+
+
+def test_a_slow_spell_spoils_visits_and_no_cell(variant: Variant) -> None:
+    """Every third visit falls into one: the costs are those of the others."""
+    calls = count()
+    meter = FakeMeter(lambda unit: 0.03 if next(calls) % 3 == 1 else 0.01)
+    last(run(variant, meter))
+    steps = [c for c in kept(variant).cells if isinstance(c, StepCell)]
+    assert {c.timing.median_s for c in steps if c.timing} == {0.01}
+    assert all(c.timing and len(c.timing.visits) == PAINS.visits for c in steps)
+
+
+def test_a_visit_that_breaks_takes_nothing_from_what_was_seen_before(variant: Variant) -> None:
+    seen: list[Unit] = []
+
+    def seconds(unit: Unit) -> float | str:
+        seen.append(unit)
+        return "out of memory" if seen.count(unit) == 2 and unit.rows == 2 else 0.01
+
+    meter = FakeMeter(seconds)
+    last(run(variant, meter))
+    for cell in kept(variant).cells:
+        if isinstance(cell, StepCell):
+            assert cell.timing is not None
+            assert len(cell.timing.visits) == (1 if cell.rows == 2 else PAINS.visits)
+    again = FakeMeter()
+    again.measured += meter.measured
+    last(run(variant, again))
+    assert len(again.measured) == len(meter.measured) + 2 * 2, "only these are tried once more"
 
 
 def test_fresh_measures_everything_again(variant: Variant) -> None:
@@ -132,7 +165,7 @@ def test_fresh_measures_everything_again(variant: Variant) -> None:
     meter = FakeMeter(lambda unit: 7.0)
     last(run(variant, meter, fresh=True))
     step = next(c for c in kept(variant).cells if isinstance(c, StepCell))
-    assert step.timing == timing(7.0)
+    assert step.timing == timing(7.0, PAINS.visits)
 
 
 def test_another_mode_is_added_to_what_is_there(variant: Variant) -> None:
@@ -172,10 +205,10 @@ def test_what_is_not_worth_its_time_is_not_measured(variant: Variant) -> None:
 @pytest.mark.parametrize("p90_s", [0.014, 0.016])
 def test_a_profile_that_was_disturbed_says_so(variant: Variant, p90_s: float) -> None:
     class Disturbed(FakeMeter):
-        def measure(self, unit: Unit, pains: Pains) -> Cell:
-            cell = super().measure(unit, pains)
+        def measure(self, unit: Unit, pains: Pains, *, is_again: bool) -> Cell:
+            cell = super().measure(unit, pains, is_again=is_again)
             if isinstance(cell, StepCell) and unit.width == 64:
-                return replace(cell, timing=Timing(0.01, p90_s, 9))
+                return replace(cell, timing=timing_of((Visit(0.01, p90_s, 9),)))
             return cell
 
     notes = [r.words for r in run(variant, Disturbed()) if isinstance(r, Noted)]
