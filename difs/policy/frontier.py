@@ -64,6 +64,15 @@ class Point(NamedTuple):
         """Sort key: the soonest first, of equals the best."""
         return self.total_s, -self.worth, self.info.name, self.device.device
 
+    def is_as(self, other: "Point") -> bool:
+        """Whether both compute the same in the same place; one of them may have an earlier turn."""
+        return self == other or self == other._replace(total_s=self.total_s)
+
+    def beats(self, other: "Point") -> bool:
+        """Whether it is better in one respect, and in the other not worse."""
+        ours, theirs = (-self.worth, self.total_s), (-other.worth, other.total_s)
+        return ours != theirs and ours[0] <= theirs[0] and ours[1] <= theirs[1]
+
 
 def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate) -> list[Point]:
     """Return the points that no other way to compute the same picture beats, variant by variant."""

@@ -10,6 +10,7 @@ al., ATC 2021).
 from collections.abc import Sequence
 from heapq import heapify, heappop
 from operator import attrgetter
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -18,13 +19,22 @@ from difs.messages import Alternative, Generate, Plan, VariantInfo
 from difs.policy import points, repainting, telling
 from difs.policy.base import Admit, Decision, Deliver, Judged, Options, Reject, View
 from difs.policy.frontier import Point, ahead_of, enumerate_points, survey_points
-from difs.policy.repainting import Case, Look
+from difs.policy.repainting import Case, Look, Memory
 
 SHOWN = 4
 """Alternatives that a plan names."""
 ROOM = 0.5
 """So much of the wait is kept free as well where quality is chosen. What comes later shares the calls as
 long as promises are kept: where none has room, batches stay small and all are late."""
+
+
+class Choice(NamedTuple):
+    """The point that is taken, and how."""
+
+    point: Point
+    reason: str
+    is_judged: bool
+    goes_ahead: bool = False
 
 
 class Modelless:
@@ -43,19 +53,13 @@ class Modelless:
             return found
         known = enumerate_points(view, of_the_size(found, request), request)
         floor = floor_of(known, request)
-        chosen, reason = choose(known, floor, request.requirements.latency_s)
         memory = repainting.remembered(view).arrived(view.now)
-        case = repainting.case_of(view, memory, request, budget_of(request))
-        look, is_judged = self._look(case, known, chosen, view.decisions)
-        if look is not None:
-            chosen, reason = look.light, look.words
-        ahead = sooner(known, chosen, floor, request)
-        if ahead is not None:
-            chosen, reason = ahead, f"goes before what can wait: {reason}"
+        choice = self._choice(view, request, known, floor, memory)
+        chosen = choice.point
         if chosen.worth < floor and request.requirements.on_infeasible == "reject":
             return _refuse(known, chosen, floor, request)
         plan = replace(
-            self._plan(chosen, request, reason, goes_ahead=ahead is not None),
+            self._plan(chosen, request, choice.reason, goes_ahead=choice.goes_ahead),
             alternatives=alternatives(known, chosen, floor, request),
             floor_steps=floor_steps(known, chosen, floor, request),
         )
@@ -63,12 +67,26 @@ class Modelless:
         if isinstance(decision, Admit):
             return replace(
                 decision,
-                goes_ahead=ahead is not None,
-                is_judged=is_judged,
+                goes_ahead=choice.goes_ahead,
+                is_judged=choice.is_judged,
                 waits_again=True,
                 memory=memory,
             )
         return decision
+
+    def _choice(
+        self, view: View, request: Generate, known: Sequence[Point], floor: float, memory: Memory
+    ) -> Choice:
+        """Return which of the points is taken, and how."""
+        point, reason = choose(known, floor, request.requirements.latency_s)
+        case = repainting.case_of(view, memory, request, budget_of(request))
+        look, is_judged = self._look(case, known, point, view.decisions)
+        if look is not None:
+            point, reason = look.light, look.words
+        ahead = sooner(known, point, floor, request)
+        if ahead is not None:
+            return Choice(ahead, f"goes before what can wait: {reason}", is_judged, goes_ahead=True)
+        return Choice(point, reason, is_judged)
 
     def review(self, view: View, request: Generate, judged: Judged) -> Admit | Deliver:
         """See Reviewer.review."""
@@ -104,7 +122,7 @@ class Modelless:
         names = {name for name, *_ in case.memory.scores}  # few of all: a decision is to be quick
         scored = [p for p in known if p.info.name in names]
         look = repainting.first(case, self._judgeable(scored, case.request))
-        if look is not None:
+        if look is not None and not any(p.beats(look.light) for p in known):
             return look, True
         is_known = bool(self._judgeable([chosen], case.request))
         return None, is_known and repainting.is_to_learn(case, chosen, decisions)
@@ -123,8 +141,9 @@ class Modelless:
         infos = of_the_size(found, request)
         known = enumerate_points(view, infos, request)
         floor, budget = floor_of(known, request), budget_of(request)
-        chosen, _ = choose(known, floor, request.requirements.latency_s)
-        every = survey_points(view, infos, request)
+        memory = repainting.remembered(view).arrived(view.now)
+        chosen = self._choice(view, request, known, floor, memory).point
+        every = [chosen if p.is_as(chosen) else p for p in survey_points(view, infos, request)]
         every.sort(key=lambda p: (p != chosen, p.total_s > budget, p.worth < floor, *p.preference))
         return tuple(telling.alternative(point, chosen, floor, budget) for point in every)
 

@@ -5,15 +5,18 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from difs.messages import QualityPoint, VariantInfo
+from difs.actor_messages import Execute
+from difs.messages import Explain, Explanation, QualityPoint, Requirements, VariantInfo
 from difs.policy import looking
 from difs.policy.activity import Activity
 from difs.policy.base import Admit, Deliver, Judged, Options, View
+from difs.policy.frontier import enumerate_points
 from difs.policy.looking import Scores
 from difs.policy.modelless import Modelless
 from difs.policy.repainting import IN_TIME, NONE_YET, Memory
-from tests.builders import device_view, generate, resident, variant, view
+from tests.builders import device_view, generate, only, resident, served, variant, view
 from tests.unit.test_cascade import costs
 
 
@@ -60,6 +63,50 @@ def test_under_load_the_light_one_paints_first_and_the_plan_says_what_is_repaint
     decision = decided(seen(3.0))
     assert (decision.plan.variant, decision.is_judged, looks(decision)) == ("light", True, True)
     assert "with heavy" in decision.plan.reason
+
+
+def test_a_survey_names_first_what_would_be_painted_first() -> None:
+    found = seen(3.0)
+    first, *others = POLICY.survey(found, generate(latency_s=4.0))
+    assert (first.variant, first.why_not) == ("light", "")
+    assert {other.variant for other in others} == {"heavy"}
+
+
+@settings(max_examples=100)
+@given(st.floats(0.1, 10), st.floats(0.05, 0.95), st.floats(0.001, 0.2), st.floats(0, 3))
+def test_what_is_painted_first_is_never_dominated(
+    rate_hz: float, worth: float, call_s: float, backlog_s: float
+) -> None:
+    """A third variant, of which no score is known, may be better and sooner than the light one."""
+    infos = (*PAIR, member("third", worth))
+    found = seen(rate_hz, infos=infos, backlog_s=backlog_s)
+    (device,) = found.devices
+    loaded = LOADED | {"third": resident("third", costs(call_s))}
+    found = replace(found, devices=(replace(device, residents=loaded),))
+    plan = decided(found).plan
+    request = generate(latency_s=4.0)
+    known = enumerate_points(found, infos, request)
+    (chosen,) = [p for p in known if p.info.name == plan.variant]
+    assert not [p.info.name for p in known if p.beats(chosen)]
+    assert POLICY.survey(found, request)[0].variant == plan.variant
+
+
+def test_what_is_explained_under_load_is_what_is_done() -> None:
+    """The broker's word for a question and for the request itself, while pictures are looked at."""
+    house = served(policy="modelless", now=1000.0)
+    books = house.state.books
+    books.memory = seen(3.0).memory
+    books.variants = {info.name: info for info in PAIR}
+    (actor,) = books.ready
+    actor.residents = LOADED
+    asked = replace(generate("a"), requirements=Requirements(latency_s=4.0))
+    told_ = only(house.ask(Explain(asked, survey=True)), Explanation)
+    execute = only(house.ask(asked), Execute)
+    assert told_.plan is not None
+    assert told_.plan.reason.startswith("looks at the picture")
+    assert (told_.plan.variant, told_.plan.steps) == (execute.variant, execute.steps) == ("light", 10)
+    assert execute.is_judged
+    assert told_.points[0].variant == "light"
 
 
 def test_without_load_nobody_looks() -> None:
