@@ -1,6 +1,8 @@
 """What a variant with a small vocabulary says of a prompt: a pure rule over words."""
 
 import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 
 Captions = tuple[tuple[str, ...], ...]
 """Everything that a variant can paint, each with other words for it."""
@@ -13,7 +15,37 @@ def named(captions: Captions, prompt: str) -> tuple[str, ...]:
 
     Of two that overlap ("cat", "black cat") the longer one counts.
     """
-    known, longest = _known(captions)
+    return _finder(captions)(prompt)
+
+
+def note(variant: str, captions: Captions, prompt: str) -> str | None:
+    """Return what a user should know when a prompt names nothing that the variant can paint."""
+    if not captions or named(captions, prompt):
+        return None
+    return (
+        f"{variant} can paint {len(captions)} things, and the prompt names none of them:"
+        f" `difs variants {variant} --captions` lists them"
+    )
+
+
+Finder = Callable[[str], tuple[str, ...]]
+_finders: dict[int, tuple[Captions, Finder]] = {}
+"""By identity: hashing hundreds of captions costs more than a look. Kept objects keep their ids."""
+MOST_FINDERS = 64
+
+
+def _finder(captions: Captions) -> Finder:
+    """Return what finds the captions that a prompt names; a decision asks twice for the same prompt."""
+    kept = _finders.get(id(captions))
+    if kept is None:
+        if len(_finders) >= MOST_FINDERS:
+            _finders.clear()
+        find = lru_cache(maxsize=16)(partial(_found, *_index(captions)))
+        kept = _finders[id(captions)] = (captions, find)
+    return kept[1]
+
+
+def _found(known: Mapping[str, str], longest: int, prompt: str) -> tuple[str, ...]:
     words = WORD.findall(prompt.lower())
     found, at = [], 0
     while at < len(words):
@@ -27,32 +59,7 @@ def named(captions: Captions, prompt: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def note(variant: str, captions: Captions, prompt: str) -> str | None:
-    """Return what a user should know when a prompt names nothing that the variant can paint."""
-    if not captions or named(captions, prompt):
-        return None
-    return (
-        f"{variant} can paint {len(captions)} things, and the prompt names none of them:"
-        f" `difs variants {variant} --captions` lists them"
-    )
-
-
-Index = tuple[dict[str, str], int]
-_indices: dict[int, tuple[Captions, Index]] = {}
-"""By identity: hashing hundreds of captions costs more than a look. Kept objects keep their ids."""
-MOST_INDICES = 64
-
-
-def _known(captions: Captions) -> Index:
-    kept = _indices.get(id(captions))
-    if kept is None:
-        if len(_indices) >= MOST_INDICES:
-            _indices.clear()
-        kept = _indices[id(captions)] = (captions, _index(captions))
-    return kept[1]
-
-
-def _index(captions: Captions) -> Index:
+def _index(captions: Captions) -> tuple[dict[str, str], int]:
     """Return word or words -> caption, and the most words that belong together."""
     found = {}
     for caption, *others in reversed(captions):

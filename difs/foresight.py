@@ -165,6 +165,10 @@ class Outlook(Struct, frozen=True):
     frees: float = -math.inf
     """and when it takes the first of those."""
 
+    def is_over(self, now: float) -> bool:
+        """Whether there is nothing to do: time changes nothing of that."""
+        return self.ends <= now and not self.places
+
     def with_behind(self, seconds: float, bears_until: float, lost_until: float) -> "Outlook":
         """Return the outlook with one more behind all that are run ahead; its bounds as a Task's."""
         ends = self.ends + seconds

@@ -29,8 +29,8 @@ def of(actor: Actor, now: float) -> Outlook:
     Remembered until something comes or goes: time alone changes nothing of it.
     """
     made_at, found = actor.outlook
-    if found is None or now - made_at > STALE_S:
-        found = _made(actor, now)
+    if found is None or (now - made_at > STALE_S and not found.is_over(now)):
+        found = _made(actor, now) if actor.attempts or actor.queue else Outlook(ends=now)
         actor.outlook = now, found
     return found
 

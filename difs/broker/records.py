@@ -269,8 +269,9 @@ class Actor:
         Best effort gives way to all others.
         """
         left_s = self.account.left_s + (self.spare.left_s if is_best_effort else 0.0)
-        waits_for_loads = self.waits_for_loads(is_best_effort=is_best_effort)
-        return left_s + sum(self.load_s.values()) if waits_for_loads else left_s
+        if not self.waits_for_loads(is_best_effort=is_best_effort):
+            return left_s
+        return left_s + sum(self.load_s.values())
 
     def waits_for_loads(self, *, is_best_effort: bool) -> bool:
         """Whether a new request waits for others' loads.
@@ -278,8 +279,10 @@ class Actor:
         They go on beside the steps, so they delay it only where they hold all credits; best effort gives
         its credits to all others.
         """
+        if not self.load_s:
+            return False
         may_begin = self.free_credits > 0 or (bool(self.yielding) and not is_best_effort)
-        return bool(self.load_s) and not may_begin
+        return not may_begin
 
     @property
     def yielding(self) -> "list[Attempt]":
@@ -307,6 +310,8 @@ class Actor:
     @property
     def offers(self) -> dict[str, tuple[Resident, ...]]:
         """Return what variants that are not loaded can become: what is on its way is settled."""
+        if not self.loading:
+            return self.profiled
         settled = {
             variant: (found,)
             for variant, waiting in self.loading.items()

@@ -79,12 +79,18 @@ class Timing(Struct, frozen=True):
     p90_s: Seconds
     samples: Annotated[int, Meta(ge=1)]
     """Of the calm visits."""
-    visits: Annotated[tuple[Visit, ...], Meta(min_length=1)]
+    visits: tuple[Visit, ...] = ()
+    """Empty: it was visited once, in an older way."""
+
+    @property
+    def seen(self) -> tuple[Visit, ...]:
+        """Return all visits."""
+        return self.visits or (Visit(self.median_s, self.p90_s, self.samples),)
 
     @property
     def calm(self) -> int:
         """Return how many visits were not disturbed."""
-        return len(_calm(self.visits))
+        return len(_calm(self.seen))
 
 
 def timing_of(visits: tuple[Visit, ...]) -> Timing:
@@ -153,7 +159,7 @@ Cell = ModeCell | StepCell | DecodeCell
 def visits_of(cell: Cell) -> tuple[Visit, ...]:
     """Return the visits of a cell; none where nothing was timed."""
     timing = cell.encode if isinstance(cell, ModeCell) else cell.timing
-    return timing.visits if timing is not None else ()
+    return timing.seen if timing is not None else ()
 
 
 def joined(before: Cell, again: Cell) -> Cell:

@@ -126,7 +126,7 @@ def unsteady(profile: Profile) -> int:
     """Return how many of a profile's timings were disturbed, most of their visits or those that count."""
     timings = [c.timing for c in profile.cells if not isinstance(c, ModeCell) and c.timing is not None]
     return sum(
-        timing.p90_s > UNSTEADY * timing.median_s or 2 * timing.calm < len(timing.visits)
+        timing.p90_s > UNSTEADY * timing.median_s or 2 * timing.calm < len(timing.seen)
         for timing in timings
     )
 
