@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench.replay import Replay
 from bench.report import keep, verdict
 from difs import config
 from difs.actor_messages import Costs, Resident, Room, RowCost
@@ -33,7 +34,6 @@ from difs.messages import QualityPoint, VariantInfo
 from difs.simulation import arrivals, figures
 from difs.simulation.scenario import Fleet, Scenario, Wish
 from difs.simulation.tables import Mode, Model
-from difs.simulation.world import World
 
 MIB = 2**20
 SIDE = 512
@@ -235,23 +235,15 @@ def model(name: str, card: Card) -> Model:
     return Model(info, {"full": Mode(resident, parked_s=LOAD_S)}, kind="simulated")
 
 
-class Replay(World):
-    """A run whose requests are an instance's."""
-
-    def __init__(self, instance: Instance, planner: str, seed: int) -> None:
-        """See World."""
-        self._wishes = instance.wishes
-        scenario = Scenario(
-            seed=seed,
-            mix=(Wish(latency_s=LATENCY_S),),
-            fleet=Fleet(memory_bytes=(1000 * instance.room + 300) * MIB, parking_bytes=0),
-            autoscaler=config.Autoscaler(planner=planner, headroom=0),
-        )
-        models = {name: model(name, card) for name, card in instance.cards.items()}
-        super().__init__(scenario, models, times=instance.times)
-
-    def _wish(self, number: int) -> Wish:
-        return self._wishes[number]
+def replay(instance: Instance, planner: str, seed: int) -> Replay:
+    """Return a run whose requests are an instance's."""
+    scenario = Scenario(
+        seed=seed,
+        fleet=Fleet(memory_bytes=(1000 * instance.room + 300) * MIB, parking_bytes=0),
+        autoscaler=config.Autoscaler(planner=planner, headroom=0),
+    )
+    models = {name: model(name, card) for name, card in instance.cards.items()}
+    return Replay(scenario, models, instance.times, instance.wishes)
 
 
 def reached(instance: Instance, seed: int) -> dict[str, float]:
@@ -263,7 +255,7 @@ def reached(instance: Instance, seed: int) -> dict[str, float]:
         "lru": lru(instance) / count,
     }
     for planner in PLANNERS:
-        told = figures.of_run(Replay(instance, planner, seed).run())
+        told = figures.of_run(replay(instance, planner, seed).run())
         found[planner] = told["quality_attainment"]
     return found
 

@@ -8,37 +8,22 @@ arrivals do to those that are here, and what the model of sharing does not know.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bench import embedded
 from bench.load import arrivals
 from bench.promises import Ended, figures, wishes
+from bench.replay import Replay
 from bench.report import keep, verdict
 from difs.simulation.ledger import Fate
 from difs.simulation.scenario import Fleet, Scenario, Wish
 from difs.simulation.tables import Model
-from difs.simulation.world import World
 
 APART_S = 30.0
 """Between two requests at load 0."""
 WARM = 0.1
 """This share of each run is not counted: what is learned online is learned then."""
-
-
-class Replay(World):
-    """A run with stated wishes at stated times."""
-
-    def __init__(
-        self, models: Mapping[str, Model], times: Sequence[float], asked: Sequence[dict[str, Any]]
-    ) -> None:
-        """See World."""
-        self._asked = asked
-        super().__init__(Scenario(fleet=Fleet(devices=1)), models, times=times)
-
-    def _wish(self, number: int) -> Wish:
-        kept = {k: v for k, v in self._asked[number].items() if k not in ("prompt", "seed")}
-        return Wish(**kept)
 
 
 def ended(fate: Fate) -> Ended:
@@ -61,7 +46,11 @@ def ended(fate: Fate) -> Ended:
 def run(models: Mapping[str, Model], count: int, rate: float, seed: int, load: float) -> list[Ended]:
     """Return what came of `count` requests; rate 0: far apart."""
     times = arrivals(rate, count / rate, seed) if rate else [APART_S * i for i in range(count)]
-    ledger = Replay(models, times, wishes(count, seed + round(100 * load), sorted(models))).run()
+    asked = [
+        Wish(**{key: value for key, value in wish.items() if key not in ("prompt", "seed")})
+        for wish in wishes(count, seed + round(100 * load), sorted(models))
+    ]
+    ledger = Replay(Scenario(fleet=Fleet(devices=1)), models, times, asked).run()
     fates = sorted(ledger.fates.values(), key=lambda fate: fate.arrived_at)
     return [ended(fate) for fate in fates[int(WARM * count) :]]
 

@@ -26,14 +26,17 @@ from msgspec.structs import replace
 from bench import embedded
 from bench.load import arrivals, wait_until_quiet
 from bench.promises import wait_until_loaded
+from bench.replay import Replay
 from bench.report import keep, percentile, verdict
 from difs import AsyncClient, catalogue, config, errors, processes, profiles
+from difs.clock import MonotonicClock
 from difs.private import PrivateService
 from difs.profiling import store
 from difs.simulation import figures, tables
+from difs.simulation.ledger import Ledger
 from difs.simulation.scenario import Fleet, Scenario, Wish
 from difs.simulation.tables import Mode, Model
-from difs.simulation.world import World
+from difs.trials import openloop
 
 DEVICE = "cpu-0"
 LATENCIES_S = (1.0, 2.0, 4.0)
@@ -67,14 +70,16 @@ async def ask(client: AsyncClient, prompt: str, latency_s: float, seed: int) -> 
 async def offer(
     address: str, times: Sequence[float], latencies: Sequence[float], prompt: str
 ) -> list[Got]:
-    """Send each request at its time."""
+    """Send each request at its time; returns what came, in the order of the requests."""
+    got: dict[int, Got] = {}
     async with AsyncClient(address) as client:
-        started = time.perf_counter()
-        tasks = []
-        for i, (due, latency_s) in enumerate(zip(times, latencies, strict=True)):
-            await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
-            tasks.append(asyncio.create_task(ask(client, prompt, latency_s, i)))
-        return list(await asyncio.gather(*tasks))
+
+        async def one(i: int) -> None:
+            got[i] = await ask(client, prompt, latencies[i], i)
+
+        clock = MonotonicClock()
+        await openloop.offer(times, one, clock, clock.now())
+    return [got[i] for i in range(len(times))]
 
 
 def told(got: Sequence[Got]) -> dict[str, float]:
@@ -89,19 +94,10 @@ def told(got: Sequence[Got]) -> dict[str, float]:
     }
 
 
-class Replay(World):
-    """A run whose requests state the latencies of the real ones, in order."""
-
-    def __init__(
-        self, models: Mapping[str, Model], times: Sequence[float], latencies: Sequence[float]
-    ) -> None:
-        """See World."""
-        self._latencies = latencies
-        scenario = Scenario(mix=tuple(Wish(latency_s=s) for s in LATENCIES_S), fleet=Fleet(devices=1))
-        super().__init__(scenario, models, times=times)
-
-    def _wish(self, number: int) -> Wish:
-        return Wish(latency_s=self._latencies[number])
+def replay(models: Mapping[str, Model], times: Sequence[float], latencies: Sequence[float]) -> Ledger:
+    """Return what came of requests that state the latencies of the real ones, in order."""
+    wishes = [Wish(latency_s=latency_s) for latency_s in latencies]
+    return Replay(Scenario(fleet=Fleet(devices=1)), models, times, wishes).run()
 
 
 def stretched(models: Mapping[str, Model], times: float) -> dict[str, Model]:
@@ -131,7 +127,7 @@ def real_alone_s(address: str, prompt: str) -> float:
 
 def simulated_alone_s(models: Mapping[str, Model]) -> float:
     """Return what the profiles say of that."""
-    ledger = Replay(models, alone_times(), [ALONE_S] * ALONE).run()
+    ledger = replay(models, alone_times(), [ALONE_S] * ALONE)
     return statistics.median([fate.seconds for fate in ledger.fates.values()][1:])
 
 
@@ -175,7 +171,7 @@ def main() -> None:
             after_s = real_alone_s(service.address, prompt)
             stretch = [before_s / profiled_s, after_s / profiled_s]
             as_now = stretched(models, statistics.fmean(stretch))
-            simulated = figures.of_run(Replay(as_now, times, latencies).run())
+            simulated = figures.of_run(replay(as_now, times, latencies))
             cell: dict[str, Any] = {key: [round(real[key], 4), simulated[key]] for key in real}
             cell["stretch"] = [round(times, 3) for times in stretch]
             cell["is_steady"] = abs(stretch[1] / stretch[0] - 1.0) <= UNSTEADY
