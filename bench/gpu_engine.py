@@ -32,16 +32,10 @@ import torch
 from bench import architectures
 from bench.architectures import Architecture
 from bench.gpu_rooms import Bare, Studio, is_out_of_memory
-from bench.report import keep
+from bench.report import keep, say
 from difs import memory_modes
 
 GIB = 2**30
-_started = time.monotonic()
-
-
-def say(line: str) -> None:
-    """Print progress with the seconds since the start."""
-    print(f"[{time.monotonic() - _started:5.0f} s] {line}", flush=True)
 
 
 class Meter:

@@ -108,8 +108,15 @@ def emoji(seconds: float) -> Iterator[Setting]:
 def capacity_hz(model: Model) -> float:
     """Return the pictures a second that a device does of a variant as it is by default, calls full."""
     costs = next(iter(model.modes.values())).resident.costs
+    rows = model.info.steps_default * (2 if model.info.guidance_scale > 1 else 1)
     row_s = min(cost.seconds / cost.rows for cost in costs.steps)
-    return 1.0 / (costs.encode_s + model.info.steps_default * 2 * row_s + costs.decode_s)
+    return 1.0 / (costs.encode_s + rows * row_s + costs.decode_s)
+
+
+def means(runs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
+    """Return the mean of each figure over the runs that have it; None: none has."""
+    known = {key: [run[key] for run in runs if run[key] is not None] for key in keys}
+    return {key: round(statistics.fmean(values), 4) if values else None for key, values in known.items()}
 
 
 def measure(setting: Setting, policy: str, seeds: list[int]) -> dict[str, Any]:
@@ -118,10 +125,7 @@ def measure(setting: Setting, policy: str, seeds: list[int]) -> dict[str, Any]:
     for seed in seeds:
         scenario = changed(setting.scenario, {"policy.name": policy, "seed": seed})
         found.append(figures.of_run(World(scenario, setting.models, times=setting.times).run()))
-    told: dict[str, Any] = {}
-    for key in KEPT:
-        known = [run[key] for run in found if run[key] is not None]
-        told[key] = round(statistics.fmean(known), 4) if known else None
+    told = means(found, KEPT)
     worths = [run["quality_attainment"] for run in found]
     told["between_seeds"] = round(max(worths) - min(worths), 4)
     told["variants"] = found[0]["variants"]

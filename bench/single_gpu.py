@@ -12,13 +12,12 @@ of the most that was reached at any load.
 """
 
 import argparse
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bench import cards
-from bench.policy import TRACES
+from bench.policy import TRACES, capacity_hz, means
 from bench.report import keep, verdict
 from difs import config
 from difs.simulation import figures
@@ -61,13 +60,6 @@ def cases(memories: Sequence[int]) -> Iterator[Case]:
                 yield from (Case(memory_gb, pattern, kind, load) for load in LOADS)
 
 
-def capacity_hz(model: Model) -> float:
-    """Return the pictures a second that a device does of a variant's usual steps in full calls."""
-    costs = model.modes["full"].resident.costs
-    rows = 2 if model.info.guidance_scale > 1 else 1
-    return 1.0 / (model.info.steps_default * rows * min(c.seconds / c.rows for c in costs.steps))
-
-
 def measure(
     case: Case,
     models: Mapping[str, Model],
@@ -81,11 +73,9 @@ def measure(
         figures.of_run(World(case.scenario(rate_hz, seconds, seed, planner), models).run())
         for seed in seeds
     ]
-    told: dict[str, Any] = {}
-    for key in KEPT:
-        known = [run[key] for run in runs if run[key] is not None]
-        told[key] = round(statistics.fmean(known), 4) if known else None
-    return told | {key: runs[0][key] for key in ("variants", "refused", "failed", "log_hash")}
+    return means(runs, KEPT) | {
+        key: runs[0][key] for key in ("variants", "refused", "failed", "log_hash")
+    }
 
 
 def goals_of(found: Mapping[Case, Mapping[str, Any]]) -> list[dict[str, Any]]:
