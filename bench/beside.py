@@ -31,12 +31,12 @@ from typing import Any
 
 import numpy as np
 
-from bench import footprint
-from bench.calibration import best_batching, largest_difference, paint_together, warm_up
+from bench import embedded, footprint
+from bench.calibration import UNSWEPT, best_batching, largest_difference, paint_together, warm_up
 from bench.load import QUIET, Ask, Outcome, Pixels, arrivals, busy_share, mix, offer, wait_until_quiet
 from bench.peers import sdcpp
 from bench.peers.alone import Alone
-from bench.peers.base import Batching, BatchingSystem, System
+from bench.peers.base import WAITING_THREADS, Batching, BatchingSystem, System
 from bench.peers.difs_service import CLIENTS, Difs
 from bench.peers.over_http import BentoMl, LitServe, Mosec, RayServe
 from bench.progress import PLACE, Progress
@@ -48,13 +48,10 @@ SYSTEMS: tuple[type[System], ...] = (Alone, LitServe, RayServe, Mosec, BentoMl, 
 SHARES = (0.3, 0.7, 0.9)
 GUIDANCE = (1.5, 2.5, 4.0)
 QUICK = {"rounds": 1, "flood": 24, "seconds": 3.0}
-UNSWEPT = Batching(16, 0.0)
 CALIBRATION_S = 6.0
 ALONE, TOGETHER = 10, 16
 """Asks of the warm-up, one by one and at once: BentoML's dispatcher learns from so many."""
 CHECKED = 4
-WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
-"""Idle threads spin briefly, then sleep: in every system as in DIFS, whose supervisor sets the same."""
 
 
 def turns(names: list[str], rounds: int) -> list[tuple[int, str]]:
@@ -74,8 +71,7 @@ class Bench:
     def __init__(self, asked: argparse.Namespace) -> None:
         """Take the options; find the model, its captions and who can be measured."""
         self.model = repository.locate("model_repo") / asked.model
-        captions = json.loads((self.model / "captions.json").read_text("utf-8"))
-        self._captions = [entry["caption"] for entry in captions.values()]
+        self._captions = embedded.captions(asked.model)
         self._asked = asked
         self._seed = 0
         self.not_measured = {sdcpp.NAME: sdcpp.why_not(self.model)}

@@ -10,6 +10,8 @@ import numpy as np
 from bench.load import Ask, Outcome, Pixels, arrivals, offer
 from bench.peers.base import Batching, BatchingSystem, System
 
+UNSWEPT = Batching(16, 0.0)
+"""The knobs of the peers in a quick run."""
 SIZES = (8, 16, 32)
 FLOOD = 48
 AS_GOOD = 0.97

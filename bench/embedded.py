@@ -1,4 +1,4 @@
-"""The embedded family as the simulator wants it: its seconds as `bench/tables` keeps them."""
+"""The embedded family: what it can paint, and its seconds as `bench/tables` keeps them."""
 
 from pathlib import Path
 
@@ -7,6 +7,12 @@ from difs.simulation import tables
 from difs.simulation.tables import Model
 
 TABLES = Path(__file__).parent / "tables"
+
+
+def captions(variant: str) -> list[str]:
+    """Return the caption of each thing that a variant can paint."""
+    known = repository.scan(repository.locate("model_repo")).variant(variant)
+    return [first for first, *_ in known.captions]
 
 
 def models() -> dict[str, Model]:

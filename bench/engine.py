@@ -20,7 +20,6 @@ latency counts from the scheduled arrival. The knobs of the peers are found by a
 
 import argparse
 import asyncio
-import json
 import os
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -28,8 +27,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from bench import chart
+from bench import chart, embedded
 from bench.calibration import (
+    UNSWEPT,
     best_batching,
     largest_difference,
     paint_together,
@@ -37,7 +37,7 @@ from bench.calibration import (
     warm_up,
 )
 from bench.load import QUIET, Ask, Outcome, Pixels, arrivals, busy_share, mix, offer, wait_until_quiet
-from bench.peers.base import Batching, BatchingSystem, System
+from bench.peers.base import WAITING_THREADS, BatchingSystem, System
 from bench.peers.difs_service import Difs
 from bench.peers.over_http import LitServe, RayServe
 from bench.peers.serial import Serial
@@ -77,10 +77,6 @@ CHECKED = 8
 CAPACITY_ASKS = 24
 CALIBRATION_S = 10.0
 QUICK = {"seconds": 2.0, "rounds": 1}
-UNSWEPT = Batching(16, 0.0)
-"""The knobs of the peers in a quick run."""
-WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
-"""Idle threads spin briefly, then sleep: in every system as in DIFS, whose supervisor sets the same."""
 
 
 class Bench:
@@ -89,8 +85,7 @@ class Bench:
     def __init__(self, asked: argparse.Namespace) -> None:
         """Take the options; find the model and its captions."""
         self.model = repository.locate("model_repo") / asked.model
-        captions = json.loads((self.model / "captions.json").read_text("utf-8"))
-        self._captions = [entry["caption"] for entry in captions.values()]
+        self._captions = embedded.captions(asked.model)
         self._asked = asked
         self._seed = 0
         self.capacity = 0.0

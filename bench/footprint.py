@@ -1,4 +1,4 @@
-"""The memory of a system: of all its processes together, shared pages counted once."""
+"""The processes of a system, and the memory of all together, shared pages counted once."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,11 +23,16 @@ class Footprint:
         return asdict(self)
 
 
+def tree(root: int) -> list[psutil.Process]:
+    """Return a process and its descendants."""
+    leader = psutil.Process(root)
+    return [leader, *leader.children(recursive=True)]
+
+
 def of_tree(root: int) -> Footprint:
     """Measure a process and its descendants, whichever of them still live (proc(5), smaps)."""
-    leader = psutil.Process(root)
     found = []
-    for process in (leader, *leader.children(recursive=True)):
+    for process in tree(root):
         try:
             found.append(process.memory_full_info())
         except (psutil.NoSuchProcess, psutil.ZombieProcess):

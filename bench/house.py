@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 import zmq
 
+from bench import footprint
 from bench.report import keep, verdict
 from difs import sockets, wire
 from difs.messages import Accepted, Beat, Delivery, Error, Generate, Overrides, Result
@@ -93,8 +94,7 @@ def start_difs() -> tuple[float, float]:
 
 def _tree(service: PrivateService) -> list[psutil.Process]:
     assert service.process is not None
-    supervisor = psutil.Process(service.process.pid)
-    return [supervisor, *supervisor.children(recursive=True)]
+    return footprint.tree(service.process.pid)
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -12,15 +12,14 @@ of it, and how many of the latencies that were accepted as kept were kept.
 
 import argparse
 import asyncio
-import json
 import random
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from bench import embedded
 from bench.load import arrivals, wait_until_quiet
 from bench.report import keep, percentile, verdict
 from difs import AsyncClient, Client, errors
@@ -28,7 +27,6 @@ from difs.clock import MonotonicClock
 from difs.private import PrivateService
 from difs.trials import openloop
 
-CAPTIONS = Path(__file__).parents[1] / "model_repo" / "emoji-base" / "captions.json"
 LEVELS = ("draft", "low", "medium", "high", "best")
 SHORTEST_S, LONGEST_S = 0.2, 4.0
 PATIENCE_S = 120.0
@@ -52,7 +50,7 @@ class Ended:
 def wishes(count: int, seed: int, variants: Sequence[str]) -> list[dict[str, Any]]:
     """Return the arguments of `generate` for so many requests."""
     dice = random.Random(f"wishes {seed}")
-    captions = [entry["caption"] for entry in json.loads(CAPTIONS.read_text("utf-8")).values()]
+    captions = embedded.captions("emoji-base")
     found = []
     for i in range(count):
         wish: dict[str, Any] = {"prompt": dice.choice(captions), "seed": seed * 100_000 + i}

@@ -14,10 +14,8 @@ from asyncio.subprocess import PIPE, Process
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from bench.load import Ask, Pixels
-from bench.peers.base import System
+from bench.peers.base import System, square
 
 STOP_S = 10.0
 LENGTH_BYTES = 4
@@ -50,8 +48,7 @@ class Alone(System):
             head = await stdout.readexactly(LENGTH_BYTES)
             data = await stdout.readexactly(int.from_bytes(head, "little"))
             self.moved_bytes += len(line) + len(head) + len(data)
-        side = round((len(data) / 3) ** 0.5)
-        return np.frombuffer(data, np.uint8).reshape(side, side, 3)
+        return square(data)
 
     @property
     def root(self) -> int:

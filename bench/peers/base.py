@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from bench.load import Ask, Pixels
+
+WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
+"""Idle threads spin briefly, then sleep: in every system as in DIFS, whose supervisor sets the same."""
+
+
+def square(data: bytes) -> Pixels:
+    """Return the picture of these bytes: the bench's are square."""
+    side = round((len(data) / 3) ** 0.5)
+    return np.frombuffer(data, np.uint8).reshape(side, side, 3)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,10 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from bench.http import free_port
 from bench.load import Ask, Pixels
-from bench.peers.base import Batching, BatchingSystem
+from bench.peers.base import Batching, BatchingSystem, square
 
 START_S = 300.0
 STOP_S = 20.0
@@ -51,9 +49,7 @@ class HttpPeer(BatchingSystem):
         """See System.start_and_paint: each server says otherwise that it is not ready yet."""
         import aiohttp
 
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self._front = f"tcp://127.0.0.1:{port}"
         self._url = f"http://127.0.0.1:{port}/predict"
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the server
@@ -92,10 +88,8 @@ class HttpPeer(BatchingSystem):
             return data
 
     async def paint(self, ask: Ask) -> Pixels:
-        """See System.paint; the pictures are square."""
-        pixels = np.frombuffer(await self._bytes_of(ask), np.uint8)
-        side = round((len(pixels) / 3) ** 0.5)
-        return pixels.reshape(side, side, 3)
+        """See System.paint."""
+        return square(await self._bytes_of(ask))
 
     async def _bytes_of(self, ask: Ask) -> bytes:
         return await self._post(asdict(ask))
