@@ -7,49 +7,19 @@ on the machine does not count, but that it slows both alike.
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.lone_engine import GUIDANCE, NAME, SAMPLER, SIDE, loaded, order
 from bench.report import percentile
-from difs import config, repository
-from difs.actor_messages import Execute, Slot, Stepped
+from difs.actor_messages import Stepped
 from difs.actors import schedulers
-from difs.actors.delivery import Easel
 from difs.actors.torch_engine import TorchEngine
-from difs.clock import MonotonicClock
-from difs.shm import layout, segment
-from difs.shm.writer import SegmentWriter
 
-NAME, SIDE, STEPS, GUIDANCE, SAMPLER = "emoji-base", 64, 20, 2.5, "ddim"
-PLACES = layout.plan([(64 * 1024, 4)])
-WARM = 2
-
-
-def order(attempt: int) -> Execute:
-    """Return one picture."""
-    place = PLACES.slots[attempt % len(PLACES.slots)]
-    return Execute(
-        attempt=attempt,
-        request_id="bench",
-        variant=NAME,
-        prompt="red apple",
-        negative_prompt="",
-        width=SIDE,
-        height=SIDE,
-        steps=STEPS,
-        guidance_scale=GUIDANCE,
-        sampler=SAMPLER,
-        seeds=(7,),
-        deadline=MonotonicClock().now() + 600,
-        slots=(Slot(place.index, place.offset, place.capacity_bytes, attempt),),
-        format="raw",
-        metadata="",
-    )
+STEPS, SEED, WARM = 20, 7, 2
 
 
 @torch.inference_mode()
@@ -59,7 +29,7 @@ def bare(painter: Any, prompt: Any) -> Iterator[float]:
     scheduler = schedulers.build(SAMPLER, pipe.scheduler, "base")
     scheduler.set_timesteps(STEPS)
     side = SIDE // pipe.vae_scale_factor
-    noise = torch.Generator().manual_seed(7)
+    noise = torch.Generator().manual_seed(SEED)
     latents = torch.randn((1, pipe.unet.config.in_channels, side, side), generator=noise)
     latents = latents * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
@@ -74,7 +44,7 @@ def bare(painter: Any, prompt: Any) -> Iterator[float]:
 
 def ours(engine: TorchEngine, attempt: int) -> Iterator[float]:
     """Yield the seconds of each turn in which a step was done."""
-    engine.submit(order(attempt))
+    engine.submit(order(attempt, STEPS, SEED))
     while not engine.is_idle:
         started = time.thread_time()
         reports = engine.turn()
@@ -86,24 +56,14 @@ def ours(engine: TorchEngine, attempt: int) -> Iterator[float]:
 def measure(rounds: int) -> dict[str, float]:
     """Return the figures."""
     found: dict[str, list[float]] = {"bare": [], "difs": []}
-    with tempfile.TemporaryDirectory() as folder:
-        path = segment.create(Path(folder), PLACES)
-        with SegmentWriter(path) as writer:
-            library = repository.scan(repository.locate("model_repo"))
-            settings = config.load(None).actors
-            engine = TorchEngine("cpu-0", library, Easel(writer), MonotonicClock(), settings, threads=1)
-            engine.load(NAME)
-            while engine.is_busy or not engine.is_idle:
-                engine.turn()
-                time.sleep(0.001)
-            painter = engine._painters[NAME]
-            encoded = painter.encode(order(0))
-            prompt = torch.cat([encoded.negative.embeds, encoded.positive.embeds])
-            for attempt in range(rounds + WARM):
-                taken = {"bare": list(bare(painter, prompt)), "difs": list(ours(engine, attempt + 1))}
-                for name, seconds in taken.items():
-                    found[name] += seconds if attempt >= WARM else []
-            engine.close()
+    with loaded(TorchEngine) as engine:
+        painter = engine._painters[NAME]
+        encoded = painter.encode(order(0, STEPS, SEED))
+        prompt = torch.cat([encoded.negative.embeds, encoded.positive.embeds])
+        for attempt in range(rounds + WARM):
+            taken = {"bare": list(bare(painter, prompt)), "difs": list(ours(engine, attempt + 1))}
+            for name, seconds in taken.items():
+                found[name] += seconds if attempt >= WARM else []
     figures = {
         f"{name}_{where}_ms": round(percentile(found[name], share) * 1e3, 3)
         for name in found

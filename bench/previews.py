@@ -30,20 +30,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from bench.lone_engine import loaded, order
 from bench.report import keep, verdict
-from difs import config, repository
-from difs.actor_messages import Execute, Slot, Stepped
-from difs.actors.delivery import Easel
+from difs.actor_messages import Stepped
 from difs.actors.jobs import Painting
 from difs.actors.link import Link
 from difs.actors.torch_engine import TorchEngine
 from difs.clock import MonotonicClock
 from difs.doors.service import Service
 from difs.messages import Preview
-from difs.shm import layout, segment
-from difs.shm.writer import SegmentWriter
 
-PLACES = layout.plan([(64 * 1024, 4)])
 BATCH, STEPS, EVERY = 4, 24, 2
 WARM = 2
 RESAMPLES = 2000
@@ -73,29 +69,6 @@ class Timed(TorchEngine):
         return found
 
 
-def order(attempt: int, preview_every: int) -> Execute:
-    """Return one image of a batch."""
-    place = PLACES.slots[attempt % BATCH]
-    return Execute(
-        attempt=attempt,
-        request_id="bench",
-        variant="emoji-base",
-        prompt="red apple",
-        negative_prompt="",
-        width=64,
-        height=64,
-        steps=STEPS,
-        guidance_scale=2.5,
-        sampler="ddim",
-        seeds=(attempt,),
-        deadline=MonotonicClock().now() + 600,
-        slots=(Slot(place.index, place.offset, place.capacity_bytes, attempt),),
-        format="raw",
-        metadata="",
-        preview_every=preview_every,
-    )
-
-
 @contextmanager
 def sink(folder: Path) -> Iterator[Link]:
     """Lend a link as an actor's, to a process that takes what is sent."""
@@ -112,16 +85,13 @@ class Bench:
     """An engine, and where it tells of its steps."""
 
     def __init__(self, engine: Timed, link: Link) -> None:
-        """Load the model."""
+        """Nothing was painted yet."""
         self.engine, self._link = engine, link
         self._attempts = 1
         self.images = 0
         """That most steps of the last batch had."""
         self.last: Preview | None = None
         """The last preview."""
-        engine.load("emoji-base")
-        while engine.is_busy or not engine.is_idle:
-            engine.turn()
 
     def batch(self, preview_every: int) -> dict[int, float]:
         """Return the CPU seconds of each step of one batch; the first of its images may have previews.
@@ -130,7 +100,7 @@ class Bench:
         """
         watched, self._attempts = self._attempts, self._attempts + BATCH
         for i in range(BATCH):
-            self.engine.submit(order(watched + i, preview_every if i == 0 else 0))
+            self.engine.submit(order(watched + i, STEPS, watched + i, preview_every if i == 0 else 0))
         taken: dict[int, tuple[int, float]] = {}
         while self.engine.is_busy or not self.engine.is_idle:
             began = time.process_time()
@@ -205,11 +175,7 @@ def door_s(preview: Preview) -> float:
 
 def measure(rounds: int) -> dict[str, Any]:
     """Return the figures."""
-    with tempfile.TemporaryDirectory() as home, sink(Path(home)) as link:
-        writer = SegmentWriter(segment.create(Path(home), PLACES))
-        found = repository.scan(repository.locate("model_repo"))
-        settings = config.load(None).actors
-        engine = Timed("cpu-0", found, Easel(writer), MonotonicClock(), settings, threads=1)
+    with loaded(Timed) as engine, tempfile.TemporaryDirectory() as home, sink(Path(home)) as link:
         bench = Bench(engine, link)
         figures = measure_engine(bench, rounds)
         assert bench.last is not None
@@ -219,9 +185,7 @@ def measure(rounds: int) -> dict[str, Any]:
             "door_us": round(door * 1e6, 1),
             "door_percent": round(door * 1e5 / figures["step_ms"], 3),
         }
-        engine.close()
         link.close()
-        writer.close()
     return figures
 
 
