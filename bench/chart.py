@@ -12,12 +12,10 @@ def draw(path: Path, title: str, systems: dict[str, dict[str, Any]]) -> bool:
     """
     if find_spec("matplotlib") is None:
         return False
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for name, by_load in systems.items():
         shown = {load: cell for load, cell in by_load.items() if load.endswith("x") and cell["done"]}
         loads = [float(load.removesuffix("x")) for load in shown]
@@ -33,5 +31,4 @@ def draw(path: Path, title: str, systems: dict[str, dict[str, Any]]) -> bool:
         axes.legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
     return True

@@ -4,22 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from bench.report_page import OURS, SERIAL
 from bench.results_kept import Result
 
 DPI = 120
 TICKS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20)
 OWN, OTHER, BAD = "#d1495b", "#8d99ae", "#222222"
-
-
-def pyplot() -> Any:
-    """Return matplotlib's pyplot, drawing into files only."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt
 
 
 def draw_beside(figures: dict[str, Any], path: Path) -> None:
@@ -41,9 +33,8 @@ def draw_beside(figures: dict[str, Any], path: Path) -> None:
             n: s["memory"]["pss_bytes"] / base["memory"]["pss_bytes"] for n, s in systems.items()
         },
     }
-    plt = pyplot()
-    figure, grid = plt.subplots(2, 2, figsize=(10.5, 5.6), layout="constrained")
-    for axes, (title, values) in zip(grid.flat, panels.items(), strict=True):
+    figure = Figure(figsize=(10.5, 5.6), layout="constrained")
+    for axes, (title, values) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
         names = list(values)[::-1]
         colors = [OWN if name == OURS else OTHER for name in names]
         bars = axes.barh(names, [values[n] for n in names], color=colors)
@@ -56,7 +47,6 @@ def draw_beside(figures: dict[str, Any], path: Path) -> None:
         f"{figures['model']}: serial diffusers = 1x (latency: its median on an idle machine)", fontsize=10
     )
     figure.savefig(path, dpi=DPI)
-    plt.close(figure)
 
 
 def draw_goals(results: Sequence[Result], path: Path) -> None:
@@ -65,8 +55,8 @@ def draw_goals(results: Sequence[Result], path: Path) -> None:
         row for result in results for goal in result.goals if (row := margin(result, goal)) is not None
     ]
     rows.sort(key=lambda row: row[1])
-    plt = pyplot()
-    figure, axes = plt.subplots(figsize=(10.5, 1.2 + 0.19 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(10.5, 1.2 + 0.19 * len(rows)), layout="constrained")
+    axes = figure.subplots()
     for i, (_, factor) in enumerate(rows):
         axes.plot([1.0, factor], [i, i], color=OTHER, lw=1)
         axes.plot(factor, i, "o", ms=4, color=OWN if factor < 1 else BAD)
@@ -80,7 +70,6 @@ def draw_goals(results: Sequence[Result], path: Path) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=DPI)
-    plt.close(figure)
 
 
 def margin(result: Result, goal: dict[str, Any]) -> tuple[str, float] | None:

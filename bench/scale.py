@@ -65,12 +65,10 @@ def draw(path: Path, curves: dict[str, dict[int, Row]]) -> bool:
     """Draw the curves beside each other; False without matplotlib."""
     if find_spec("matplotlib") is None:
         return False
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, len(curves), figsize=(13, 3.6), layout="constrained", sharey=True)
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True)
     labels = {"request_us": "one request", "decision_us": "one decision", "tick_us": "one tick (0.5 s)"}
     for axes, (name, curve) in zip(panels, curves.items(), strict=True):
         for key, label in labels.items():
@@ -83,7 +81,6 @@ def draw(path: Path, curves: dict[str, dict[int, Row]]) -> bool:
     panels[0].legend(fontsize=8)
     figure.suptitle("What a request costs the broker's heart as the house grows (policy modelless)")
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
     return True
 
 
