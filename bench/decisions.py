@@ -51,14 +51,19 @@ def device(number: int, infos: tuple[VariantInfo, ...]) -> DeviceView:
     residents, profiled = {}, {}
     for i, info in enumerate(infos):
         step_s = 0.005 + 0.001 * i + 0.002 * number
-        costs = Costs(64 * 64, 0.01, (RowCost(1, step_s), RowCost(2, 1.7 * step_s)), 0.02, 1.0)
-        found = Resident(info.name, "full", "fp16", 1000, costs, room=Room(1000, 100, 300))
+        found = resident(info.name, step_s)
         if i % 2 == 0:
             residents[info.name] = found
         profiled[info.name] = tuple(in_mode(found, mode, place) for place, mode in enumerate(MODES))
     return DeviceView(
         f"cpu-{number}", residents, 0.05 * number, 0, 8, profiled=profiled, room_bytes=1000 + 50 * number
     )
+
+
+def resident(name: str, step_s: float) -> Resident:
+    """Return a variant as it is on a device where a step takes so long."""
+    costs = Costs(64 * 64, 0.01, (RowCost(1, step_s), RowCost(2, 1.7 * step_s)), 0.02, 1.0)
+    return Resident(name, "full", "fp16", 1000, costs, room=Room(1000, 100, 300))
 
 
 def in_mode(found: Resident, mode: MemoryMode, place: int) -> Resident:

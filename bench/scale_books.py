@@ -7,10 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from bench.decisions import MODES, in_mode, variant
+from bench.decisions import MODES, in_mode, resident, variant
 from bench.report import percentile
 from difs import config
-from difs.actor_messages import Costs, Execute, Finished, Ready, Resident, Room, RowCost, Sealed, Stepped
+from difs.actor_messages import Execute, Finished, Ready, Sealed, Stepped
 from difs.broker.books import Segment
 from difs.broker.effects import Effect, TellActor, TellClient
 from difs.broker.events import ActorSaid, ClientSaid, Delivered, Ticked
@@ -56,7 +56,7 @@ class Heart:
             self._tell(name.encode(), self._ready(name))
 
     def _ready(self, device: str) -> Ready:
-        found = [_resident(info.name, i) for i, info in enumerate(self._infos)]
+        found = [resident(info.name, 0.005 + 0.001 * i) for i, info in enumerate(self._infos)]
         profiled = [in_mode(r, mode, i) for r in found for i, mode in enumerate(MODES[:2])]
         return Ready(
             device=device,
@@ -128,12 +128,6 @@ class Heart:
         acts = {"request_us": self.turn_over, "decision_us": self.explain, "tick_us": self.tick}
         found = {name: [_timed(act) for _ in range(rounds + WARM)] for name, act in acts.items()}
         return {name: round(percentile(found[name][WARM:], 0.1) * 1e6, 1) for name in acts}
-
-
-def _resident(name: str, number: int) -> Resident:
-    step_s = 0.005 + 0.001 * number
-    costs = Costs(SIDE * SIDE, 0.01, (RowCost(1, step_s), RowCost(2, 1.7 * step_s)), 0.02, 1.0)
-    return Resident(name, "full", "fp32", 1000, costs, room=Room(1000, 100, 300))
 
 
 def _timed(act: Callable[[], None]) -> float:
