@@ -20,18 +20,11 @@ import time
 from bench.report import keep, verdict
 from difs import Client
 from difs.private import PrivateService
+from tests.process.service import free_port
 
 SIDE = 512
 WARM_UP = 10
 ASKED = {"prompt": "red apple", "seed": 1, "steps": 4, "size": f"{SIDE}x{SIDE}"}
-
-
-def free_port() -> int:
-    """Return a port that was free just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def by_rpc(client: Client) -> float:

@@ -12,7 +12,6 @@ this process, DIFS as a private service beside it, both with the same number of 
 """
 
 import argparse
-import os
 import statistics
 import time
 from itertools import pairwise
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.peers import pipeline
 from bench.report import keep, percentile, verdict
 from difs import Client
 from difs.private import PrivateService
@@ -28,17 +28,6 @@ from difs.private import PrivateService
 MODEL = Path(__file__).parents[1] / "model_repo" / "emoji-base"
 PROMPT, GUIDANCE = "red apple", 2.5
 REST_S = 0.01
-
-
-def bare_pipeline() -> Any:
-    """Load diffusers' own pipeline as its documentation says."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    import torch
-    from diffusers import StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def paint_bare(pipe: Any, seed: int, steps: int) -> tuple[float, Any]:
@@ -68,7 +57,7 @@ def paint_difs(client: Client, seed: int, steps: int) -> tuple[float, float, Any
 
 def measure(pairs: int, steps: int) -> dict[str, float]:
     """Return the figures in milliseconds."""
-    pipe = bare_pipeline()
+    pipe = pipeline.load(MODEL)
     added, ways, bares, ours = [], [], [], []
     with PrivateService() as service, Client(service.address) as client:
         for seed in range(-5, pairs):  # the first few only warm up

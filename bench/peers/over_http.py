@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.http import free_port
 from bench.load import Ask, Pixels
 from bench.peers.base import Batching, BatchingSystem, square
+from tests.process.service import free_port
 
 START_S = 300.0
 STOP_S = 20.0
