@@ -27,7 +27,10 @@ def machine() -> dict[str, Any]:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Return the value below which `share` of the sorted values lie (nearest rank)."""
+    """Return the first value below which `share` of the sorted values lie.
+
+    Where that share is a whole number of values, `difs.simulation.figures.percentile` is one rank less.
+    """
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
