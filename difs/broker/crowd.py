@@ -7,6 +7,8 @@ MEMORY_S = 5.0
 """What was asked so long ago counts for 1/e;"""
 FORGOTTEN_S = 10 * MEMORY_S
 """and for nothing after this."""
+LEAST_S = 0.5
+"""Of a shorter time nothing is concluded."""
 MAX_KEPT = 4096
 """Clients that are remembered; those that asked longest ago are forgotten."""
 
@@ -18,12 +20,16 @@ class Crowd:
         """Start with nobody."""
         self._asked: dict[Hashable, tuple[float, float]] = {}
         self._all = (0.0, 0.0)
+        self._since = 0.0
+        """When the first of those came who are remembered."""
 
     def __len__(self) -> int:
         return len(self._asked)
 
     def asked(self, who: Hashable, seconds: float, now: float) -> None:
         """Note that somebody asked for work of so many seconds."""
+        if not self._asked:
+            self._since = now
         before = self._asked.pop(who, (0.0, now))
         self._asked[who] = (_faded(before, now) + seconds, now)  # the latest stands last
         self._all = (_faded(self._all, now) + seconds, now)
@@ -43,6 +49,11 @@ class Crowd:
     def rate(self, now: float) -> float:
         """Return the rate of all together."""
         return _faded(self._all, now) / MEMORY_S
+
+    def rate_since(self, now: float) -> float:
+        """Return the rate of all together since they began to come; of late that is more than `rate`."""
+        seen_s = max(LEAST_S, now - self._since)
+        return self.rate(now) / (1.0 - exp(-seen_s / MEMORY_S))
 
     def rates(self, now: float) -> dict[Hashable, float]:
         """Return the rate of each."""

@@ -12,8 +12,9 @@ from difs.broker.records import Client
 from difs.messages import Error, Generate
 from difs.policy.base import Admit, Decision
 
-CAUTION = 2.0
-"""So many times as much is reckoned with as was asked for of late: chance comes in heaps."""
+CAUTION = (1.0, 2.0)
+"""So many times as much is reckoned with as was asked for of late, as chance comes in heaps: least where
+the devices can do what is asked for, most where they are asked for half as much again."""
 
 
 def note(books: Books, client: Client, message: Generate, decision: Decision, now: float) -> None:
@@ -29,8 +30,9 @@ def refusal(
     if not isinstance(decision, Admit) or decision.order is not None or message.requirements.best_effort:
         return None
     predicted, allowed_s = decision.plan.prediction, message.timeout_s
-    to_come = CAUTION * allowed_s / max(1, len(books.ready))
-    if predicted.source != "measured" or predicted.total_s + to_come * books.crowd.rate(now) <= allowed_s:
+    rate, devices = books.crowd.rate(now), max(1, len(books.ready))
+    to_come = _caution(books.crowd.rate_since(now) / devices) * allowed_s / devices
+    if predicted.source != "measured" or predicted.total_s + to_come * rate <= allowed_s:
         return None
     late_s = (
         predicted.total_s
@@ -51,6 +53,12 @@ def refusal(
         field="timeout_s",
         retry_after_s=max(0.1, min(late_s, allowed_s)),  # by then all that was accepted has ended
     )
+
+
+def _caution(load: float) -> float:
+    """Return with how many times as much is reckoned; `load`: what is asked for, of what can be done."""
+    least, most = CAUTION
+    return min(most, max(least, least + 2 * (load - 1.0)))
 
 
 def _seconds(books: Books, message: Generate, decision: Admit) -> float:

@@ -78,7 +78,7 @@ class Modelless:
         self, view: View, request: Generate, known: Sequence[Point], floor: float, memory: Memory
     ) -> Choice:
         """Return which of the points is taken, and how."""
-        point, reason = choose(known, floor, request.requirements.latency_s)
+        point, reason = choose(known, floor, request)
         case = repainting.case_of(view, memory, request, budget_of(request))
         look, is_judged = self._look(case, known, point, view.decisions)
         if look is not None:
@@ -221,8 +221,9 @@ def told(worth: float) -> str:
     return f"{worth:.2f}" if round(worth, 2) == worth else f"{worth:.3f}"
 
 
-def choose(known: Sequence[Point], floor: float, latency_s: float | None) -> tuple[Point, str]:
+def choose(known: Sequence[Point], floor: float, request: Generate) -> tuple[Point, str]:
     """Return the point to serve with, and why."""
+    latency_s = request.requirements.latency_s
     budget = points.SOON_S if latency_s is None else latency_s
     within = [p for p in known if p.total_s <= budget]
     if floor > 0.0:
@@ -236,7 +237,7 @@ def choose(known: Sequence[Point], floor: float, latency_s: float | None) -> tup
             return best(within), why
     if within:
         how = "comes soon" if latency_s is None else f"keeps {latency_s:g} s"
-        return best(_with_room(within, budget)), f"the best quality that {how}"
+        return best(_with_room(within, budget, request)), f"the best quality that {how}"
     return soonest(known), f"nothing is done in {budget:g} s: the soonest"
 
 
@@ -253,13 +254,29 @@ def sooner(known: Sequence[Point], chosen: Point, floor: float, request: Generat
     return soonest(within) if within else None
 
 
-def _with_room(within: Sequence[Point], budget: float) -> list[Point]:
-    """Return the points that leave room, and the soonest.
+def _with_room(within: Sequence[Point], budget: float, request: Generate) -> list[Point]:
+    """Return the points that leave room, and of those that none beats the cheapest.
 
-    The room is the same for all, so that none is passed over that is sooner than one that is not.
+    The room is the same for all, so that none is passed over that is sooner than one that is not. What is
+    had soonest may share a batch that is there, for a poor picture and at a high price.
     """
-    room_s = ROOM * min(p.device.backlog_s for p in within)
-    return [p for p in within if p.total_s <= budget - room_s] or [soonest(within)]
+    room_s = ROOM * min([p.device.backlog_s for p in within])
+    if room_s <= 0:
+        return list(within)
+    roomy = [p for p in within if p.total_s <= budget - room_s]
+    return [*roomy, min(unbeaten(within), key=lambda p: repainting.taken_s(p, request))]
+
+
+def unbeaten(known: Sequence[Point]) -> list[Point]:
+    """Return the points of which none is better and as soon, or sooner and as good; the soonest first."""
+    found: list[Point] = []
+    for point in sorted(known, key=attrgetter("total_s", "worth")):
+        if found and found[-1].worth >= point.worth:
+            continue
+        if found and found[-1].total_s == point.total_s:
+            found.pop()
+        found.append(point)
+    return found
 
 
 def best(known: Sequence[Point]) -> Point:

@@ -132,7 +132,7 @@ def is_pressed(case: Case, known: Sequence[Point]) -> bool:
         return False
     most = max([p.worth for p in known])
     best = islice((p for p in known if p.worth == most), TRIED)
-    return case.budget_s < min([_taken_s(p, case.request) for p in best])
+    return case.budget_s < min([taken_s(p, case.request) for p in best])
 
 
 def is_to_learn(case: Case, chosen: Point, decisions: int) -> bool:
@@ -192,7 +192,7 @@ def _scored(case: Case, known: Sequence[Point]) -> list[Seen]:
 
 def _sides(case: Case, seen: Sequence[Seen]) -> list[tuple[float, float]]:
     """Return the seconds and the mean score of each point, as `looking.mixed` takes them."""
-    return [(_taken_s(p, case.request), scores.mean) for p, scores in seen]
+    return [(taken_s(p, case.request), scores.mean) for p, scores in seen]
 
 
 def _gain(
@@ -202,7 +202,7 @@ def _gain(
 
     Painted once: the best mixture of points at the same seconds, whoever gets which.
     """
-    light_s, heavy_s = (_taken_s(p, case.request) for p, _ in (light, heavy))
+    light_s, heavy_s = (taken_s(p, case.request) for p, _ in (light, heavy))
     budget_s = max(case.budget_s, light_s + FEW * heavy_s)
     share = looking.affordable(budget_s, light_s, heavy_s)
     worth = looking.expected(light[1], heavy[1], share)
@@ -210,7 +210,7 @@ def _gain(
 
 
 def _look(case: Case, light: Seen, heavy: Point) -> Look:
-    light_s, heavy_s = (_taken_s(p, case.request) for p in (light[0], heavy))
+    light_s, heavy_s = (taken_s(p, case.request) for p in (light[0], heavy))
     share = looking.affordable(case.budget_s, light_s, heavy_s)
     return Look(light[0], heavy, light[1].worst(share)[0] if share > 0 else 0.0)
 
@@ -219,7 +219,7 @@ def _key_of(point: Point, request: Generate) -> Key:
     return point.info.name, point.steps, point.guidance, points.size_of(point.info, request)[0]
 
 
-def _taken_s(point: Point, request: Generate) -> float:
+def taken_s(point: Point, request: Generate) -> float:
     """Return the seconds that a point takes of its device, kept full."""
     return profiles.shared_seconds(*_painting(point, request))
 

@@ -22,6 +22,17 @@ def test_who_keeps_asking_has_the_rate_at_which_he_asks() -> None:
     assert crowd.rate(200.0) == pytest.approx(0.5, rel=0.05)
 
 
+def test_a_rate_is_known_before_it_has_lasted_long() -> None:
+    crowd = Crowd()
+    for i in range(10):
+        crowd.asked(i, 0.1, i * 0.2)
+    assert crowd.rate(2.0) < 0.2
+    assert crowd.rate_since(2.0) == pytest.approx(0.5, rel=0.15)
+    for i in range(1000):
+        crowd.asked("steady", 0.1, 2.0 + i * 0.2)
+    assert crowd.rate_since(202.0) == pytest.approx(crowd.rate(202.0))
+
+
 def test_what_was_asked_long_ago_counts_for_nothing() -> None:
     crowd = Crowd()
     crowd.asked("once", 10.0, 0.0)

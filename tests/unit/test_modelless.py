@@ -11,7 +11,7 @@ from difs.actor_messages import Costs, RowCost
 from difs.messages import Plan, QualityPoint, VariantInfo
 from difs.policy import modelless
 from difs.policy.base import Admit, Decision, DeviceView, Options, Reject, View
-from difs.policy.frontier import enumerate_points
+from difs.policy.frontier import Point, enumerate_points
 from difs.policy.modelless import Modelless
 from tests.builders import device_view, generate, resident, variant, view
 
@@ -295,14 +295,39 @@ def test_the_chosen_point_is_never_dominated(found: View, wishes: dict[str, Any]
         assert not (is_better and (other.worth, other.total_s) != (chosen.worth, chosen.total_s)), other
 
 
+def test_where_none_leaves_room_the_cheapest_is_taken_and_not_a_poor_one_that_is_sooner() -> None:
+    """With the base one it would share a batch that is there, for 0.3; the turbo comes a little later."""
+    found = house(TURBO, BASE, backlog_s=4.0)
+    request = generate(latency_s=5.0)
+    (device,) = found.devices
+    poor, good, dear = (
+        Point(device, info, steps, 1.0, "full", total_s, worth, True)
+        for info, steps, total_s, worth in (
+            (BASE, 2, 4.2, 0.3),
+            (TURBO, 1, 4.3, 0.7),
+            (BASE, 20, 4.9, 0.95),
+        )
+    )
+    assert modelless.choose([poor, good, dear], 0.0, request)[0] == good
+    assert modelless.choose([poor], 0.0, request)[0] == poor
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))
+def test_the_unbeaten_are_those_that_none_beats(facts: list[tuple[int, int]]) -> None:
+    (device,) = FAMILY.devices
+    known = [Point(device, BASE, 8, 1.0, "full", float(s), float(w), True) for s, w in facts]
+    found = modelless.unbeaten(known)
+    best = {(p.total_s, p.worth) for p in known if not any(other.beats(p) for other in known)}
+    assert [(p.total_s, p.worth) for p in found] == sorted(best)
+
+
 @settings(max_examples=200)
 @given(found=houses(), latency_s=st.floats(0.01, 30), more=st.floats(0, 30))
 def test_a_looser_latency_never_lowers_the_quality(found: View, latency_s: float, more: float) -> None:
     def worth(budget: float) -> float:
-        known = list(
-            enumerate_points(found, list(found.variants.values()), generate(width=None, height=None))
-        )
-        return modelless.choose(known, 0.0, budget)[0].worth
+        request = generate(width=None, height=None, latency_s=budget)
+        known = list(enumerate_points(found, list(found.variants.values()), request))
+        return modelless.choose(known, 0.0, request)[0].worth
 
     hurried, calm = worth(latency_s), worth(latency_s + more)
     plan = plan_of(found, latency_s=latency_s)
@@ -317,10 +342,9 @@ def test_a_higher_quality_is_never_predicted_sooner(
     found: View, low: float, high: float, latency_s: float | None
 ) -> None:
     low, high = sorted((max(low, 0.01), max(high, 0.01)))
-    known = list(
-        enumerate_points(found, list(found.variants.values()), generate(width=None, height=None))
-    )
-    modest, demanding = (modelless.choose(known, round(q, 2), latency_s)[0] for q in (low, high))
+    request = generate(width=None, height=None, latency_s=latency_s)
+    known = list(enumerate_points(found, list(found.variants.values()), request))
+    modest, demanding = (modelless.choose(known, round(q, 2), request)[0] for q in (low, high))
     if modest.worth >= round(low, 2) and demanding.worth >= round(high, 2):
         assert demanding.total_s >= modest.total_s
 
