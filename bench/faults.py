@@ -28,13 +28,11 @@ from bench import fault_trials
 from bench.report import percentile
 from difs import AsyncClient, Client
 from difs.errors import DifsError
-from difs.keys import KeyRing, write_key_file
 from tests.process.service import (
     Calls,
     Raw,
     Service,
     big,
-    free_port,
     processes_of,
     script,
     segments_of,
@@ -317,19 +315,15 @@ def deadlines(trials: int) -> None:
 
 def network(trials: int) -> None:
     """Seconds until the next picture over a network that was spoiled: cut, silent for good, healed."""
-    from tests.process.network import Network
+    from tests.process.network import Far
 
     with tempfile.TemporaryDirectory() as folder:
-        ring, port = KeyRing(Path(folder) / "keys"), free_port()
-        ring.make()
-        where = settings(f'network.listen="tcp://127.0.0.1:{port}"', f'network.keys="{ring.folder}"')
-        with Network(port) as net, _service(2, *where):
-            key = Path(folder) / "anna.key"
-            write_key_file(key, ring.new("anna", address=net.address))
+        far = Far(Path(folder))
+        with far.network as net, _service(2, *settings(*far.keys)):
             for spoil in (net.cut, net.stall):
                 seconds = []
                 for _ in range(trials):
-                    with Client(key=key) as client:
+                    with Client(key=far.key) as client:
                         client.generate("x", retries=20).release()
                         spoil()
                         spoiled_at = time.monotonic()

@@ -29,7 +29,6 @@ def main() -> int:
         for kind, there in ((Kind.FILL_SHM, asked.inside), (Kind.SQUEEZE_ACTOR, group)):
             if there is None:
                 print(f"left out, for want of the right to it: {kind.value}")
-        print("left out, for clients are on this machine: a bad network (netem)")
         found = storm.run(
             asked.seconds,
             asked.seed,

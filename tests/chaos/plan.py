@@ -17,6 +17,7 @@ class Kind(Enum):
     FILL_SHM = "others fill the tmpfs"
     SQUEEZE_ACTOR = "an actor gets no more memory"
     GARBAGE = "noise on the clients' socket"
+    SPOIL_NETWORK = "the network of far clients is cut, slow or silent"
 
 
 WEIGHTS = {
@@ -29,6 +30,7 @@ WEIGHTS = {
     Kind.FILL_SHM: 1,
     Kind.SQUEEZE_ACTOR: 1,
     Kind.GARBAGE: 2,
+    Kind.SPOIL_NETWORK: 3,
 }
 ENDING = {Kind.KILL_ACTOR, Kind.STOP_ACTOR, Kind.KILL_BROKER, Kind.SQUEEZE_ACTOR}
 """What ends a process of the service, so that nobody sees whether it grows."""

@@ -7,8 +7,10 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from tests.chaos.ledger import RIGHT, UNTYPED, WRONG, Ledger
 from tests.chaos.means import MemoryGroup
 from tests.chaos.plan import ENDING, Blow, Kind, blows
 from tests.chaos.trend import Memory, Trend
+from tests.process.network import Far, Network
 from tests.process.service import SIDE, Service, picture, processes_of, script, settings
 
 TIMEOUT_S = 30.0
@@ -30,7 +33,8 @@ GRACE_S = 10.0
 CALM_S = 60.0
 """How long the service may take to be whole again after the last blow."""
 POISON_SHARE = 0.01
-CALLERS = 24
+CALLERS, FAR = 24, 6
+"""So many of the callers are on another machine, as far as the service can tell."""
 LOOK_S = 5.0
 """How often the memory of the processes is looked at."""
 BAD = ("kill", "segfault", "hog", "error")
@@ -89,9 +93,11 @@ class Storm:
         *,
         shm: Path | None,
         group: MemoryGroup | None,
+        far: Far,
         is_gentle: bool = False,
     ) -> None:
         self._is_gentle = is_gentle
+        self._far = far
         self.memory = Memory()
         self._service = service
         self._seed = seed
@@ -116,8 +122,10 @@ class Storm:
     async def run(self, seconds: float) -> None:
         """Load and hurt for so long, then let every call end."""
         stop_at = time.monotonic() + seconds
-        async with AsyncClient(self._service.address) as one, AsyncClient(self._service.address) as two:
-            callers = [self._call((one, two)[i % 2], stop_at) for i in range(CALLERS)]
+        near = (AsyncClient(self._service.address) for _ in range(2))
+        async with AsyncClient(key=self._far.key) as far, next(near) as one, next(near) as two:
+            callers = [self._call((one, two)[i % 2], stop_at) for i in range(CALLERS - FAR)]
+            callers += [self._call(far, stop_at, ways=("inline",)) for _ in range(FAR)]
             await asyncio.gather(self._strike(seconds), self._look(stop_at), *callers)
 
     async def _look(self, stop_at: float) -> None:
@@ -130,18 +138,19 @@ class Storm:
                     self.memory.note(name, pid, time.monotonic(), own_bytes)
             await asyncio.sleep(min(LOOK_S, max(0.0, stop_at - time.monotonic())))
 
-    async def _call(self, client: AsyncClient, stop_at: float) -> None:
+    async def _call(
+        self, client: AsyncClient, stop_at: float, ways: Sequence[str] = ("shm", "inline")
+    ) -> None:
         while time.monotonic() < stop_at:
-            await self._one(client)
+            await self._one(client, ways)
 
-    async def _one(self, client: AsyncClient, prompt: str | None = None) -> None:
+    async def _one(self, client: AsyncClient, ways: Sequence[str]) -> None:
         chance = self._chance
         self._numbers += 1
         name = f"chaos-{self._seed}-{self._numbers}"
-        if prompt is None:
-            is_bad = not self._is_gentle and chance.random() < POISON_SHARE
-            prompt = f"bad {chance.choice(BAD)} {name}" if is_bad else f"good {name}"
-        side, delivery = chance.choice([64, 64, 64, SIDE]), chance.choice(["shm", "inline"])
+        is_bad = not self._is_gentle and chance.random() < POISON_SHARE
+        prompt = f"bad {chance.choice(BAD)} {name}" if is_bad else f"good {name}"
+        side, delivery = chance.choice([64, 64, 64, SIDE]), chance.choice(ways)
         wishes: dict[str, Any] = {"width": side, "height": side, "delivery": delivery, "request_id": name}
         wishes |= {"seed": self._numbers, "steps": 4, "n": chance.choice([1, 1, 2])}
         self.ledger.asked(name)
@@ -177,6 +186,8 @@ class Storm:
                 self._fill(blow.for_s)
             case Kind.GARBAGE:
                 self._noise(blow.pick)
+            case Kind.SPOIL_NETWORK:
+                self._spoil(self._far.network, blow)
             case Kind.KILL_BROKER | Kind.PAUSE_BROKER:
                 self._hit(self._pid("broker"), blow)
             case _:
@@ -220,6 +231,21 @@ class Storm:
                 file.write(bytes(2**20))
         time.sleep(for_s)
         filler.unlink(missing_ok=True)  # two may fill at a time
+
+    def _spoil(self, network: Network, blow: Blow) -> None:
+        """Cut the lines, tell one end that no more will come, be slow or silent a while; then heal."""
+        match int(4 * blow.pick):
+            case 0:
+                network.cut()
+            case 1:
+                network.half_close()
+            case 2:
+                network.delay_s = 0.2
+            case _:
+                network.stall()
+        time.sleep(5 * blow.for_s)
+        network.delay_s = 0.0
+        network.heal()
 
     def _noise(self, pick: float) -> None:
         chance = random.Random(pick)
@@ -302,9 +328,16 @@ def run(
 
     `is_gentle`: nothing ends a process of the service, so that its memory can be followed for hours.
     """
-    service = Service(options(devices, shm))
+    with tempfile.TemporaryDirectory(prefix="difs-far-") as folder:
+        far = Far(Path(folder))
+        with far.network:
+            service = Service([*options(devices, shm), *settings(*far.keys)])
+            storm = Storm(service, seed, shm=shm, group=group, far=far, is_gentle=is_gentle)
+            return _run(storm, service, seconds, devices, shm)
+
+
+def _run(storm: Storm, service: Service, seconds: float, devices: int, shm: Path | None) -> Outcome:
     service.start()
-    storm = Storm(service, seed, shm=shm, group=group, is_gentle=is_gentle)
     problems: list[str] = []
     try:
         wait_until_whole(service, devices)

@@ -10,12 +10,29 @@ import socket
 import struct
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from difs.keys import KeyRing, write_key_file
+from tests.process.service import free_port
 
 CHUNK = 64 * 1024
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: a close is a reset."""
+
+
+class Far:
+    """A service's door for other machines, a key to it, and the network between."""
+
+    def __init__(self, folder: Path) -> None:
+        ring, port = KeyRing(folder / "keys"), free_port()
+        ring.make()
+        self.network = Network(port)
+        self.key = folder / "anna.key"
+        write_key_file(self.key, ring.new("anna", address=self.network.address))
+        self.keys = (f'network.listen="tcp://127.0.0.1:{port}"', f'network.keys="{ring.folder}"')
+        """What the service's configuration says of it."""
 
 
 class Network:

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from difs import AsyncClient
-from difs.keys import KeyRing, write_key_file
-from tests.process.network import Network
-from tests.process.service import Service, free_port, picture, script, settings, until
+from tests.process.network import Far, Network
+from tests.process.service import Service, picture, script, settings, until
 
 pytestmark = pytest.mark.process
 
@@ -25,13 +24,9 @@ class Remote:
     """A service that listens on TCP, a client's key, and the network between."""
 
     def __init__(self, folder: Path) -> None:
-        ring, port = KeyRing(folder / "keys"), free_port()
-        ring.make()
-        self.network = Network(port)
-        self.key = folder / "anna.key"
-        write_key_file(self.key, ring.new("anna", address=self.network.address))
-        where = (f'network.listen="tcp://127.0.0.1:{port}"', f'network.keys="{ring.folder}"')
-        keys = settings(script(step_s=0.02), *where, "broker.validate=true")
+        far = Far(folder)
+        self.network, self.key = far.network, far.key
+        keys = settings(script(step_s=0.02), *far.keys, "broker.validate=true")
         self.service = Service(["--device", "simulated:2", *keys])
 
 
