@@ -1,12 +1,14 @@
 """Who asked for how much of late, refused or not: he will ask again. Pure; time passed in."""
 
 from collections.abc import Hashable
-from math import exp
+from math import exp, inf
 
 MEMORY_S = 5.0
 """What was asked so long ago counts for 1/e;"""
 FORGOTTEN_S = 10 * MEMORY_S
 """and for nothing after this."""
+PAUSE_S = 3 * MEMORY_S
+"""Who comes after so long without anybody begins anew."""
 LEAST_S = 0.5
 """Of a shorter time nothing is concluded."""
 MAX_KEPT = 4096
@@ -19,16 +21,16 @@ class Crowd:
     def __init__(self) -> None:
         """Start with nobody."""
         self._asked: dict[Hashable, tuple[float, float]] = {}
-        self._all = (0.0, 0.0)
+        self._all = (0.0, -inf)
         self._since = 0.0
-        """When the first of those came who are remembered."""
+        """When the first came after the last pause."""
 
     def __len__(self) -> int:
         return len(self._asked)
 
     def asked(self, who: Hashable, seconds: float, now: float) -> None:
         """Note that somebody asked for work of so many seconds."""
-        if not self._asked:
+        if now - self._all[1] > PAUSE_S:
             self._since = now
         before = self._asked.pop(who, (0.0, now))
         self._asked[who] = (_faded(before, now) + seconds, now)  # the latest stands last

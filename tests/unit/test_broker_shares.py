@@ -31,6 +31,9 @@ def test_a_rate_is_known_before_it_has_lasted_long() -> None:
     for i in range(1000):
         crowd.asked("steady", 0.1, 2.0 + i * 0.2)
     assert crowd.rate_since(202.0) == pytest.approx(crowd.rate(202.0))
+    for i in range(10):
+        crowd.asked("after a pause", 0.1, 222.0 + i * 0.2)
+    assert crowd.rate_since(224.0) == pytest.approx(0.5, rel=0.2)
 
 
 def test_what_was_asked_long_ago_counts_for_nothing() -> None:
