@@ -213,15 +213,22 @@ class FairQueue(Generic[T]):
         `to_come`: the seconds that will be added of each flow. Of another flow, what waits and what is to
         come goes ahead as far as its tags are lower; its items are taken to be as long as this one.
         """
-        own = self._flows.get(flow)
-        ahead = _waiting_s(own)
+        own, begin = self._flows.get(flow), self._begin
+        ahead = own.waits_s if own is not None else 0.0
         tag = self._start_of(own) + ahead
-        for name in self._flows.keys() | to_come.keys():
-            if name != flow:
-                other = self._flows.get(name)
-                waits = _waiting_s(other)
-                before = _rounded_up(tag - self._start_of(other), seconds, waits)
-                ahead += min(before, waits + to_come.get(name, 0.0))
+        last = tag + TIE * seconds  # a loop over all clients: nothing is asked of those that stand behind
+        for name, other in self._flows.items():
+            start = other.start if other.live or other.start > begin else begin
+            if start <= last and other is not own:
+                waits_s = other.waits_s
+                most_s = waits_s + to_come.get(name, 0.0)
+                if most_s > tag - start:
+                    most_s = min(most_s, _rounded_up(tag - start, seconds, waits_s))
+                ahead += most_s
+        if self._virtual <= last:
+            new_s = _rounded_up(tag - self._virtual, seconds, 0.0)
+            new = to_come.keys() - self._flows.keys() - {flow}
+            ahead += sum([min(new_s, to_come[name]) for name in new])
         return ahead
 
     def _start_of(self, flow: _Flow[T] | None) -> float:
@@ -304,10 +311,6 @@ class FairQueue(Generic[T]):
             top = fresh.get(id(flow))
             if waiting and (top is None or (top.start, top.order) != (flow.start, waiting[0])):
                 yield f"flow {name!r} does not stand where its tag says"
-
-
-def _waiting_s(flow: _Flow[T] | None) -> float:
-    return flow.waits_s if flow is not None else 0.0
 
 
 def _rounded_up(gap_s: float, seconds: float, waits: float) -> float:
