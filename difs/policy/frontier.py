@@ -70,8 +70,8 @@ class Point(NamedTuple):
 
     def beats(self, other: "Point") -> bool:
         """Whether it is better in one respect, and in the other not worse."""
-        ours, theirs = (-self.worth, self.total_s), (-other.worth, other.total_s)
-        return ours != theirs and ours[0] <= theirs[0] and ours[1] <= theirs[1]
+        is_no_worse = self.worth >= other.worth and self.total_s <= other.total_s
+        return is_no_worse and (self.worth > other.worth or self.total_s < other.total_s)
 
 
 def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate) -> list[Point]:
