@@ -5,7 +5,7 @@ follows from the cells `curves`'.
 """
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Annotated, Literal
 
@@ -87,11 +87,6 @@ class Timing(Struct, frozen=True):
         """Return all visits."""
         return self.visits or (Visit(self.median_s, self.p90_s, self.samples),)
 
-    @property
-    def calm(self) -> int:
-        """Return how many visits were not disturbed."""
-        return len(_calm(self.seen))
-
 
 def timing_of(visits: tuple[Visit, ...]) -> Timing:
     """Return what some visits of a cell show together.
@@ -106,6 +101,11 @@ def timing_of(visits: tuple[Visit, ...]) -> Timing:
         sum(visit.samples for visit in calm),
         visits,
     )
+
+
+def calm_of(visits: Sequence[Visit]) -> int:
+    """Return how many visits were not disturbed."""
+    return len(_calm(visits))
 
 
 def _calm(visits: Iterable[Visit]) -> list[Visit]:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from difs.actor_messages import Costs, Resident, Room, RowCost, SizeCost
 from difs.messages import MemoryMode
 from difs.profiles import decode_seconds, step_seconds
+from difs.profiling import cells
 from difs.profiling.cells import DecodeCell, ErrorOf, ModeCell, Profile, StepCell
 
 Steps = Mapping[int, Mapping[int, float]]
@@ -126,7 +127,7 @@ def unsteady(profile: Profile) -> int:
     """Return how many of a profile's timings were disturbed, most of their visits or those that count."""
     timings = [c.timing for c in profile.cells if not isinstance(c, ModeCell) and c.timing is not None]
     return sum(
-        timing.p90_s > UNSTEADY * timing.median_s or 2 * timing.calm < len(timing.seen)
+        timing.p90_s > UNSTEADY * timing.median_s or 2 * cells.calm_of(timing.seen) < len(timing.seen)
         for timing in timings
     )
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from difs.messages import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, MemoryMode
 from difs.profiles import SATURATED
-from difs.profiling.cells import Cell, DecodeCell, ModeCell, Profile, StepCell, visits_of
+from difs.profiling.cells import Cell, DecodeCell, ModeCell, Profile, StepCell, calm_of, visits_of
 
 Effort = Literal["quick", "default", "full"]
 
@@ -28,8 +28,8 @@ class Pains(Struct, frozen=True):
     """More rows are tried only while a row gets cheaper."""
     call_s: float
     """A call that takes longer than this is not measured."""
-    visits: int
-    """How often each cell is visited."""
+    visits: tuple[int, int]
+    """How often each cell is visited: at least, and at most where too few visits were calm."""
     visit_s: float
     """Each visit takes about so long."""
     samples: tuple[int, int]
@@ -37,10 +37,12 @@ class Pains(Struct, frozen=True):
 
 
 PAINS: dict[Effort, Pains] = {
-    "quick": Pains((1.0,), 4, True, 5.0, 3, 0.1, (1, 10)),
-    "default": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 2.0), 16, True, 20.0, 8, 0.15, (1, 15)),
-    "full": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 1.75, 2.0, 3.0), 32, False, 120.0, 10, 0.3, (1, 30)),
+    "quick": Pains((1.0,), 4, True, 5.0, (3, 9), 0.1, (1, 10)),
+    "default": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 2.0), 16, True, 20.0, (6, 24), 0.15, (1, 15)),
+    "full": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 1.75, 2.0, 3.0), 32, False, 120.0, (8, 32), 0.3, (1, 30)),
 }
+STEADY = 3
+"""So many visits of a cell are to be calm, as far as it is visited so often."""
 DISTINCT = 1.05
 """Sizes whose pixels differ by less than this factor are one size to the cost model."""
 
@@ -118,16 +120,20 @@ def units(
 
 def pending(wanted: Sequence[Unit], profile: Profile, pains: Pains) -> list[Unit]:
     """Return the visits that a profile lacks: units, each as often as it is still to be visited."""
-    done = {unit_of(cell): visited(cell, pains) for cell in profile.cells}
-    worth = [unit for unit in wanted if unit in done or not needless(unit, profile, pains)]
-    return [unit for i in range(pains.visits) for unit in worth if done.get(unit, 0) <= i]
+    least, most = pains.visits
+    lacks = {unit_of(cell): _lacks(cell, pains) for cell in profile.cells}
+    worth = [unit for unit in wanted if unit in lacks or not needless(unit, profile, pains)]
+    new = range(least)
+    return [unit for nth in range(most) for unit in worth if nth in lacks.get(unit, new)]
 
 
-def visited(cell: Cell, pains: Pains) -> int:
-    """Return how often a cell was visited; what broke, or is hardly worth one visit, is done with."""
-    visits = visits_of(cell)
-    is_done = not visits or visits[0].median_s >= pains.call_s
-    return pains.visits if is_done else len(visits)
+def _lacks(cell: Cell, pains: Pains) -> range:
+    """Return which visits a cell lacks, from 0; what broke, or is hardly worth one, lacks none."""
+    visits, (least, most) = visits_of(cell), pains.visits
+    if not visits or visits[0].median_s >= pains.call_s or len(visits) >= most:
+        return range(0)
+    is_steady = calm_of(visits) >= min(STEADY, least)
+    return range(len(visits), max(least, len(visits) + (not is_steady)))
 
 
 # ---- what is known of a unit before it is measured ----------------------------------------------
@@ -179,7 +185,7 @@ def seconds(unit: Unit, profile: Profile, pains: Pains) -> float:
     """Return about what a visit takes: as long as it may, a slow call its fewest samples."""
     if unit.kind == "mode":
         known = [c.load_cold_s + c.load_parked_s for c in profile.cells if isinstance(c, ModeCell)]
-        return (min(known) if known else 0.0) / pains.visits + pains.visit_s
+        return (min(known) if known else 0.0) / pains.visits[0] + pains.visit_s
     call_s = call_seconds(unit, profile) or 0.0
     warms_up = call_s <= pains.visit_s
     return max(pains.visit_s, pains.samples[0] * call_s) + warms_up * call_s

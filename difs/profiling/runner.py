@@ -89,7 +89,7 @@ def _measure(
         if not left:
             break
         unit, known = left[0], {grid.unit_of(cell) for cell in profile.cells}
-        done = sum(grid.visited(cell, pains) for cell in profile.cells)
+        done = sum(len(visits_of(cell)) for cell in profile.cells)
         yield Doing(variant.name, unit.words, done, done + len(left), grid.left_s(left, profile, pains))
         try:
             seen = meter.measure(unit, pains, is_again=unit in known)

@@ -28,7 +28,7 @@ from tests.engine.conftest import TINY, Bench
 
 pytestmark = pytest.mark.torch
 
-HASTE = Pains((1.0, 2.0), 4, False, 60.0, 2, 0.0, (2, 4))
+HASTE = Pains((1.0, 2.0), 4, False, 60.0, (2, 4), 0.0, (2, 4))
 CPU = torch.device("cpu")
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from difs.messages import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 from difs.profiling import grid
-from difs.profiling.cells import StepCell, joined
+from difs.profiling.cells import Cell, StepCell, joined
 from difs.profiling.grid import PAINS, Pains, Unit
 from tests.unit.test_profiling_curves import grid_of, mode_cell, profile, timing
 
-FEW = Pains((1.0, 2.0), 4, True, 10.0, 2, 0.5, (1, 10))
+FEW = Pains((1.0, 2.0), 4, True, 10.0, (2, 4), 0.5, (1, 10))
 SQUARE = ((64, 64),)
 
 
@@ -62,6 +62,17 @@ def test_what_was_measured_is_not_pending() -> None:
     assert grid.pending(wanted, profile(mode_cell()), FEW) == [*wanted[1:], *wanted]
     twice = [joined(cell, cell) for cell in once.cells]
     assert grid.pending(wanted, profile(*twice), FEW) == []
+
+
+def test_a_cell_that_was_disturbed_is_visited_more_often_but_not_for_ever() -> None:
+    unit = Unit("step", "full", 64, 64, 1)
+    cell: Cell = StepCell("full", 64, 64, 1, timing(1.0))
+    left = []
+    for seconds in (2.0, 3.0, 4.0):
+        left.append(len(grid.pending([unit], profile(cell), FEW)))
+        cell = joined(cell, StepCell("full", 64, 64, 1, timing(seconds)))
+    assert left == [1, 1, 1], "one visit of two was calm"
+    assert grid.pending([unit], profile(cell), FEW) == [], "after four it is what it is"
 
 
 def test_what_broke_or_is_hardly_worth_one_visit_is_not_visited_again() -> None:

@@ -11,14 +11,24 @@ from difs import repository
 from difs.errors import EngineFailed
 from difs.messages import MemoryMode
 from difs.profiling import runner, store
-from difs.profiling.cells import Cell, DecodeCell, DeviceFacts, Key, Profile, StepCell, Visit, timing_of
-from difs.profiling.grid import Pains, Unit, failed
+from difs.profiling.cells import (
+    Cell,
+    DecodeCell,
+    DeviceFacts,
+    Key,
+    Profile,
+    StepCell,
+    Visit,
+    calm_of,
+    timing_of,
+)
+from difs.profiling.grid import STEADY, Pains, Unit, failed
 from difs.profiling.reports import Broken, Doing, Noted, Report, Timed
 from difs.variants import Variant
 from tests.unit.test_profiling_curves import FACTS, mode_cell, timing
 from tests.unit.test_repository import add
 
-PAINS = Pains((1.0, 2.0), 4, True, 100.0, 3, 0.5, (1, 10))
+PAINS = Pains((1.0, 2.0), 4, True, 100.0, (3, 9), 0.5, (1, 10))
 UNITS = 1 + 2 * (3 + 1)
 """Of one mode: itself, and for each of two sizes three numbers of rows and the decoding."""
 
@@ -100,7 +110,7 @@ def test_every_cell_is_visited_in_rounds_and_kept_with_the_error(variant: Varian
     report = last(run(variant, meter))
     assert (report.cells, report.fresh_cells) == (UNITS, UNITS)
     assert len(set(meter.measured)) == UNITS
-    assert meter.measured == PAINS.visits * meter.measured[:UNITS], "round by round"
+    assert meter.measured == PAINS.visits[0] * meter.measured[:UNITS], "round by round"
     assert (meter.opened, meter.closed) == (1, 1)
     profile = kept(variant)
     assert Path(report.path).is_relative_to(variant.home / "profiles")
@@ -128,7 +138,7 @@ def test_whoever_is_interrupted_goes_on_where_it_stood(variant: Variant) -> None
     report = last(run(variant, other))
     assert (report.cells, report.fresh_cells) == (UNITS, UNITS)
     assert other.measured[: UNITS - 4] == [u for u in other.measured[-UNITS:] if u not in meter.measured]
-    assert len(meter.measured) + len(other.measured) == PAINS.visits * UNITS
+    assert len(meter.measured) + len(other.measured) == PAINS.visits[0] * UNITS
 
 
 def test_a_slow_spell_spoils_visits_and_no_cell(variant: Variant) -> None:
@@ -138,7 +148,7 @@ def test_a_slow_spell_spoils_visits_and_no_cell(variant: Variant) -> None:
     last(run(variant, meter))
     steps = [c for c in kept(variant).cells if isinstance(c, StepCell)]
     assert {c.timing.median_s for c in steps if c.timing} == {0.01}
-    assert all(c.timing and len(c.timing.visits) == PAINS.visits for c in steps)
+    assert all(c.timing and calm_of(c.timing.visits) == STEADY for c in steps)
 
 
 def test_a_visit_that_breaks_takes_nothing_from_what_was_seen_before(variant: Variant) -> None:
@@ -153,8 +163,8 @@ def test_a_visit_that_breaks_takes_nothing_from_what_was_seen_before(variant: Va
     for cell in kept(variant).cells:
         if isinstance(cell, StepCell):
             assert cell.timing is not None
-            assert len(cell.timing.visits) == (1 if cell.rows == 2 else PAINS.visits)
-    again = FakeMeter()
+            assert len(cell.timing.visits) == (1 if cell.rows == 2 else PAINS.visits[0])
+    again = FakeMeter(lambda unit: 0.01)
     again.measured += meter.measured
     last(run(variant, again))
     assert len(again.measured) == len(meter.measured) + 2 * 2, "only these are tried once more"
@@ -165,7 +175,7 @@ def test_fresh_measures_everything_again(variant: Variant) -> None:
     meter = FakeMeter(lambda unit: 7.0)
     last(run(variant, meter, fresh=True))
     step = next(c for c in kept(variant).cells if isinstance(c, StepCell))
-    assert step.timing == timing(7.0, PAINS.visits)
+    assert step.timing == timing(7.0, PAINS.visits[0])
 
 
 def test_another_mode_is_added_to_what_is_there(variant: Variant) -> None:
