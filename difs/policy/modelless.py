@@ -264,13 +264,15 @@ def _with_room(within: Sequence[Point], budget: float, request: Generate) -> lis
     if room_s <= 0:
         return list(within)
     roomy = [p for p in within if p.total_s <= budget - room_s]
+    if roomy and max([p.worth for p in roomy]) >= max([p.worth for p in within]):
+        return roomy  # mostly: what follows takes its time
     return [*roomy, min(unbeaten(within), key=lambda p: repainting.taken_s(p, request))]
 
 
 def unbeaten(known: Sequence[Point]) -> list[Point]:
     """Return the points of which none is better and as soon, or sooner and as good; the soonest first."""
     found: list[Point] = []
-    for point in sorted(known, key=attrgetter("total_s", "worth")):
+    for point in sorted(known, key=attrgetter("total_s")):
         if found and found[-1].worth >= point.worth:
             continue
         if found and found[-1].total_s == point.total_s:
