@@ -49,6 +49,9 @@ SHARES = (0.3, 0.7, 0.9)
 GUIDANCE = (1.5, 2.5, 4.0)
 QUICK = {"rounds": 1, "flood": 24, "seconds": 3.0}
 CALIBRATION_S = 6.0
+SETTLE_S = 5.0
+"""After the warm-up every system is left alone: DIFS measures batches when it is idle, as the others'
+batch sizes were swept before."""
 ALONE, TOGETHER = 10, 16
 """Asks of the warm-up, one by one and at once: BentoML's dispatcher learns from so many."""
 CHECKED = 4
@@ -148,6 +151,7 @@ class Bench:
         for ask in self.asks(ALONE):
             await system.paint(ask)
         await warm_up(system, self.asks(TOGETHER))
+        await asyncio.sleep(SETTLE_S)
 
     async def _turn(self, system: System, number: int, left: list[str]) -> None:
         """Measure the cells that are left of a system in a round; each is kept at once."""
