@@ -68,6 +68,8 @@ class Visit(Struct, frozen=True):
     samples: Annotated[int, Meta(ge=1)]
 
 
+STEADY = 3
+"""So many visits of a cell are to be calm, as far as it is visited so often."""
 CALM = 1.1
 """A visit that took longer than the quickest of its cell by more than this factor was disturbed."""
 

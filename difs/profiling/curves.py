@@ -15,7 +15,7 @@ from difs.actor_messages import Costs, Resident, Room, RowCost, SizeCost
 from difs.messages import MemoryMode
 from difs.profiles import decode_seconds, step_seconds
 from difs.profiling import cells
-from difs.profiling.cells import DecodeCell, ErrorOf, ModeCell, Profile, StepCell
+from difs.profiling.cells import DecodeCell, ErrorOf, ModeCell, Profile, StepCell, Timing
 
 Steps = Mapping[int, Mapping[int, float]]
 """Pixels -> rows -> seconds of a call."""
@@ -124,12 +124,14 @@ UNSTEADY = 1.5
 
 
 def unsteady(profile: Profile) -> int:
-    """Return how many of a profile's timings were disturbed, most of their visits or those that count."""
+    """Return how many of a profile's timings were disturbed: hardly a visit was calm, or not even those."""
     timings = [c.timing for c in profile.cells if not isinstance(c, ModeCell) and c.timing is not None]
-    return sum(
-        timing.p90_s > UNSTEADY * timing.median_s or 2 * cells.calm_of(timing.seen) < len(timing.seen)
-        for timing in timings
-    )
+    return sum(map(_is_unsteady, timings))
+
+
+def _is_unsteady(timing: Timing) -> bool:
+    wanted = min(cells.STEADY, len(timing.seen))
+    return timing.p90_s > UNSTEADY * timing.median_s or cells.calm_of(timing.seen) < wanted
 
 
 # ---- the error ------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from difs.messages import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, MemoryMode
 from difs.profiles import SATURATED
-from difs.profiling.cells import Cell, DecodeCell, ModeCell, Profile, StepCell, calm_of, visits_of
+from difs.profiling import cells
+from difs.profiling.cells import Cell, DecodeCell, ModeCell, Profile, StepCell, visits_of
 
 Effort = Literal["quick", "default", "full"]
 
@@ -41,8 +42,6 @@ PAINS: dict[Effort, Pains] = {
     "default": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 2.0), 16, True, 20.0, (6, 24), 0.15, (1, 15)),
     "full": Pains((1.0, 0.5, 0.75, 1.25, 1.5, 1.75, 2.0, 3.0), 32, False, 120.0, (8, 32), 0.3, (1, 30)),
 }
-STEADY = 3
-"""So many visits of a cell are to be calm, as far as it is visited so often."""
 DISTINCT = 1.05
 """Sizes whose pixels differ by less than this factor are one size to the cost model."""
 
@@ -132,7 +131,7 @@ def _lacks(cell: Cell, pains: Pains) -> range:
     visits, (least, most) = visits_of(cell), pains.visits
     if not visits or visits[0].median_s >= pains.call_s or len(visits) >= most:
         return range(0)
-    is_steady = calm_of(visits) >= min(STEADY, least)
+    is_steady = cells.calm_of(visits) >= min(cells.STEADY, least)
     return range(len(visits), max(least, len(visits) + (not is_steady)))
 
 

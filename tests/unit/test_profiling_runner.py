@@ -12,6 +12,7 @@ from difs.errors import EngineFailed
 from difs.messages import MemoryMode
 from difs.profiling import runner, store
 from difs.profiling.cells import (
+    STEADY,
     Cell,
     DecodeCell,
     DeviceFacts,
@@ -22,7 +23,7 @@ from difs.profiling.cells import (
     calm_of,
     timing_of,
 )
-from difs.profiling.grid import STEADY, Pains, Unit, failed
+from difs.profiling.grid import Pains, Unit, failed
 from difs.profiling.reports import Broken, Doing, Noted, Report, Timed
 from difs.variants import Variant
 from tests.unit.test_profiling_curves import FACTS, mode_cell, timing
