@@ -124,7 +124,7 @@ UNSTEADY = 1.5
 
 
 def unsteady(profile: Profile) -> int:
-    """Return how many of a profile's timings were disturbed: hardly a visit was calm, or not even those."""
+    """Return how many of a profile's timings were disturbed: hardly a visit was calm, if any."""
     timings = [c.timing for c in profile.cells if not isinstance(c, ModeCell) and c.timing is not None]
     return sum(map(_is_unsteady, timings))
 
