@@ -401,7 +401,7 @@ class Books:
     @property
     def queued(self) -> int:
         """Return the number of queued requests."""
-        return len(self.waiting) + sum([a.queued for a in self.actors.values()])
+        return len(self.waiting) + sum([len(a.queue) for a in self.actors.values()])
 
 
 def _account(actor: Actor, request: Request) -> Account:

@@ -88,7 +88,7 @@ def dispatch(books: Books, now: float) -> None:
     while moved:  # a request that moved may now stand with an actor that was looked at before
         moved = False
         for actor in books.ready:
-            while actor.queued and len(actor.attempts) < actor.credits:
+            while len(actor.attempts) < actor.credits and actor.queue:
                 outcome = _dispatch_head(books, actor, now)
                 moved = moved or outcome is _Outcome.MOVED
                 if outcome is not _Outcome.GONE:

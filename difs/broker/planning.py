@@ -108,7 +108,7 @@ def _device_view(actor: Actor, now: float, *, is_best_effort: bool) -> DeviceVie
         device=actor.device,
         residents=actor.residents,
         backlog_s=actor.wait_s(is_best_effort=is_best_effort),
-        queued=actor.queued,
+        queued=len(actor.queue),
         free_credits=actor.free_credits,
         parked=actor.parked,
         wants=actor.wants,
