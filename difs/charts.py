@@ -5,9 +5,11 @@ No questions to a service here, and no command line.
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from difs import quality
 from difs.errors import Unsupported
 from difs.messages import Alternative
 
@@ -16,13 +18,8 @@ FORMS = (".png", ".svg")
 
 def front(points: Sequence[Alternative]) -> list[Alternative]:
     """Return the points of known quality that none beats in seconds and quality, the soonest first."""
-    kept: list[Alternative] = []
-    best = -1.0
-    for point in sorted(points, key=lambda p: (p.total_s, -(p.expected_quality or 0.0))):
-        if point.expected_quality is not None and point.expected_quality > best:
-            kept.append(point)
-            best = point.expected_quality
-    return kept
+    known = [p for p in points if p.expected_quality is not None]
+    return quality.front(known, attrgetter("total_s", "expected_quality"))
 
 
 def check(path: Path) -> None:

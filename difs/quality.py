@@ -7,15 +7,29 @@ below what was measured, and is never shown.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 from difs.messages import Level, QualityPoint, VariantInfo
 
 SHARES: dict[Level, float] = {"draft": 0.6, "low": 0.75, "medium": 0.9, "high": 0.97, "best": 1.0}
 """What a named quality is, as a share of the best that the allowed points can reach."""
+T = TypeVar("T")
 ASSUMED_MOST = 0.5
 """What the best point of a variant without a curve counts as when variants are compared."""
+
+
+def front(points: Iterable[T], place: Callable[[T], tuple[float, float]]) -> list[T]:
+    """Return the points that none beats in seconds and quality, the soonest first; `place` tells both."""
+    kept: list[T] = []
+    best = -math.inf
+    placed = ((*place(point), point) for point in points)
+    for _, worth, point in sorted(placed, key=lambda found: (found[0], -found[1])):
+        if worth > best:
+            kept.append(point)
+            best = worth
+    return kept
 
 
 def expected(curve: Sequence[QualityPoint], steps: int, guidance: float, side: int) -> float | None:

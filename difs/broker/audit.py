@@ -83,7 +83,7 @@ def _account_contradictions(books: Books, actor: Actor) -> Iterator[str]:
 def _queue_contradictions(books: Books, actor: Actor) -> Iterator[str]:
     waiting = {r for r in books.requests.values() if r.actor is actor and r.state is RequestState.QUEUED}
     if set(actor.queue) != waiting:
-        yield f"{actor.device} counts {actor.queued} queued, {len(waiting)} are"
+        yield f"{actor.device} counts {len(actor.queue)} queued, {len(waiting)} are"
     yield from (f"the queue of {actor.device} {problem}" for problem in actor.queue.contradictions())
 
 

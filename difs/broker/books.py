@@ -246,7 +246,7 @@ class Books:
             del actor.wants[plan.variant]
             actor.load_s.pop(plan.variant, None)
         request.actor = None
-        if not actor.queued and not actor.attempts:  # floats drift: an idle actor owes nothing
+        if not actor.queue and not actor.attempts:  # floats drift: an idle actor owes nothing
             actor.account, actor.spare = Account(), Account()
             actor.queue.forget()
 

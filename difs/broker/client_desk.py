@@ -257,7 +257,7 @@ def _device_status(books: Books, actor: Actor) -> DeviceStatus:
         device=actor.device,
         state=actor.state.value,
         residents=tuple(sorted(actor.residents)),
-        queued=actor.queued,
+        queued=len(actor.queue),
         running=len(actor.attempts),
         credits=actor.credits,
         backlog_s=actor.backlog_s,

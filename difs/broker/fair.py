@@ -213,23 +213,16 @@ class FairQueue(Generic[T]):
         `to_come`: the seconds that will be added of each flow. Of another flow, what waits and what is to
         come goes ahead as far as its tags are lower; its items are taken to be as long as this one.
         """
-        own, begin = self._flows.get(flow), self._begin
+        own = self._flows.get(flow)
         ahead = own.waits_s if own is not None else 0.0
         tag = self._start_of(own) + ahead
-        last = tag + TIE * seconds  # a loop over all clients: nothing is asked of those that stand behind
         for name, other in self._flows.items():
-            start = other.start if other.live or other.start > begin else begin
-            if start <= last and other is not own:
-                waits_s = other.waits_s
-                most_s = waits_s + to_come.get(name, 0.0)
-                if most_s > tag - start:
-                    most_s = min(most_s, _rounded_up(tag - start, seconds, waits_s))
-                ahead += most_s
-        if self._virtual <= last:
-            new_s = _rounded_up(tag - self._virtual, seconds, 0.0)
-            new = to_come.keys() - self._flows.keys() - {flow}
-            ahead += sum([min(new_s, to_come[name]) for name in new])
-        return ahead
+            if other is not own:
+                before_s = _rounded_up(tag - self._start_of(other), seconds, other.waits_s)
+                ahead += min(before_s, other.waits_s + to_come.get(name, 0.0))
+        new_s = _rounded_up(tag - self._virtual, seconds, 0.0)
+        new = to_come.keys() - self._flows.keys() - {flow}
+        return ahead + sum([min(new_s, to_come[name]) for name in new])
 
     def _start_of(self, flow: _Flow[T] | None) -> float:
         """Return the tag of what a flow has, or would add, first."""

@@ -61,7 +61,7 @@ def _levels(books: Books, now: float) -> Iterator[Family]:
     yield _gauge(
         "difs_build_info", "Always 1.", [Sample(1, {"version": __version__, "policy": books.policy.name})]
     )
-    depths = [Sample(actor.queued, {"actor": actor.device}) for actor in _actors(books)]
+    depths = [Sample(len(actor.queue), {"actor": actor.device}) for actor in _actors(books)]
     waiting = Sample(len(books.waiting), {"actor": "none"})
     yield _gauge("difs_queue_depth", "Requests that wait.", [*depths, waiting])
     yield _gauge("difs_queue_bytes", "Texts of open requests.", [Sample(_text_bytes(books))])

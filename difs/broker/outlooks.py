@@ -30,7 +30,7 @@ def of(actor: Actor, now: float) -> Outlook:
     """
     made_at, found = actor.outlook
     if found is None or (now - made_at > STALE_S and not found.is_over(now)):
-        found = _made(actor, now) if actor.attempts or actor.queue else Outlook(ends=now)
+        found = _made(actor, now)
         actor.outlook = now, found
     return found
 

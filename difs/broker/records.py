@@ -254,11 +254,6 @@ class Actor:
     """What its process holds of the device beyond its residents, the least that was seen."""
 
     @property
-    def queued(self) -> int:
-        """Return how many requests stand in its queue."""
-        return len(self.queue)
-
-    @property
     def backlog_s(self) -> float:
         """Return the predicted seconds until all of its assigned work is done, loads included."""
         return self.account.left_s + self.spare.left_s + sum(self.load_s.values())
@@ -300,7 +295,7 @@ class Actor:
     @property
     def takes_more(self) -> bool:
         """Whether it could be sent more attempts than wait for that."""
-        return self.free_credits > self.queued
+        return self.free_credits > len(self.queue)
 
     @property
     def is_working(self) -> bool:

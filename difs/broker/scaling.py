@@ -6,7 +6,7 @@ last resorts (the ladder out of an out-of-memory error, the limit of its parking
 """
 
 import traceback
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from difs.actor_messages import EvictVariant, SwitchMode
@@ -63,7 +63,7 @@ def _device(books: Books, scaling: Scaling, actor: Actor, now: float) -> DeviceV
     reading = actor.reading
     if reading is None:
         return None
-    known, running = _forms(books, actor), {a.plan.variant for a in actor.attempts.values()}
+    known = _forms(books, actor)
     resting = _resting_bytes(actor, known)
     others = reading.memory_total_bytes - reading.memory_free_bytes
     others -= max(reading.memory_own_bytes, resting)
@@ -72,7 +72,7 @@ def _device(books: Books, scaling: Scaling, actor: Actor, now: float) -> DeviceV
         device=actor.device,
         total_bytes=reading.memory_total_bytes,
         others_bytes=max(0, others) + (actor.overhead_bytes or 0),
-        residents={name: _resident(scaling, actor, name, running, now) for name in actor.residents},
+        residents={name: _resident(scaling, actor, name, now) for name in actor.residents},
         forms=known,
         parked={name: found.weight_bytes for name, found in actor.parked.items()},
         moving=frozenset({*coming, *actor.leaving, *actor.switching}),
@@ -108,15 +108,13 @@ def _resting_bytes(actor: Actor, known: Mapping[str, tuple[Form, ...]]) -> int:
     )
 
 
-def _resident(
-    scaling: Scaling, actor: Actor, name: str, running: Container[str], now: float
-) -> ResidentView:
+def _resident(scaling: Scaling, actor: Actor, name: str, now: float) -> ResidentView:
     activity = actor.activity.get(name)
     wanted_at = max(actor.arrived_at.get(name, float("-inf")), activity.at if activity else float("-inf"))
     return ResidentView(
         memory_mode=actor.residents[name].memory_mode,
-        is_busy=name in actor.wants or name in running,
-        is_awaited=name in actor.wants and name not in running,
+        is_busy=is_busy(actor, name),
+        is_awaited=name in actor.wants and not _runs(actor, name),
         is_pinned=(actor.device, name) in scaling.pins,
         is_chosen=name in actor.chosen,
         state=actor.states.get(name, "active"),

@@ -271,14 +271,7 @@ def _with_room(within: Sequence[Point], budget: float, request: Generate) -> lis
 
 def unbeaten(known: Sequence[Point]) -> list[Point]:
     """Return the points of which none is better and as soon, or sooner and as good; the soonest first."""
-    found: list[Point] = []
-    for point in sorted(known, key=attrgetter("total_s")):
-        if found and found[-1].worth >= point.worth:
-            continue
-        if found and found[-1].total_s == point.total_s:
-            found.pop()
-        found.append(point)
-    return found
+    return quality.front(known, attrgetter("total_s", "worth"))
 
 
 def best(known: Sequence[Point]) -> Point:

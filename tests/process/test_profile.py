@@ -95,6 +95,7 @@ def test_interrupting_profile_is_130_and_again_goes_on(models: Path, options: tu
     *_, report = reports("plain", *FAST, *options)
     found = visits()
     assert report["cells"] == len(found) >= len(kept)
+    assert report["fresh_cells"] == sum(found[unit] != kept.get(unit) for unit in found)
     assert {unit: found[unit][: len(seen)] for unit, seen in kept.items()} == kept, "and goes on"
 
 
