@@ -33,7 +33,18 @@ import numpy as np
 
 from bench import embedded, footprint
 from bench.calibration import UNSWEPT, best_batching, largest_difference, paint_together, warm_up
-from bench.load import QUIET, Ask, Outcome, Pixels, arrivals, busy_share, mix, offer, wait_until_quiet
+from bench.load import (
+    QUIET,
+    SETTLE_S,
+    Ask,
+    Outcome,
+    Pixels,
+    arrivals,
+    busy_share,
+    mix,
+    offer,
+    wait_until_quiet,
+)
 from bench.peers import sdcpp
 from bench.peers.alone import Alone
 from bench.peers.base import WAITING_THREADS, Batching, BatchingSystem, System
@@ -49,9 +60,6 @@ SHARES = (0.3, 0.7, 0.9)
 GUIDANCE = (1.5, 2.5, 4.0)
 QUICK = {"rounds": 1, "flood": 24, "seconds": 3.0}
 CALIBRATION_S = 6.0
-SETTLE_S = 5.0
-"""After the warm-up every system is left alone: DIFS measures batches when it is idle, as the others'
-batch sizes were swept before."""
 ALONE, TOGETHER = 10, 16
 """Asks of the warm-up, one by one and at once: BentoML's dispatcher learns from so many."""
 CHECKED = 4

@@ -27,6 +27,10 @@ PATIENCE_S = 120.0
 QUIET = 0.05
 """A machine of whose cores more than this share is busy is not measured on if that can be helped."""
 
+SETTLE_S = 5.0
+"""Before it is measured every system is left alone: DIFS measures batches when it is idle, as the others'
+batch sizes were swept before."""
+
 TEMPLATES = ("{}", "a {}", "{} emoji", "a picture of a {}", "a cute {}", "{} icon", "a drawing of a {}")
 
 Pixels = NDArray[np.uint8]

@@ -7,7 +7,9 @@ other; that gives the mean seconds of a request, hence the rate of a load. Above
 do not wait (see `bench.load`). A quarter of the requests state nothing, a quarter a named quality, half a
 latency between 0.2 and 4 s, of which every second one would rather be refused than late. Half of all pin
 a variant, so that the work differs. Reported for each load: the error of the predicted finish as a share
-of it, and how many of the latencies that were accepted as kept were kept.
+of it, how many of the latencies that were accepted as kept were kept, and the floor: how well the bare
+pipeline's next call can be told from its last ones, painting at the same times just before
+and just after (see `bench.floor`).
 """
 
 import argparse
@@ -19,8 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench import embedded
-from bench.load import arrivals, wait_until_quiet
+from bench import embedded, floor, overhead
+from bench.load import SETTLE_S, arrivals, wait_until_quiet
+from bench.peers import pipeline
 from bench.report import keep, percentile, verdict
 from difs import AsyncClient, Client, errors
 from difs.clock import MonotonicClock
@@ -129,7 +132,7 @@ def figures(ended: Sequence[Ended]) -> dict[str, Any]:
 
 
 def wait_until_loaded(address: str) -> int:
-    """Wait until the service has loaded what it loads at its start; returns how many variants."""
+    """Wait until a service has loaded and measured what it loads at its start; returns how many."""
     with Client(address) as client:
         wanted = len(client.variants())
         end = time.monotonic() + PATIENCE_S
@@ -137,22 +140,28 @@ def wait_until_loaded(address: str) -> int:
             if all(len(d.residents) == wanted for d in client.status().devices):
                 break
             time.sleep(0.5)
+    time.sleep(SETTLE_S)
     return wanted
 
 
 async def measure(address: str, requests: int, loads: Sequence[float], seed: int) -> dict[str, Any]:
     """Return the figures of each load."""
     found: dict[str, Any] = {}
+    bare = pipeline.load(overhead.MODEL)
     async with AsyncClient(address) as client:
         names = sorted(info.name for info in await client.variants())
         await offer(client, wishes(12, 0, names), 0.0, 0)  # warm up
         mean_s = 0.0
         for load in sorted({0.0, *loads}):
             rate = load / mean_s if load else 0.0
+            times = arrivals(rate, requests / rate, seed) if load else [0.0] * requests
+            before = floor.error(floor.seconds_at(bare, times))
             ended = await offer(client, wishes(requests, seed + round(100 * load), names), rate, seed)
             cell = figures(ended)
             mean_s = mean_s or cell["mean_s"]
-            found[f"{load:g}"] = {"rate_hz": round(rate, 3), **cell}
+            after = floor.error(floor.seconds_at(bare, times))
+            floors = [round(before, 4), round(after, 4)]
+            found[f"{load:g}"] = {"rate_hz": round(rate, 3), "floor_p90": floors, **cell}
             print(f"  load {load:g}: {found[f'{load:g}']}", flush=True)
     return found
 

@@ -10,7 +10,6 @@ rest. Sockets are `bench.house`'s.
 """
 
 import argparse
-import gc
 import tracemalloc
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from bench.report import RESULTS, keep, verdict
 from bench.scale_books import Heart
+from difs import processes
 
 QUEUED, CLIENTS = (0, 100, 1000, 10_000), (1, 10, 100, 1000)
 VARIANTS, DEVICES = (1, 8, 64, 256, 1000), (1, 2, 4, 8, 16)
@@ -108,8 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=100)
     asked = parser.parse_args()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # as the broker's process has it
+    processes.collect_rarely()  # as the broker does
     curves = sweep(asked.rounds)
     for name, curve in curves.items():
         for number, row in curve.items():

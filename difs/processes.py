@@ -1,9 +1,10 @@
-"""What every DIFS process does about itself: die with its parent, name itself.
+"""What every DIFS process does about itself: die with its parent, name itself, seldom look for garbage.
 
 No decisions and no messages.
 """
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -45,6 +46,16 @@ def computing_environment(threads: int) -> dict[str, str]:
 def set_name(name: str) -> None:
     """Show `name` (15 bytes) in ps and top."""
     _prctl(_PR_SET_NAME, name.encode()[:15])
+
+
+def collect_rarely() -> None:
+    """Let the garbage collector pass seldom, and over what is made from now on only.
+
+    Records and pipelines die by reference count; a full pass over torch's and diffusers' objects stops a
+    process for a fifth of a second.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _prctl(option: int, value: int | bytes) -> None:

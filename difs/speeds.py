@@ -23,7 +23,7 @@ of `tests.unit.test_estimates`). Of a GPU, in fp16: so that a guided step of Sta
 512x512 takes 75 ms, as diffusers' guide "Speed up inference" says of a TITAN RTX and of an A100 (3.6 and
 3.5 s for 50 steps), and that weights come at 800 GB/s. No GPU was measured for it."""
 
-USUAL_LOAD: Speed = (0.09, 3.4e-9, 2.0)
+USUAL_LOAD: Speed = (0.04, 2.2e-9, 2.0)
 """Of a load, a byte of its files, and a second of a picture of one step: the first two as `bench/tables`
 say of emoji-base and emoji-small, the last as many as a warm-up paints (`difs.actors.warmup`)."""
 

@@ -84,6 +84,7 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
     """Serve until told to stop; returns the exit status."""
     processes.die_with_parent(int(parent_pid))
     processes.set_name(f"difs-{device}")
+    processes.collect_rarely()  # torch's imports alone make millions of objects
     home = RunDir(Path(run_dir))
     settings, segments = home.read_facts()
     logs.to_stderr(device, settings.service.log_level, settings.service.log_format)
@@ -113,6 +114,7 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
                 profiled=profiled,
                 read=read,
             )
+            processes.collect_rarely()
             link.start_pulse(read, lambda: actor.progress)
             return actor.live(preloads(settings, shelves.found))
     except DifsError as error:

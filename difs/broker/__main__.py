@@ -1,6 +1,5 @@
 """The broker process: `python -m difs.broker RUN_DIR PARENT_PID`."""
 
-import gc
 import logging
 import os
 import secrets
@@ -74,9 +73,7 @@ def main(run_dir: str, parent_pid: str) -> None:
     except Unavailable as error:
         log.error("%s", error)
         sys.exit(os.EX_UNAVAILABLE)
-    # Records die by reference count; the collector's full passes only cost latency here.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    processes.collect_rarely()
     loop.run()
 
 

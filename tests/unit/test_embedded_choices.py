@@ -38,7 +38,7 @@ def point(view: View, **wishes: Any) -> tuple[str, int]:
 def test_goals_take_different_points_of_the_embedded_family(family: View) -> None:
     draft, soon, best = (point(family, **w) for w in ({"quality": "draft"}, {}, {"quality": "best"}))
     assert len({draft, soon, best}) == 3
-    hurried, calm = plan_of(family, latency_s=0.3), plan_of(family, latency_s=2.0)
+    hurried, calm = plan_of(family, latency_s=0.05), plan_of(family, latency_s=2.0)
     assert (hurried.variant, hurried.steps) != (calm.variant, calm.steps)
     assert (hurried.expected_quality or 0) < (calm.expected_quality or 0)
 
