@@ -12,6 +12,7 @@ import random
 import time
 
 from bench.report import keep, percentile, verdict
+from difs import processes
 from difs.autoscaler import search
 from difs.autoscaler.base import DeviceView, Form, Options, ResidentView, Stream, View, Want
 from difs.autoscaler.plan import Memory, Utility
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=200)
     asked = parser.parse_args()
+    processes.collect_rarely()  # as the broker does
     planner = Utility()
     first: list[float] = []
     later: list[float] = []

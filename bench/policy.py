@@ -7,7 +7,8 @@ Three settings. (a) DiffServe's: 16 devices, its run times of SD-Turbo and SD 1.
 speeds, 5 s for each request (with fewer devices, as many fewer requests of the trace); `dial` with fewer
 steps of SD 1.5 to choose from, `fixed` without, as its authors have it. (b) The same run times under
 generated arrivals: Poisson, bursts, a day. (c) The embedded family as it was profiled on a CPU, two
-devices, 0.5, 1 or 3 s. A load of 1 is what one variant of the best quality could just do in full calls.
+devices, 0.1, 0.2 or 0.6 s. A load of 1 is what one variant of the best quality could just do in full
+calls.
 
 The headline is `quality_attainment`: the mean delivered quality of all requests, where what is refused,
 fails or comes late counts 0. Qualities in (a) and (b) are declared, not measured (see
@@ -97,7 +98,7 @@ def diffserve(traces: Path, devices: int, seconds: float, speeds: Sequence[float
 def emoji(seconds: float) -> Iterator[Setting]:
     """Yield (c): the embedded family on two devices, with latencies of three kinds."""
     models = embedded.models()
-    mix = (Wish(latency_s=0.5), Wish(latency_s=1.0), Wish(latency_s=3.0))
+    mix = (Wish(latency_s=0.1), Wish(latency_s=0.2), Wish(latency_s=0.6))
     base = Scenario(mix=mix, fleet=Fleet(devices=2))
     for load in LOADS:
         rate = load * 2 * capacity_hz(models["emoji-base"])
