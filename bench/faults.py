@@ -319,7 +319,7 @@ def network(trials: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         far = Far(Path(folder))
-        with far.network as net, _service(2, *settings(*far.keys)):
+        with far.network as net, _service(2, *settings(*far.settings)):
             for spoil in (net.cut, net.stall):
                 seconds = []
                 for _ in range(trials):

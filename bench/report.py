@@ -2,10 +2,12 @@
 
 import json
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from difs.simulation.figures import percentile as of_sorted
 from difs.trials import surroundings
 
 RESULTS = Path(__file__).parent / "results"
@@ -26,13 +28,9 @@ def machine() -> dict[str, Any]:
     return {**{name: known[name] for name in TOLD}, "packages": surroundings.versions()}
 
 
-def percentile(values: list[float], share: float) -> float:
-    """Return the first value below which `share` of the sorted values lie.
-
-    Where that share is a whole number of values, `difs.simulation.figures.percentile` is one rank less.
-    """
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value below which `share` of the values lie (nearest rank); they need not be sorted."""
+    return of_sorted(sorted(values), share)
 
 
 def keep(name: str, command: str, figures: dict[str, Any]) -> Path:

@@ -91,6 +91,7 @@ def simulate(
     found = scenarios.changed(found, {k: v for k, v in changes.items() if v is not None})
     found = scenarios.wishing(found, latency, quality)
     models = _models(table, config_file, run_dir)
+    processes.collect_rarely()
     runs = {}
     for name, variation in _variations(found, compare, what_if).items():
         runs[name] = World(variation, models, keeps_lines=log is not None).run()

@@ -331,7 +331,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="difs-far-") as folder:
         far = Far(Path(folder))
         with far.network:
-            service = Service([*options(devices, shm), *settings(*far.keys)])
+            service = Service([*options(devices, shm), *settings(*far.settings)])
             storm = Storm(service, seed, shm=shm, group=group, far=far, is_gentle=is_gentle)
             return _run(storm, service, seconds, devices, shm)
 

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from difs.keys import KeyRing, write_key_file
 from tests.process.service import free_port
@@ -22,17 +22,33 @@ RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: a close is a reset."""
 
 
-class Far:
-    """A service's door for other machines, a key to it, and the network between."""
+class Elsewhere:
+    """A service's door for other machines, and the keys to it."""
 
     def __init__(self, folder: Path) -> None:
-        ring, port = KeyRing(folder / "keys"), free_port()
-        ring.make()
-        self.network = Network(port)
-        self.key = folder / "anna.key"
-        write_key_file(self.key, ring.new("anna", address=self.network.address))
-        self.keys = (f'network.listen="tcp://127.0.0.1:{port}"', f'network.keys="{ring.folder}"')
+        self.folder = folder
+        self.ring = KeyRing(folder / "keys")
+        self.ring.make()
+        self.port = free_port()
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.settings = (f'network.listen="{self.address}"', f'network.keys="{self.ring.folder}"')
         """What the service's configuration says of it."""
+
+    def key(self, name: str, address: str = "", **options: Any) -> Path:
+        """Make a key; `address`: where its owner finds the door, if not at its own."""
+        path = self.folder / f"{name}.key"
+        write_key_file(path, self.ring.new(name, address=address or self.address, **options))
+        return path
+
+
+class Far:
+    """A door, a key to it, and the network between."""
+
+    def __init__(self, folder: Path) -> None:
+        door = Elsewhere(folder)
+        self.network = Network(door.port)
+        self.key = door.key("anna", self.network.address)
+        self.settings = door.settings
 
 
 class Network:

@@ -26,7 +26,7 @@ class Remote:
     def __init__(self, folder: Path) -> None:
         far = Far(folder)
         self.network, self.key = far.network, far.key
-        keys = settings(script(step_s=0.02), *far.keys, "broker.validate=true")
+        keys = settings(script(step_s=0.02), *far.settings, "broker.validate=true")
         self.service = Service(["--device", "simulated:2", *keys])
 
 

@@ -5,7 +5,6 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from socket import socket as tcp_socket
 from typing import Any
 
 import psutil
@@ -20,36 +19,12 @@ from difs.config import Network
 from difs.errors import ConfigError, Denied, DifsError, Unavailable, Unsupported
 from difs.keys import KeyRing, pair, write_key_file
 from tests.process.conftest import Start
+from tests.process.network import Elsewhere
 from tests.process.service import Calls, Service, big, difs, picture, script, settings, until
 
 pytestmark = pytest.mark.process
 
 TWO = ("--device", "simulated:2")
-
-
-def free_address() -> str:
-    with tcp_socket() as socket:
-        socket.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{socket.getsockname()[1]}"
-
-
-class Elsewhere:
-    """A service that listens on TCP, and its keys."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ring = KeyRing(folder / "keys")
-        self.ring.make()
-        self.address = free_address()
-
-    def key(self, name: str, **options: Any) -> Path:
-        path = self.folder / f"{name}.key"
-        write_key_file(path, self.ring.new(name, address=self.address, **options))
-        return path
-
-    def options(self, *more: str) -> list[str]:
-        where = (f'network.listen="{self.address}"', f'network.keys="{self.ring.folder}"')
-        return settings(*where, *more)
 
 
 @pytest.fixture
@@ -168,7 +143,7 @@ def test_keys_open_the_door_until_they_are_revoked(
 ) -> None:
     """In one service: pictures, rights, wrong keys, a new key, and revocation while it runs."""
     anna, boss = elsewhere.key("anna"), elsewhere.key("boss", is_admin=True)
-    service = start(*TWO, *settings(script(step_s=0.2)), *elsewhere.options())
+    service = start(*TWO, *settings(script(step_s=0.2)), *settings(*elsewhere.settings))
     with Client(key=anna) as client:
         assert client.ping().ready
         with client.generate("red apple", seed=5, steps=4, width=64, height=64) as result:
@@ -245,7 +220,7 @@ def test_clients_reach_no_actors_socket_and_only_their_user_reaches_any(start: S
 def test_a_door_without_keys_is_for_programs_of_this_machine_and_no_administrators(
     elsewhere: Elsewhere, start: Start
 ) -> None:
-    start(*TWO, *settings(script(step_s=0.01)), *elsewhere.options('network.security="none"'))
+    start(*TWO, *settings(script(step_s=0.01)), *settings(*elsewhere.settings, 'network.security="none"'))
     with Client(elsewhere.address) as client:
         with client.generate("red apple", seed=5, steps=2, width=64, height=64) as result:
             assert (result.images[0] == picture("red apple", 5)).all()
@@ -258,7 +233,9 @@ def test_a_door_without_keys_is_for_programs_of_this_machine_and_no_administrato
 def test_keys_that_others_may_read_stop_the_start(elsewhere: Elsewhere) -> None:
     elsewhere.ring.server()
     (elsewhere.ring.folder / "server.json").chmod(0o644)
-    found = difs("serve", "--run-dir", str(elsewhere.folder / "run"), *TWO, *elsewhere.options())
+    found = difs(
+        "serve", "--run-dir", str(elsewhere.folder / "run"), *TWO, *settings(*elsewhere.settings)
+    )
     assert found.returncode == os.EX_CONFIG
     assert "chmod 600" in found.stderr
     assert "Traceback" not in found.stderr
