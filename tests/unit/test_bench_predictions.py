@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from bench import embedded, predictions
+from bench import embedded, floor, predictions
 from bench.promises import figures
 
 REQUESTS, SEEDS = 200, (1, 2)
@@ -39,3 +39,12 @@ def test_at_half_load_what_was_promised_is_kept() -> None:
     found = beside_others(0.5)
     assert found["promised"] > 120
     assert found["kept"] >= 0.98
+
+
+def test_the_floor_is_what_the_best_of_the_means_of_the_last_calls_misses() -> None:
+    assert floor.error([2.0] * 30) == 0.0
+    changed = [1.0] * 20 + [2.0] * 20  # the newest call alone tells all but the one where it changes
+    assert floor.error(changed) == 0.0
+    assert floor.error(changed, share=1.0) == 1.0
+    swinging = [1.0, 2.0] * 50  # the last call is always wrong, by half or by all; a mean is by less
+    assert 0.3 < floor.error(swinging) < 0.5
