@@ -52,6 +52,7 @@ class JobBook:
             for painting in job.paintings:
                 if painting.delivery is not None:
                     painting.delivery.exception()
+            job.part()
         self._jobs.clear()
 
     def settle(self) -> list[Job]:

@@ -94,6 +94,10 @@ class Job:
             self.ending is not None or len(self.sealed) == len(self.paintings)
         )
 
+    def part(self) -> None:
+        """Part it from its images: they refer to each other, and such a ring waits for the collector."""
+        self.paintings.clear()
+
     def note(self, words: str) -> None:
         """Tell the client something, once."""
         if words and words not in self.notes:

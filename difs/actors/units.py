@@ -153,6 +153,7 @@ class Units(ABC):
             else:
                 self.catch_up()
                 self._reports.append(job.finished(self._residents.get(job.execute.variant)))
+            job.part()
 
     def _hurry(self, now: float) -> None:
         """Leave out steps of what fell behind, where its client stated when it is due."""

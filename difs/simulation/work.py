@@ -158,8 +158,9 @@ class Work:
                 self._end(job, "engine_failed", f"{job.execute.variant} is not loaded")
         if self._is_ripe:
             self._is_ripe = False
-            self._report(job for job in self._jobs if job.is_over)
+            over = [job for job in self._jobs if job.is_over]
             self._jobs = [job for job in self._jobs if not job.is_over]
+            self._report(over)
         reports, self._reports = self._reports, []
         return reports
 
@@ -169,6 +170,7 @@ class Work:
                 self._painted(job.execute, min(_steps_of(p) for p in job.paintings))
             resident = self._residents.here.get(job.execute.variant)
             self._reports.append(job.ending or job.finished(resident))
+            job.part()
 
     def begin(self, now: float) -> None:
         """Choose the next run, if there is anything to do."""

@@ -1,5 +1,6 @@
 """difs.actors.simulated: the real engine's messages and slots, with scripted times and faults."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from difs.actor_messages import Ended, Finished, Loaded, LoadFailed, Slot, Stepped
+from difs.actors.jobs import Job, Painting
 from difs.actors.simulated import NATIVE_PIXELS, Fault, Score, Script, parse_script, pattern
 from difs.actors.units import DeviceBroken
 from difs.errors import ConfigError
@@ -61,6 +63,24 @@ def test_a_picture_depends_on_prompt_and_seed_alone(studio: Studio) -> None:
     studio.run(again)
     assert isinstance(reports[-1], Finished)
     assert studio.pixels(again) == picture == pattern("red apple", 5, 64, 64).tobytes()
+
+
+def test_what_is_over_dies_at_once_and_waits_for_no_collector(studio: Studio) -> None:
+    def alive() -> int:
+        return sum(isinstance(found, (Job, Painting)) for found in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        studio.engine.submit(studio.order(1, seeds=(5, 6)))
+        studio.engine.submit(studio.order(2))
+        assert alive() == before + 5
+        studio.engine.abort(2)
+        assert sorted(ends(studio.run())) == [1, 2]
+        assert alive() == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("other", [("red apple", 6), ("red apples", 5), ("", 5)])
