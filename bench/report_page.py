@@ -210,6 +210,22 @@ def policy(figures: dict[str, Any]) -> str:
     return table(("setting", "modelless", "best other", "ahead"), rows)
 
 
+def promises(figures: dict[str, Any]) -> str:
+    """Return the errors of the predictions at each load, beside what nobody could tell."""
+    rows = [
+        (
+            load,
+            number(cell["error_p50"]),
+            number(cell["error_p90"]),
+            ", ".join(map(number, cell["floor_p90"])),
+            f"{cell['kept']:.0%} of {cell['promised']}",
+        )
+        for load, cell in figures["loads"].items()
+    ]
+    head = ("load", "error p50", "error p90", "bare pipeline's p90, before and after", "kept")
+    return table(head, rows)
+
+
 def runtime_options(figures: dict[str, Any]) -> str:
     """Return the gain of each option over plain eager calls, by rows of a call."""
     options: dict[str, dict[str, Any]] = figures["options"]
@@ -273,5 +289,6 @@ BODIES: dict[str, Callable[[dict[str, Any]], str]] = {
     "engine": engine,
     "gpu-engine": gpu_engine,
     "policy": policy,
+    "promises": promises,
     "runtime-options": runtime_options,
 }

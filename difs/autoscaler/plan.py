@@ -6,7 +6,7 @@ residents is searched (`difs.autoscaler.search`). A resident changes at most onc
 that keeps coming under pressure as soon as it recovered is given more and more time.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -216,33 +216,54 @@ class _Planning:
         rested = {d.device: self._rested(d, view.options.settle_s) for d in calm}
         places, problem = _problem(view, {d.device for d in calm}, rested)
         picks = search.best(problem)
+        here = {device.device: room.present(device) for device in view.devices}
         arriving: list[tuple[DeviceView, str, Form]] = []
+        leaving: list[tuple[DeviceView, str]] = []
         wanted = {
             device.device
             for (device, variant, forms), pick in zip(places, picks, strict=True)
-            if pick < len(forms) and variant not in room.present(device)
+            if pick < len(forms) and variant not in here[device.device]
         }
-        spare = {d.device: len(d.residents) - view.options.min_residents for d in calm}
         for (device, variant, forms), site, pick in zip(places, problem.sites, picks, strict=True):
             if pick == site.current:
                 continue
             if pick == len(forms):
-                spare[device.device] -= 1
-                if spare[device.device] < 0:
-                    continue
-                why = "others are worth more in its place"
-                self._actions += room.leave(view, device, variant, why)
+                leaving.append((device, variant))
             elif variant in device.residents:
                 is_slower = forms[pick].serve_s > forms[site.current].serve_s
                 if is_slower and device.device not in wanted:
                     continue  # it would make room for nobody
+                here[device.device][variant] = forms[pick]
                 mode = forms[pick].memory_mode
                 self._actions.append(SetMode(device.device, variant, mode, "serves more so"))
             else:
                 arriving.append((device, variant, forms[pick]))
+        for device in calm:
+            going = [name for there, name in leaving if there is device]
+            coming = [form for there, _, form in arriving if there is device]
+            self._make_way(device, going, here[device.device], coming)
         for device, variant, form in arriving:
             if self._has_room_now(device, form):
                 self._actions.append(self._arrival(device, variant, form))
+
+    def _make_way(
+        self, device: DeviceView, going: Sequence[str], here: Mapping[str, Form], coming: Sequence[Form]
+    ) -> None:
+        """Let those leave in whose place others are worth more, as many as must for what is coming.
+
+        Who has room beside it stays, busy as the device may be: to be there takes nobody's time.
+        `here`: in the modes that they are to have.
+        """
+        limit = room.budget(device, self._view.options)
+        kept = [*coming, *(form for name, form in here.items() if name not in going)]
+        spare = len(device.residents) - self._view.options.min_residents
+        for variant in going:
+            if room.footprint([*kept, here[variant]]) <= limit:
+                kept.append(here[variant])
+            elif spare > 0:
+                spare -= 1
+                why = "others are worth more in its place"
+                self._actions += room.leave(self._view, device, variant, why)
 
     def _has_room_now(self, device: DeviceView, form: Form) -> bool:
         """Whether a form fits beside what is there, what leaves included, and what this plan brings."""

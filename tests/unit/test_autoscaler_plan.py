@@ -292,7 +292,7 @@ def test_a_mode_that_an_administrator_chose_is_changed_by_pressure_only() -> Non
 @given(
     st.lists(st.tuples(st.floats(0.1, 40), st.floats(0.1, 8)), min_size=1, max_size=3), st.floats(0.2, 3)
 )
-def test_where_all_have_room_nobody_is_made_slower(
+def test_where_all_have_room_nobody_is_made_slower_or_sent_away(
     asked: list[tuple[float, float]], serve_s: float
 ) -> None:
     slow = form(serve_s=serve_s, latency_s=serve_s, draft_s=serve_s / 5, quality=0.95)
@@ -302,7 +302,20 @@ def test_where_all_have_room_nobody_is_made_slower(
     forms = {"a": (form(serve_s=0.1),), "b": (slow, lighter)}
     here = device(residents={"a": FULL, "b": FULL}, forms=forms, total_bytes=100 * GB)
     streams = [stream(uses=30 * rate, rate_hz=rate, latency_s=latency_s) for rate, latency_s in asked]
-    assert SetMode not in [kind for kind, *_ in actions(here, streams=streams)]
+    assert actions(here, streams=streams) == []
+
+
+def test_as_many_leave_as_must_for_what_comes() -> None:
+    forms = {
+        "slow": (form(serve_s=2.0, quality=0.95),),
+        "slower": (form(serve_s=3.0, quality=0.99),),
+        "new": (form(quality=0.9),),
+    }
+    streams = [stream(uses=30.0), stream("new", uses=9.0)]
+    for gigabytes, leaving in ((3, 0), (2, 1)):
+        here = {"slow": FULL, "slower": FULL}
+        found = actions(device("cuda-0", here, forms, total_bytes=gigabytes * GB), streams=streams)
+        assert [kind for kind, *_ in found].count(Park) == leaving
 
 
 def test_what_changed_lately_is_left_alone_and_what_moves_too() -> None:
