@@ -67,7 +67,7 @@ def test_a_picture_depends_on_prompt_and_seed_alone(studio: Studio) -> None:
 
 def test_what_is_over_dies_at_once_and_waits_for_no_collector(studio: Studio) -> None:
     def alive() -> int:
-        return sum(isinstance(found, (Job, Painting)) for found in gc.get_objects())
+        return sum(type(found) in (Job, Painting) for found in gc.get_objects())
 
     gc.collect()
     gc.disable()
