@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.calibration import largest_difference
 from bench.peers import pipeline
 from bench.report import keep, percentile, verdict
 from difs import Client
@@ -55,14 +56,6 @@ def paint_difs(client: Client, seed: int, steps: int) -> tuple[float, float, Any
         return seconds, way, result.images[0].copy()
 
 
-def _difference(expected: Any, painted: Any, seed: int) -> str:
-    off = np.abs(expected.astype(int) - painted.astype(int))
-    return (
-        f"seed {seed}: the pictures must be the same, bit for bit, but {np.count_nonzero(off)} of"
-        f" {off.size} values differ, by {off.max()} of 255 at most"
-    )
-
-
 def measure(pairs: int, steps: int) -> dict[str, float]:
     """Return the figures in milliseconds."""
     pipe = pipeline.load(MODEL)
@@ -73,8 +66,8 @@ def measure(pairs: int, steps: int) -> dict[str, float]:
             time.sleep(REST_S)  # let the other's threads go to sleep
             difs_s, way_s, painted = paint_difs(client, max(0, seed), steps)
             time.sleep(REST_S)
-            if not np.array_equal(expected, painted):
-                raise SystemExit(_difference(expected, painted, seed))
+            if off := largest_difference([expected], [painted]):
+                raise SystemExit(f"seed {seed}: the pictures must be the same, but differ by {off}/255")
             if seed >= 0:
                 added.append(difs_s - bare_s)
                 ways.append(way_s)

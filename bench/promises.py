@@ -91,10 +91,10 @@ async def ask(client: AsyncClient, wish: dict[str, Any]) -> Ended:
 
 
 async def offer(
-    client: AsyncClient, asked: Sequence[dict[str, Any]], rate: float, seed: int
+    client: AsyncClient, asked: Sequence[dict[str, Any]], times: Sequence[float]
 ) -> list[Ended]:
-    """Send the requests at their times; rate 0: one after the other."""
-    if not rate:
+    """Send the requests at their times; all at 0: one after the other."""
+    if not any(times):
         return [await ask(client, wish) for wish in asked]
     ended: list[Ended] = []
 
@@ -102,7 +102,7 @@ async def offer(
         ended.append(await ask(client, asked[i]))
 
     clock = MonotonicClock()
-    await openloop.offer(arrivals(rate, len(asked) / rate, seed), one, clock, clock.now())
+    await openloop.offer(times, one, clock, clock.now())
     return ended
 
 
@@ -150,13 +150,13 @@ async def measure(address: str, requests: int, loads: Sequence[float], seed: int
     bare = pipeline.load(overhead.MODEL)
     async with AsyncClient(address) as client:
         names = sorted(info.name for info in await client.variants())
-        await offer(client, wishes(12, 0, names), 0.0, 0)  # warm up
+        await offer(client, wishes(12, 0, names), [0.0] * 12)  # warm up
         mean_s = 0.0
         for load in sorted({0.0, *loads}):
             rate = load / mean_s if load else 0.0
             times = arrivals(rate, requests / rate, seed) if load else [0.0] * requests
             before = floor.error(floor.seconds_at(bare, times))
-            ended = await offer(client, wishes(requests, seed + round(100 * load), names), rate, seed)
+            ended = await offer(client, wishes(requests, seed + round(100 * load), names), times)
             cell = figures(ended)
             mean_s = mean_s or cell["mean_s"]
             after = floor.error(floor.seconds_at(bare, times))

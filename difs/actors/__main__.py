@@ -114,7 +114,7 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
                 profiled=profiled,
                 read=read,
             )
-            processes.collect_rarely()
+            processes.collect_rarely()  # what was imported is looked at no more
             link.start_pulse(read, lambda: actor.progress)
             return actor.live(preloads(settings, shelves.found))
     except DifsError as error:

@@ -217,27 +217,26 @@ class _Planning:
         places, problem = _problem(view, {d.device for d in calm}, rested)
         picks = search.best(problem)
         here = {device.device: room.present(device) for device in view.devices}
-        arriving: list[tuple[DeviceView, str, Form]] = []
-        leaving: list[tuple[DeviceView, str]] = []
-        wanted = {
-            device.device
-            for (device, variant, forms), pick in zip(places, picks, strict=True)
-            if pick < len(forms) and variant not in here[device.device]
-        }
-        for (device, variant, forms), site, pick in zip(places, problem.sites, picks, strict=True):
-            if pick == site.current:
+        changes = [
+            (device, variant, forms, site.current, pick)
+            for (device, variant, forms), site, pick in zip(places, problem.sites, picks, strict=True)
+            if pick != site.current
+        ]
+        leaving = [(device, variant) for device, variant, forms, _, pick in changes if pick == len(forms)]
+        arriving = [
+            (device, variant, forms[pick])
+            for device, variant, forms, _, pick in changes
+            if pick < len(forms) and variant not in device.residents
+        ]
+        wanted = {device.device for device, *_ in arriving}
+        for device, variant, forms, current, pick in changes:
+            if pick == len(forms) or variant not in device.residents:
                 continue
-            if pick == len(forms):
-                leaving.append((device, variant))
-            elif variant in device.residents:
-                is_slower = forms[pick].serve_s > forms[site.current].serve_s
-                if is_slower and device.device not in wanted:
-                    continue  # it would make room for nobody
-                here[device.device][variant] = forms[pick]
-                mode = forms[pick].memory_mode
-                self._actions.append(SetMode(device.device, variant, mode, "serves more so"))
-            else:
-                arriving.append((device, variant, forms[pick]))
+            form = forms[pick]
+            if form.serve_s > forms[current].serve_s and device.device not in wanted:
+                continue  # it would make room for nobody
+            here[device.device][variant] = form
+            self._actions.append(SetMode(device.device, variant, form.memory_mode, "serves more so"))
         for device in calm:
             going = [name for there, name in leaving if there is device]
             coming = [form for there, _, form in arriving if there is device]

@@ -143,7 +143,7 @@ def test_keys_open_the_door_until_they_are_revoked(
 ) -> None:
     """In one service: pictures, rights, wrong keys, a new key, and revocation while it runs."""
     anna, boss = elsewhere.key("anna"), elsewhere.key("boss", is_admin=True)
-    service = start(*TWO, *settings(script(step_s=0.2)), *settings(*elsewhere.settings))
+    service = start(*TWO, *settings(script(step_s=0.2), *elsewhere.settings))
     with Client(key=anna) as client:
         assert client.ping().ready
         with client.generate("red apple", seed=5, steps=4, width=64, height=64) as result:
@@ -220,7 +220,7 @@ def test_clients_reach_no_actors_socket_and_only_their_user_reaches_any(start: S
 def test_a_door_without_keys_is_for_programs_of_this_machine_and_no_administrators(
     elsewhere: Elsewhere, start: Start
 ) -> None:
-    start(*TWO, *settings(script(step_s=0.01)), *settings(*elsewhere.settings, 'network.security="none"'))
+    start(*TWO, *settings(script(step_s=0.01), *elsewhere.settings, 'network.security="none"'))
     with Client(elsewhere.address) as client:
         with client.generate("red apple", seed=5, steps=2, width=64, height=64) as result:
             assert (result.images[0] == picture("red apple", 5)).all()
