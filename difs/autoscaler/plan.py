@@ -6,13 +6,14 @@ residents is searched (`difs.autoscaler.search`). A resident changes at most onc
 that keeps coming under pressure as soon as it recovered is given more and more time.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
+import math
+from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from msgspec import Struct
 
-from difs.autoscaler import room, search
+from difs.autoscaler import problem, room, search
 from difs.autoscaler.base import (
     Action,
     DeviceView,
@@ -20,25 +21,20 @@ from difs.autoscaler.base import (
     Load,
     Plan,
     Replicate,
-    ResidentView,
     SetMode,
     Site,
     View,
-    Wants,
 )
-from difs.autoscaler.search import Option, Problem
-from difs.autoscaler.worth import ceiling_of, heard, offer_of
+from difs.autoscaler.search import Problem
 from difs.messages import MemoryMode
 
 SEARCH_S = 1.0
 """How often the best set is searched."""
-CHANGE = 0.1
-"""What a second of a change costs in a search for the best set, in pictures of quality 1: more than the
-second itself (`worth.SECOND`), for forecasts err, and who left for nothing is missed (bench.oracle)."""
-SWITCH_S = 0.5
-"""What a change of the memory mode is taken to cost."""
-OVERLOADED = 1.5
-"""Times its seconds, what a picture is taken to need where more is wanted than was forecast."""
+
+SLIGHT = 1.1
+"""A resident is made slower for others' sake only where its device gets worth so many times more;"""
+URGENT = 1.6
+"""one that is busy, so many times: its requests were promised what they are told by its mode."""
 PATIENCE_MOST = 8.0
 """Pressure that returns soon after a recovery doubles the wait for the next, up to so many times;"""
 RELAPSE_S = 30.0
@@ -57,6 +53,8 @@ class Memory(Struct, frozen=True):
     """when something came back after that,"""
     patience: Mapping[str, float] = {}
     """and how many times longer than `settle_s` it waits now."""
+    others: Mapping[str, int] = {}
+    """What others took of each device when it was last under none."""
     searched_at: float = float("-inf")
 
 
@@ -83,6 +81,7 @@ class _Planning:
         self._pressed_at = dict(memory.pressed_at)
         self._recovered_at = dict(memory.recovered_at)
         self._patience = dict(memory.patience)
+        self._others = dict(memory.others)
         self._searched_at = memory.searched_at
         self._pressure: dict[str, int] = {}
         self._actions: list[Action] = []
@@ -94,7 +93,9 @@ class _Planning:
             short = room.shortage(device, view.options)
             if short > 0:
                 self._under_pressure(device, short)
-            elif not self._could_restore(device):
+                continue
+            self._others[device.device] = device.others_bytes
+            if not self._could_restore(device):
                 self._pressed_at[device.device] = view.now  # it only looks calm, so much has left
             elif self._is_calm(device.device) and not (
                 self._restore(device) or self._unload_idle(device)
@@ -111,6 +112,7 @@ class _Planning:
             pressed_at=self._pressed_at,
             recovered_at=self._recovered_at,
             patience=self._patience,
+            others=self._others,
             searched_at=self._searched_at,
         )
         return Plan(tuple(self._actions), self._pressure, memory)
@@ -138,9 +140,11 @@ class _Planning:
             self._patience[name] = 1.0
         self._pressed_at[name] = now
         fixed = device.residents.keys() - self._rested(device, self._view.options.cooldown_s)
+        # what others did not take, ours takes more of than was known: nothing of that is to come back
+        is_ours = device.others_bytes <= self._others.get(name, -1)
         for action in room.relieve(self._view, device, fixed):
             resident = device.residents.get(action.variant)
-            if resident is not None:
+            if resident is not None and not is_ours:
                 self._displaced.setdefault((name, action.variant), resident.memory_mode)
             self._actions.append(action)
 
@@ -214,12 +218,11 @@ class _Planning:
         """Do the first part of what leads to the best set: who leaves first, then what fits by then."""
         view = self._view
         rested = {d.device: self._rested(d, view.options.settle_s) for d in calm}
-        places, problem = _problem(view, {d.device for d in calm}, rested)
-        picks = search.best(problem)
-        here = {device.device: room.present(device) for device in view.devices}
+        places, found = problem.of(view, {d.device for d in calm}, rested)
+        picks = search.best(found)
         changes = [
             (device, variant, forms, site.current, pick)
-            for (device, variant, forms), site, pick in zip(places, problem.sites, picks, strict=True)
+            for (device, variant, forms), site, pick in zip(places, found.sites, picks, strict=True)
             if pick != site.current
         ]
         leaving = [(device, variant) for device, variant, forms, _, pick in changes if pick == len(forms)]
@@ -228,15 +231,13 @@ class _Planning:
             for device, variant, forms, _, pick in changes
             if pick < len(forms) and variant not in device.residents
         ]
+        switches = [
+            Switch(device, variant, forms[current], forms[pick])
+            for device, variant, forms, current, pick in changes
+            if pick < len(forms) and variant in device.residents
+        ]
         wanted = {device.device for device, *_ in arriving}
-        for device, variant, forms, current, pick in changes:
-            if pick == len(forms) or variant not in device.residents:
-                continue
-            form = forms[pick]
-            if form.serve_s > forms[current].serve_s and device.device not in wanted:
-                continue  # it would make room for nobody
-            here[device.device][variant] = form
-            self._actions.append(SetMode(device.device, variant, form.memory_mode, "serves more so"))
+        here = self._switch(switches, wanted, _gain(found, picks))
         for device in calm:
             going = [name for there, name in leaving if there is device]
             coming = [form for there, _, form in arriving if there is device]
@@ -244,6 +245,29 @@ class _Planning:
         for device, variant, form in arriving:
             if self._has_room_now(device, form):
                 self._actions.append(self._arrival(device, variant, form))
+
+    def _switch(
+        self, switches: Sequence["Switch"], wanted: Collection[str], gain: float
+    ) -> dict[str, dict[str, Form]]:
+        """Change the modes of residents, as far as there is room now; returns what is meant to be where.
+
+        One is made slower for others' sake only: on the `wanted` devices something arrives, on others one
+        grows. And only for a `gain` that is worth it.
+        """
+        view = self._view
+        meant = {device.device: room.present(device) for device in view.devices}
+        now = {name: dict(found) for name, found in meant.items()}
+        wanted = {*wanted, *(s.device.device for s in switches if s.grows)}
+        for device, variant, old, new in sorted(switches, key=attrgetter("grows")):  # the last
+            name = device.device
+            least = URGENT if device.residents[variant].is_busy else SLIGHT
+            if new.serve_s > old.serve_s and (name not in wanted or gain < least):
+                continue
+            meant[name][variant] = new
+            if _fits(now[name], variant, new, room.budget(device, view.options)):
+                now[name][variant] = new
+                self._actions.append(SetMode(name, variant, new.memory_mode, "serves more so"))
+        return meant
 
     def _make_way(
         self, device: DeviceView, going: Sequence[str], here: Mapping[str, Form], coming: Sequence[Form]
@@ -289,117 +313,29 @@ def _fits(here: Mapping[str, Form], variant: str, form: Form, limit: int) -> boo
     return room.footprint([*(f for n, f in here.items() if n != variant), form]) <= limit
 
 
-def _is_settled(resident: ResidentView) -> bool:
-    """Whether an administrator chose a resident's mode."""
-    return resident.is_pinned or resident.is_chosen
+class Switch(NamedTuple):
+    """A resident that is to change its mode."""
+
+    device: DeviceView
+    variant: str
+    old: Form
+    new: Form
+
+    @property
+    def grows(self) -> bool:
+        """Whether it needs more memory then."""
+        old, new = self.old, self.new
+        return new.rest_bytes + new.peak_bytes > old.rest_bytes + old.peak_bytes
+
+
+def _gain(asked: Problem, picks: search.Picks) -> float:
+    """Return how many times as much picks are worth as what is there, as if all came of one device."""
+    before = search.value(asked, search.current(asked))
+    more = search.value(asked, picks) - before
+    return 1.0 + len(asked.budgets) * more / before if before > 0 else math.inf
 
 
 def _haste(device: DeviceView, variant: str) -> tuple[bool, bool, str]:
     """Return the order in which variants recover: what has too much to do, what is there, what is not."""
     resident = device.residents.get(variant)
     return resident is None, resident is not None and resident.state != "overloaded", variant
-
-
-Place = tuple[DeviceView, str, tuple[Form, ...]]
-
-
-def _problem(
-    view: View, calm: Collection[str], rested: Mapping[str, Collection[str]]
-) -> tuple[list[Place], Problem]:
-    """Return the search's problem, and the device, variant and forms of each of its sites."""
-    places: list[Place] = []
-    sites: list[search.Site] = []
-    wants = room.wants_of(view)
-    for number, device in enumerate(view.devices):
-        free = set(rested.get(device.device, ())) if device.device in calm else set()
-        removable = set(room.removable(device, (), view.options.min_residents)) & free
-        free -= device.moving
-        here = room.present(device)
-        for variant, forms in device.forms.items():
-            family = view.families.get(variant, "")
-            if variant in here:
-                resident = device.residents.get(variant)
-                may_switch = variant in free and resident is not None and not _is_settled(resident)
-                usable = forms if may_switch else (here[variant],)
-                is_slow = resident is not None and resident.state == "overloaded"
-                may_leave = variant in removable
-                seat = Seat(variant, family, number, usable.index(here[variant]), is_slow, may_leave)
-                sites.append(_present(usable, wants, seat))
-                places.append((device, variant, usable))
-            elif variant in free:
-                site = _absent(forms, variant, family, wants, number)
-                if site.ceiling:
-                    sites.append(site)
-                    places.append((device, variant, forms))
-    budgets = tuple(room.budget(device, view.options) for device in view.devices)
-    return places, Problem(budgets, tuple(sites), view.streams)
-
-
-class Seat(NamedTuple):
-    """A variant that is on a device, or on its way there."""
-
-    variant: str
-    family: str
-    number: int
-    """Of the device."""
-    current: int
-    """Which of its forms it has."""
-    is_overloaded: bool
-    may_leave: bool
-
-
-@lru_cache(maxsize=1024)  # the same from plan to plan, as long as nothing new is learned of it
-def _present(forms: tuple[Form, ...], wants: Wants, seat: Seat) -> search.Site:
-    """Return the site of a variant that is there."""
-    options = [
-        Option(
-            form.rest_bytes,
-            form.peak_bytes,
-            0.0 if i == seat.current else CHANGE * SWITCH_S,
-            offer_of(form, seat.variant, seat.family, wants, seat.number),
-        )
-        for i, form in enumerate(forms)
-    ]
-    if seat.is_overloaded:
-        options = [_slower(option) for option in options]
-    if seat.may_leave:
-        options.append(_absence(forms, is_here=True))
-    return search.Site.of(seat.number, options, seat.current)
-
-
-def _slower(option: Option) -> Option:
-    """Return what a resident offers that has too much to do: another one is worth more beside it."""
-    offer = option.offer
-    if offer is None:
-        return option
-    return option._replace(offer=offer._replace(serve_s=OVERLOADED * offer.serve_s))
-
-
-@lru_cache(maxsize=1024)  # the same from plan to plan, but for what was learned of a variant
-def _absent(forms: tuple[Form, ...], variant: str, family: str, wants: Wants, number: int) -> search.Site:
-    """Return the site of a variant that is not there: its options are made when it may be worth it."""
-    ceiling = ceiling_of(forms, heard(wants, variant, family))
-    later = search.Later(partial(_arrivals, forms, variant, family, wants, number))
-    return search.Site(number, later, len(forms), ceiling, is_vacant=True)
-
-
-def _arrivals(
-    forms: tuple[Form, ...], variant: str, family: str, wants: Wants, number: int
-) -> list[Option]:
-    """Return the options of a variant that is not there."""
-    options = [
-        Option(
-            form.rest_bytes,
-            form.peak_bytes,
-            CHANGE * form.load_s,
-            offer_of(form, variant, family, wants, number),
-        )
-        for form in forms
-    ]
-    return [*options, _absence(forms, is_here=False)]
-
-
-def _absence(forms: Iterable[Form], *, is_here: bool) -> Option:
-    """Return the option that a variant is absent: who leaves has a way back to go."""
-    back_s = min(form.load_s for form in forms)
-    return Option(0, 0, CHANGE * 0.5 * back_s if is_here else 0.0, None)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from difs.autoscaler.base import Action, DeviceView, Evict, Form, Options, Park, SetMode, View, Wants
-from difs.autoscaler.worth import SECOND, offer_of, serve
+from difs.autoscaler.worth import SECOND, offer_of, price_of, serve
 from difs.messages import MemoryMode
 
 
@@ -65,11 +65,13 @@ def regrets(view: View, device: DeviceView) -> dict[str, float]:
         for name, form in present(other).items():
             offers.append(offer_of(form, name, view.families.get(name, ""), wants, number))
             places.append((other.device, name))
-    total = serve(offers, view.streams, len(view.devices)).total
+    devices = len(view.devices)
+    price = price_of([(o.serve_s, o.worths) for o in offers], view.streams, devices)
+    total = serve(offers, view.streams, devices, price).total
     found = {}
     for i, (where, name) in enumerate(places):
         if where == device.device:
-            rest = serve(offers[:i] + offers[i + 1 :], view.streams, len(view.devices)).total
+            rest = serve(offers[:i] + offers[i + 1 :], view.streams, devices, price).total
             found[name] = max(0.0, total - rest) + _return(view, device, name)
     return found
 

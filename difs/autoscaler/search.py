@@ -91,6 +91,8 @@ class Problem(NamedTuple):
     """Bytes of each device."""
     sites: tuple[Site, ...]
     streams: tuple[Stream, ...]
+    price: float = 0.0
+    """Of a second of a device; see `difs.autoscaler.worth.price_of`."""
 
 
 Picks = tuple[int, ...]
@@ -113,10 +115,11 @@ def fits(problem: Problem, picks: Sequence[int]) -> bool:
 
 
 def value(problem: Problem, picks: Sequence[int]) -> float:
-    """Return what picks are worth."""
-    chosen = [site.options[pick] for site, pick in zip(problem.sites, picks, strict=True)]
+    """Return what picks are worth; a site that stays vacant serves nothing, and is not looked at."""
+    sites = zip(problem.sites, picks, strict=True)
+    chosen = [s.options[pick] for s, pick in sites if not (s.is_vacant and pick == s.current)]
     offers = [option.offer for option in chosen if option.offer is not None]
-    served = serve(offers, problem.streams, len(problem.budgets))
+    served = serve(offers, problem.streams, len(problem.budgets), problem.price)
     return served.total - sum(option.cost for option in chosen)
 
 
@@ -266,8 +269,8 @@ class _Climb:
         """Return what picks are worth."""
         offers = {i: option.offer for i, option in chosen.items() if option.offer is not None}
         cost = sum(option.cost for option in chosen.values())
-        streams = self._problem.streams
-        served = serve(list(offers.values()), streams, len(self._problem.budgets))
+        streams, price = self._problem.streams, self._problem.price
+        served = serve(list(offers.values()), streams, len(self._problem.budgets), price)
         worth_at = dict(zip(offers, served.by_offer, strict=True))
         return _Outcome(served.total - cost, worth_at, _lines(streams, served))
 

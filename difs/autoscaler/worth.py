@@ -19,6 +19,10 @@ SECOND = 0.02
 SPEED = 0.02
 """What a picture that nobody hurries for is worth more at once than after HASTE_S."""
 HASTE_S = 10.0
+MOST_PRICE = 1e4
+"""Of a second of a device: above it nobody would be served,"""
+PRICE_STEPS = 6
+"""and it is found to a sixtieth of itself."""
 
 
 def worth(form: Form, want: Want) -> float:
@@ -88,36 +92,102 @@ class Served(NamedTuple):
     """What a served request of each stream is worth."""
 
 
-def serve(offers: Sequence[Offer], streams: Sequence[Stream], devices: int) -> Served:
+def price_of(
+    offers: Iterable[tuple[float, Sequence[tuple[int, float]]]],
+    streams: Sequence[Stream],
+    devices: int,
+) -> float:
+    """Return what a second of a device is worth to those who would have it; 0 where all have time.
+
+    `offers`: the seconds of each, and its worths as in `Offer`. It is the Lagrange multiplier of the
+    devices' time: at this price the offers that are worth their seconds leave time for all.
+    """
+    by_stream: list[list[tuple[float, float]]] = [[] for _ in streams]
+    for serve_s, worths in offers:
+        for stream, value in worths:
+            by_stream[stream].append((value, serve_s))
+    asked = [(s.rate_hz, found) for s, found in zip(streams, by_stream, strict=True) if found]
+
+    def busy(price: float) -> float:
+        taken = 0.0
+        for rate_hz, found in asked:
+            net, serve_s = max([(value - price * seconds, seconds) for value, seconds in found])
+            taken += rate_hz * serve_s if net > 0 else 0.0
+        return taken
+
+    if busy(0.0) <= devices:
+        return 0.0
+    low, high = 0.0, 1.0
+    while busy(high) > devices and high < MOST_PRICE:
+        low, high = high, 4.0 * high
+    for _ in range(PRICE_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if busy(middle) > devices else (low, middle)
+    return high
+
+
+Chance = tuple[float, float, float, int]
+"""An offer to a stream: its price less its worth, its seconds, its worth, and its number."""
+
+
+def serve(offers: Sequence[Offer], streams: Sequence[Stream], devices: int, price: float = 0.0) -> Served:
     """Return what `offers` are worth together.
 
-    Streams are served in their order, each by the best offer whose device has time left; a device has
-    one second in a second.
+    Streams are served in their order, each by the offer that is worth most beyond the `price` of its
+    seconds and whose device has time left; a device has one second in a second. What is not worth its
+    price gets the time that remains.
     """
-    left = [1.0] * devices
-    by_offer, missed, mean = [0.0] * len(offers), [1.0] * len(streams), [0.0] * len(streams)
-    for_stream: list[list[tuple[float, float, int]]] = [[] for _ in streams]
+    serving = _Serving(offers, streams, devices)
+    chances: list[list[Chance]] = [[] for _ in streams]
     for i, offer in enumerate(offers):
+        serve_s = offer.serve_s
         for stream, value in offer.worths:
-            for_stream[stream].append((-value, offer.serve_s, i))
-    for s, found in enumerate(for_stream):
-        if not found:
-            continue
-        stream_value, rate_hz, uses = 0.0, streams[s].rate_hz, streams[s].uses
-        for negative, serve_s, i in sorted(found):
-            device = offers[i].device
-            busy = rate_hz * serve_s
-            part = missed[s] if busy * missed[s] <= left[device] else left[device] / busy
+            chances[stream].append((price * serve_s - value, serve_s, value, i))
+    dear: list[tuple[int, list[Chance]]] = []
+    for s, found in enumerate(chances):
+        found.sort()
+        worthy = [one for one in found if one[0] < 0.0] if price > 0.0 else found
+        serving.give(s, worthy)
+        if len(worthy) < len(found):
+            dear.append((s, found[len(worthy) :]))
+    for s, found in dear:
+        serving.give(s, found)
+    return serving.outcome()
+
+
+class _Serving:
+    """Time of devices that is given away."""
+
+    def __init__(self, offers: Sequence[Offer], streams: Sequence[Stream], devices: int) -> None:
+        self._devices = [offer.device for offer in offers]
+        self._streams = streams
+        self._left = [1.0] * devices
+        self._by_offer, self._missed = [0.0] * len(offers), [1.0] * len(streams)
+        self._values = [0.0] * len(streams)
+
+    def give(self, s: int, chances: Sequence[Chance]) -> None:
+        """Serve a stream by offers in their order, as far as their devices have time."""
+        stream, missed = self._streams[s], self._missed[s]
+        rate_hz, uses, left = stream.rate_hz, stream.uses, self._left
+        for _, serve_s, each, i in chances:
+            if missed <= 1e-12:
+                break
+            device, busy = self._devices[i], rate_hz * serve_s
+            part = missed if busy * missed <= left[device] else left[device] / busy
             if part <= 0.0:
                 continue
             left[device] -= part * busy
-            missed[s] -= part
-            value = -negative * part * uses
-            by_offer[i] += value
-            stream_value += value
-            if missed[s] <= 1e-12:
-                missed[s] = 0.0
-                break
-        part = 1.0 - missed[s]
-        mean[s] = stream_value / (uses * part) if part > 0 and uses > 0 else 0.0
-    return Served(sum(by_offer), by_offer, missed, mean)
+            missed -= part
+            value = each * part * uses
+            self._by_offer[i] += value
+            self._values[s] += value
+        self._missed[s] = missed if missed > 1e-12 else 0.0
+
+    def outcome(self) -> Served:
+        """Return what came of it."""
+        served = zip(self._streams, self._missed, self._values, strict=True)
+        mean = [
+            value / (stream.uses * (1.0 - missed)) if missed < 1.0 and stream.uses > 0 else 0.0
+            for stream, missed, value in served
+        ]
+        return Served(sum(self._by_offer), self._by_offer, self._missed, mean)

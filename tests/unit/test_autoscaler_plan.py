@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from difs.autoscaler import room
 from difs.autoscaler.base import Evict, Load, Options, Park, Replicate, ResidentView, SetMode, Site
 from difs.autoscaler.forecast import Trace
-from difs.autoscaler.plan import Utility
+from difs.autoscaler.plan import Memory, Utility
 from tests.scaling import GB, MODES, World, device, form, stream, view
 
 FULL = ResidentView("full")
@@ -316,6 +316,62 @@ def test_as_many_leave_as_must_for_what_comes() -> None:
         here = {"slow": FULL, "slower": FULL}
         found = actions(device("cuda-0", here, forms, total_bytes=gigabytes * GB), streams=streams)
         assert [kind for kind, *_ in found].count(Park) == leaving
+
+
+def grown(total: int, **busy: bool) -> list[tuple[type, str, str]]:
+    """Return what is done where a light variant is wanted much, and lacks the room of a heavy one."""
+    forms = {
+        "light": (
+            form("full", 2 * GB, serve_s=0.1),
+            form("model_offload", GB // 4, serve_s=0.4, latency_s=1.0),
+        ),
+        "heavy": (
+            form("full", 6 * GB, serve_s=2.0, quality=0.9),
+            form("tiled", 2 * GB, serve_s=2.2, quality=0.9),
+        ),
+    }
+    here = {
+        "light": ResidentView("model_offload", is_busy=True),
+        "heavy": ResidentView("full", is_busy=busy.get("heavy", False), is_pinned=False),
+    }
+    found = device(residents=here, forms=forms, total_bytes=total)
+    return actions(found, streams=[stream(uses=300.0, rate_hz=8.0)])
+
+
+def test_one_that_grows_waits_until_what_makes_room_for_it_has_made_it() -> None:
+    assert grown(9 * GB) == [(SetMode, "cuda-0", "light")], "there is room"
+    assert grown(6 * GB + GB // 2) == [
+        (SetMode, "cuda-0", "heavy"),
+        (SetMode, "cuda-0", "light"),
+    ], "in this order"
+
+
+def test_what_is_busy_is_made_slower_only_where_that_is_worth_much() -> None:
+    assert grown(6 * GB + GB // 2, heavy=True), "four times as many are served"
+    forms = {
+        "a": (form(rest=2 * GB, serve_s=0.5), form("tiled", GB, serve_s=0.6)),
+        "b": (form(rest=2 * GB, serve_s=0.5), form("tiled", GB, serve_s=0.6)),
+    }
+    for is_busy, expected in ((False, 2), (True, 0)):
+        here = {"a": ResidentView("full", is_busy=is_busy), "b": ResidentView("tiled", is_busy=True)}
+        found = device(residents=here, forms=forms, total_bytes=3 * GB)
+        streams = [stream("b", uses=60.0, rate_hz=2.0), stream("a", uses=1.0, rate_hz=0.03)]
+        assert len(actions(found, streams=streams)) == expected
+
+
+def test_what_we_take_more_than_was_known_is_no_pressure_of_others_and_nothing_is_owed() -> None:
+    found = world("ab", total=3 * GB)
+    run(found, 5)
+    heavier = (form("full", GB, GB + GB // 2), *MODES[1:])
+    found.forms = dict.fromkeys("ab", heavier)  # as its calls showed
+    plan = found.tick()
+    assert {type(a) for a in plan.actions} == {SetMode}
+    assert isinstance(plan.memory, Memory)
+    assert plan.memory.displaced == {}
+    found.others = GB
+    plan = found.tick(10.0)
+    assert isinstance(plan.memory, Memory)
+    assert plan.memory.displaced, "others' doing is to be undone"
 
 
 def test_what_changed_lately_is_left_alone_and_what_moves_too() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from difs.autoscaler import search
 from difs.autoscaler.base import Form, Want
 from difs.autoscaler.search import Later, Option, Picks, Problem, Site
-from difs.autoscaler.worth import Offer, ceiling_of, serve, worth
+from difs.autoscaler.worth import Offer, ceiling_of, price_of, serve, worth
 from tests.scaling import stream
 
 BYTES = st.integers(0, 6)
@@ -119,6 +119,41 @@ def test_a_device_has_one_second_in_a_second() -> None:
     assert (alone.total, alone.missed) == (4.0, [0.5])
     shared = serve([wants(0.8, serve_s=1.0), wants(0.8, device=1, serve_s=1.0)], [busy], 2)
     assert (shared.total, shared.missed) == (8.0, [0.0])
+
+
+def test_where_time_is_short_its_price_gives_it_to_who_makes_most_of_it() -> None:
+    slow, quick = wants(0.9, serve_s=2.0), wants(0.6, serve_s=0.1)
+    busy = stream(uses=30.0, rate_hz=1.0)
+    price = price_of([(o.serve_s, o.worths) for o in (slow, quick)], [busy], 1)
+    assert 0.3 / 1.9 < price < 0.6 / 0.1
+    assert serve([slow, quick], [busy], 1).total < 0.6 * 30.0
+    assert serve([slow, quick], [busy], 1, price).by_offer == [0.0, 0.6 * 30.0]
+    calm = stream(uses=12.0, rate_hz=0.4)
+    assert price_of([(o.serve_s, o.worths) for o in (slow, quick)], [calm], 1) == 0.0
+
+
+def test_what_is_not_worth_its_price_gets_the_time_that_is_left() -> None:
+    dear = wants(0.5, serve_s=1.0)
+    found = serve([dear], [stream(uses=10.0, rate_hz=2.0)], 1, price=5.0)
+    assert (found.total, found.missed) == (2.5, [0.5])
+
+
+OFFERS = st.lists(st.tuples(st.floats(0.01, 5.0), st.floats(0.0, 1.0)), min_size=1, max_size=5)
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 8.0), OFFERS), min_size=1, max_size=4), st.integers(1, 3))
+@settings(max_examples=200, deadline=None)
+def test_at_its_price_all_that_is_worth_it_has_time(
+    asked: list[tuple[float, list[tuple[float, float]]]], devices: int
+) -> None:
+    streams = [stream(uses=30 * rate_hz, rate_hz=rate_hz) for rate_hz, _ in asked]
+    offers = [(s, [(i, value)]) for i, (_, found) in enumerate(asked) for s, value in found]
+    price = price_of(offers, streams, devices)
+    busy = 0.0
+    for rate_hz, found in asked:
+        net, seconds = max((value - price * s, s) for s, value in found)
+        busy += rate_hz * seconds if net > 0 else 0.0
+    assert busy <= devices
 
 
 # ---- ceilings -------------------------------------------------------------------------------------
