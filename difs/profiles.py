@@ -203,6 +203,23 @@ def slowed(costs: Costs, *, steps: float = 1.0, decode: float = 1.0) -> Costs:
     )
 
 
+@lru_cache(maxsize=256)  # told with each picture that is done
+def limited(costs: Costs, rows: int) -> Costs:
+    """Return `costs` of calls of `rows` rows at most: for more there is no room, or it is not wanted."""
+    tables = [costs.steps, *(size.steps for size in costs.sizes)]
+    if all(table[-1].rows <= rows for table in tables):
+        return costs
+    sizes = [SizeCost(s.pixels, _first(s.steps, rows), s.decode_s) for s in costs.sizes]
+    return replace(costs, steps=_first(costs.steps, rows), sizes=tuple(sizes))
+
+
+def _first(table: tuple[RowCost, ...], rows: int) -> tuple[RowCost, ...]:
+    if table[-1].rows <= rows or rows <= table[0].rows:
+        return table if rows > table[0].rows else table[:1]
+    kept = tuple([cost for cost in table if cost.rows < rows])
+    return (*kept, RowCost(rows, in_table(table, rows)))
+
+
 def _times(table: tuple[RowCost, ...], factor: float) -> tuple[RowCost, ...]:
     return tuple([RowCost(cost.rows, cost.seconds * factor) for cost in table])
 

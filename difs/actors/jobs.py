@@ -8,7 +8,7 @@ from typing import Any
 from difs.actor_messages import Costs, Ended, Execute, Finished, Resident, Sealed
 from difs.actors import elastic
 from difs.actors.batching import Candidate
-from difs.profiles import decode_seconds, step_seconds
+from difs.profiles import decode_seconds, limited, step_seconds
 
 
 class Painting:
@@ -103,8 +103,11 @@ class Job:
         if words and words not in self.notes:
             self.notes.append(words)
 
-    def finished(self, resident: Resident | None) -> Finished:
-        """Return the report of a job whose images are all sealed; `resident` painted them."""
+    def finished(self, resident: Resident | None, rows: int) -> Finished:
+        """Return the report of a job whose images are all sealed.
+
+        `resident` painted them; its calls have so many `rows` at most, which is told with its costs.
+        """
         calls = sum(p.total for p in self.paintings)
         if cut := [p.total for p in self.paintings if p.is_shortened]:
             self.note(elastic.note(min(cut), self.execute.steps))
@@ -120,7 +123,7 @@ class Job:
             notes=tuple(self.notes),
             seed_bound=resident.seed_bound if resident is not None and not exact else 0.0,
             shared_by=sum(p.sharers for p in self.paintings) / calls if calls else 1.0,
-            costs=resident.costs if resident is not None else None,
+            costs=limited(resident.costs, rows) if resident is not None else None,
             score=self._score(),
         )
 

@@ -152,7 +152,9 @@ class Units(ABC):
                 self._reports.append(job.ending)
             else:
                 self.catch_up()
-                self._reports.append(job.finished(self._residents.get(job.execute.variant)))
+                variant = job.execute.variant
+                rows = self._limits.allowed(variant, self._clock.now())
+                self._reports.append(job.finished(self._residents.get(variant), rows))
             job.part()
 
     def _hurry(self, now: float) -> None:

@@ -160,16 +160,17 @@ class Work:
             self._is_ripe = False
             over = [job for job in self._jobs if job.is_over]
             self._jobs = [job for job in self._jobs if not job.is_over]
-            self._report(over)
+            self._report(over, now)
         reports, self._reports = self._reports, []
         return reports
 
-    def _report(self, over: Iterable[Job]) -> None:
+    def _report(self, over: Iterable[Job], now: float) -> None:
         for job in over:
             if job.ending is None:
                 self._painted(job.execute, min(_steps_of(p) for p in job.paintings))
-            resident = self._residents.here.get(job.execute.variant)
-            self._reports.append(job.ending or job.finished(resident))
+            variant = job.execute.variant
+            resident, rows = self._residents.here.get(variant), self._limits.allowed(variant, now)
+            self._reports.append(job.ending or job.finished(resident, rows))
             job.part()
 
     def begin(self, now: float) -> None:

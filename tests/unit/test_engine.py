@@ -355,6 +355,9 @@ def test_a_batch_that_is_too_large_goes_on_in_halves_with_no_step_lost(studio: A
         r.notes == ("out of memory at step: at most 4 rows share a step",)
         for r in finished(reports).values()
     )
+    told = [r.costs for r in finished(reports).values() if r.costs is not None]
+    assert told
+    assert all(costs.steps[-1].rows <= 4 for costs in told), "more are not reckoned with"
 
 
 def test_after_a_minute_without_errors_batches_grow_again(studio: Any) -> None:

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from difs.actor_messages import Costs, RowCost
+from difs.actor_messages import Costs, RowCost, SizeCost
 from difs.profiles import (
     ASSUMED,
     LEARNING_RATE,
@@ -19,9 +19,11 @@ from difs.profiles import (
     learn_decode,
     learn_encode,
     learn_step,
+    limited,
     may_pay,
     predict,
     rows_of,
+    rows_that_pay,
     shared_seconds,
     shared_step_seconds,
     step_seconds,
@@ -357,3 +359,26 @@ def test_learning_a_step_keeps_the_best_batch(costs: Costs, rows: int, seconds: 
     each = [cost.seconds / cost.rows for cost in learned.steps]
     best = learned.steps[[cost.rows for cost in learned.steps].index(best_rows(costs))]
     assert best.seconds / best.rows <= SATURATED * min(each) * (1 + 1e-9)
+
+
+# ---- where there is no room for full calls ------------------------------------------------------------
+
+
+def test_costs_of_calls_that_have_no_room_are_not_told() -> None:
+    assert limited(WIDE, 8) is WIDE
+    few = limited(WIDE, 3)
+    assert [cost.rows for cost in few.steps] == [1, 2, 3]
+    assert few.steps[-1].seconds == pytest.approx(1.4), "between two and four"
+    assert best_rows(few) == 3
+    assert [cost.rows for cost in limited(WIDE, 1).steps] == [1]
+    assert [cost.rows for cost in limited(replace(WIDE, steps=table(r2=1.2, r4=1.6)), 1).steps] == [2]
+
+
+@given(st.integers(1, 12), st.integers(1, 12))
+def test_up_to_its_limit_a_call_costs_what_it_did(limit: int, rows: int) -> None:
+    sized = replace(WIDE, sizes=(SizeCost(400, table(r1=4.0, r4=7.0), 9.0),))
+    found = limited(sized, limit)
+    if rows <= limit:
+        for pixels in (100, 400):
+            assert step_seconds(found, pixels, rows) == pytest.approx(step_seconds(sized, pixels, rows))
+    assert rows_that_pay(found, 100) <= max(1, limit)
