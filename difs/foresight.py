@@ -17,8 +17,9 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from difs import profiles
+from difs import places, profiles
 from difs.actor_messages import Costs, RowCost
+from difs.places import Behind, Bounds, Place, Turn
 from difs.profiles import Work
 from difs.samplers import evaluations
 from difs.sizes import at, in_table
@@ -76,15 +77,6 @@ class Task(NamedTuple):
     lost_until: float = -math.inf
     """or by then, if it cannot be done so soon anyhow."""
 
-    def bears_s(self, ends: float) -> float:
-        """Return how much later it may be done than at `ends`."""
-        return bears_s(ends, self.bears_until, self.lost_until)
-
-
-def bears_s(ends: float, bears_until: float, lost_until: float) -> float:
-    """Return how much later than at `ends` may be done what is told by `Task`."""
-    return (bears_until if ends <= bears_until else lost_until) - ends
-
 
 @lru_cache(maxsize=2048)  # of each point of every decision, and of what waits
 def task_of(costs: Costs, work: Work, variant: str) -> Task:
@@ -131,64 +123,61 @@ class Stretch(Struct, frozen=True):
         return self.calls - begun, self.begins + begun * self.call_s
 
 
-class Place(NamedTuple):
-    """A task as one sees it that would go before it."""
-
-    standing: float
-    """Its place in the order if it runs, the least first; it falls behind as it does, up to `due`."""
-    due: float
-    ends: float
-    bears_s: float
-    """It may be done so much later."""
-
-
-class Turn(NamedTuple):
-    """When a task has its turn that goes before others."""
-
-    in_s: float
-    """Seconds until it begins."""
-    due: float
-    """What gives it that place in the order."""
-
-
 class Outlook(Struct, frozen=True):
     """What a device will do if nothing more comes."""
 
     stretches: tuple[Stretch, ...] = ()
-    ends: float = 0.0
-    """When all is done."""
+    behind: Behind = Behind()
+    """Those that follow the ones that are run ahead."""
     aside_s: float = 0.0
     """What is encoded and decoded before the first call."""
     places: tuple[Place, ...] = ()
+    """Of those that are run ahead."""
     opens: float = -math.inf
     """When it takes one more, behind all that waits to be sent to it;"""
     frees: float = -math.inf
     """and when it takes the first of those."""
 
+    @property
+    def ends(self) -> float:
+        """Return when all is done."""
+        return self.behind.ends
+
+    @property
+    def firm(self) -> float:
+        """Return when that is done which does not let a newcomer go first."""
+        return self.behind.firm
+
     def is_over(self, now: float) -> bool:
         """Whether there is nothing to do: time changes nothing of that."""
         return self.ends <= now and not self.places
 
-    def with_behind(self, seconds: float, bears_until: float, lost_until: float) -> "Outlook":
-        """Return the outlook with one more behind all that are run ahead; its bounds as a Task's."""
-        ends = self.ends + seconds
-        last = Place(math.inf, math.inf, ends, bears_s(ends, bears_until, lost_until))
-        opens = ends if self.opens > -math.inf else self.opens
-        return replace(self, ends=ends, places=(*self.places, last), opens=opens)
+    def with_behind(self, seconds: float, bounds: Bounds, now: float) -> "Outlook":
+        """Return the outlook with one more behind all others."""
+        behind = self.behind.then([(seconds, bounds)], now)
+        return replace(self, behind=behind, opens=behind.firm if self.opens > -math.inf else self.opens)
 
-    def turn_before(self, seconds: float, now: float) -> Turn | None:
-        """Return the first turn for a task of `seconds` that costs nobody more than they bear.
+    def turn_before(self, seconds: float, now: float, latest: float) -> Turn | None:
+        """Return the turn before those that can wait longer, for a task of `seconds` wanted by `latest`.
 
-        None: whoever would have to wait for it cannot. It is served to its end before those that it
-        goes before, as their standing is no less than its due.
+        It costs nobody more than they bear; None: whoever would have to wait for it cannot. That is the
+        order of the earliest deadline, by which all are in time where any order does that (Liu and
+        Layland 1973, "Scheduling Algorithms for Multiprogramming in a Hard-Real-Time Environment").
         """
-        settled = max([p.due for p in self.places if p.bears_s < seconds], default=-math.inf)
-        passed = [p.standing for p in self.places if p.standing >= settled + seconds]
-        if not passed:
+        line = self.behind
+        place = line.first_for(seconds, latest)
+        if place == len(line) and place:
             return None
+        if place:
+            due = (line.dues[place - 1] + line.dues[place]) / 2
+            return Turn(max(now, line.done[place - 1]) - now, due)
+        passed, ends = places.among(self.places, seconds, latest)
+        if not (passed or len(line)):
+            return None
+        dues = [min(passed)] if passed else []
+        dues += [math.nextafter(line.dues[0], -math.inf)] if len(line) else []
         begun = [s.from_now(now)[1] for s in self.stretches[:1]]
-        ends = [p.ends for p in self.places if p.standing < settled + seconds]
-        return Turn(max(now, self.frees, *begun, *ends) - now, min(passed))
+        return Turn(max(now, self.frees, *begun, *ends) - now, min(dues))
 
     def done_in_s(self, task: Task, pace: Pace, now: float) -> float:
         """Return in how many seconds one task more would be done, the last of all that wait.
@@ -217,7 +206,7 @@ class Outlook(Struct, frozen=True):
             left -= calls
             later_s += calls * (shared_s - stretch.call_s)
         later_s += 0.0 if is_encoded else task.encode_s
-        return max(0.0, self.ends - now) + later_s + left * task.call_s + task.decode_s
+        return max(0.0, self.firm - now) + later_s + left * task.call_s + task.decode_s
 
 
 def _shared_s(stretch: Stretch, task: Task, pace: Pace, later_s: float) -> float | None:
@@ -251,7 +240,8 @@ class _Left:
 
     def place(self, ends: float) -> Place:
         """Return how one sees it that would go before it, when it is done at `ends`."""
-        return Place(self.first, self.task.due, ends, self.task.bears_s(ends))
+        task = self.task
+        return Bounds(task.due, task.bears_until, task.lost_until).place(self.first, ends)
 
     def mark(self, is_running: bool) -> None:
         """Note whether it takes part in a call: who did goes before its equals."""
@@ -268,30 +258,29 @@ def run_ahead(
     *,
     now: float,
     begun: float,
-    rest: Sequence[tuple[float, float, float]] = (),
-    waiting: tuple[int, int] | None = None,
+    rest: Sequence[tuple[float, Bounds]] = (),
+    waiting: int | None = None,
+    may_pass: bool = False,
 ) -> Outlook:
     """Return what a device does with `tasks`, and after them with the `rest`, one by one.
 
     `paces`: of each group. `begun`: when the unit of work under way began; `now` if there is none.
-    `rest`: seconds, and until when it bears to be done (see `Task`). `waiting`: how many of all
-    wait until the device takes them, and how many of these go before the others; None: it would take one
-    more at once.
+    `rest`: seconds, and how much of a delay each bears. `waiting`: how many of all wait until the device
+    takes them; None: it would take one more at once. `may_pass`: what has not begun gives its place back
+    to who is in haste.
     """
     if not tasks:
-        return Outlook((), now + sum([seconds for seconds, *_ in rest]))
+        return Outlook(behind=Behind(now, now).then(rest, now))
     first_s = sum([t.encode_s + (0.0 if t.calls else t.decode_s) for t in tasks])
-    stretches, places, moment = _run(tasks, paces, now, begun + first_s, is_fresh=not first_s)
-    done = sorted([place.ends for place in places])
+    stretches, known, moment = _run(tasks, paces, now, begun + first_s, is_fresh=not first_s)
+    done = sorted([place.ends for place in known])
     ends = max(now, moment)
-    for seconds, *bounds in rest:
-        ends += seconds
-        places.append(Place(math.inf, math.inf, ends, bears_s(ends, *bounds)))
+    behind = Behind(ends, ends).then(rest, now)
     opens = frees = -math.inf
     if waiting is not None:
-        opens, frees = [done[n] if n < len(done) else ends for n in waiting]
-        opens = ends if rest else opens
-    return Outlook(tuple(stretches), ends, first_s, tuple(places), opens, frees)
+        opens, frees = [done[n] if n < len(done) else behind.firm for n in (waiting, 0)]
+        opens, frees = behind.firm if rest else opens, -math.inf if may_pass else frees
+    return Outlook(tuple(stretches), behind, first_s, tuple(known), opens, frees)
 
 
 def _run(
@@ -308,7 +297,7 @@ def _run(
     """
     left = [_left(task) for task in tasks if task.calls]
     stretches: list[Stretch] = []
-    places: list[Place] = []
+    known: list[Place] = []
     while left:
         here = [one for one in left if one.task.since <= moment + 1e-9] or left
         batch, call_s = _next_batch(here, paces, moment)
@@ -322,9 +311,9 @@ def _run(
         for one in batch:
             one.advance(calls)
             if one.calls <= 0:
-                places.append(one.place(moment))
+                known.append(one.place(moment))
         left = [one for one in left if one.calls > 0]
-    return stretches, places, moment
+    return stretches, known, moment
 
 
 def _left(task: Task) -> _Left:

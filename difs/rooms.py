@@ -16,6 +16,11 @@ def _peak_bytes(room: Room) -> int:
     return max(room.step_peak_bytes or 0, room.decode_peak_bytes or 0)
 
 
+def rest_bytes(resident: Resident) -> int:
+    """Return the bytes of a device that a resident keeps between two calls."""
+    return resident.weight_bytes if resident.room is None else resident.room.rest_bytes
+
+
 def needed_bytes(resident: Resident, pixels: int) -> int | None:
     """Return the bytes of a device that painting one image of `pixels` pixels needs; None: unknown."""
     room = resident.room

@@ -83,7 +83,7 @@ def _pulse(books: Books, route: bytes, message: Pulse, now: float) -> None:
     for actor in books.actors.values():
         if actor.incarnation == message.incarnation:
             actor.last_heard = now
-            actor.read(message.reading)
+            actor.read(message.reading, books.scaling.options.headroom_bytes if books.scaling else 0)
             scaling.has_read(books, actor, now)
             if message.progress != actor.progress:
                 actor.progress, actor.progressed_at = message.progress, now

@@ -94,6 +94,8 @@ class Books:
         self.counts: Counter[str] = Counter()
         self.tally = Tally()
         self.crowd = Crowd()
+        self.promised = Crowd()
+        """Who was promised how much of late."""
         self.chronicle = Chronicle(now)
         self.quarantine = Quarantine(rules.quarantine)
         self.killed: dict[int, Loss] = {}
@@ -230,6 +232,8 @@ class Books:
             order=request.place,
             seconds=request.work_s,
             kind=plan.variant,
+            turn=request.turn if request.order is None else request.order,
+            told=request.told,
         )
 
     def unassign(self, request: Request) -> None:
@@ -280,6 +284,7 @@ class Books:
             charged_s=request.work_s,
         )
         attempt.is_suspect = request.is_suspect
+        attempt.is_promised = request.told == "promised"
         actor.suspects += attempt.is_suspect
         actor.spared += request.is_best_effort
         request.attempts += 1
@@ -321,6 +326,8 @@ class Books:
 
     def _settle(self, attempt: Attempt, used_s: float) -> None:
         """Charge a dispatch's client for what it used, in place of what was predicted."""
+        if attempt.is_promised:
+            return
         rank, _ = attempt.request.rank
         attempt.actor.queue.refund(rank, attempt.flow, attempt.charged_s - used_s)
         attempt.charged_s = used_s

@@ -129,6 +129,7 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
     refused = admission.check_entry(books, client, message, now)
     if refused is None:
         decision = planning.decide(books, message, now, books.variants)
+        decision = shares.within(books, client, message, decision, now)
         refused = planning.refusal_of(books, message, decision)
         refused = refused or shares.refusal(books, client, message, decision, now)
         shares.note(books, client, message, decision, now)
@@ -165,6 +166,7 @@ def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:
     decision = planning.decide(books, asked, now, books.variants)
     books.decisions, books.memory = turn, memory  # an explanation changes nothing
     asker = books.clients.get(route) or Client(route, peer=books.peer)
+    decision = shares.within(books, asker, asked, decision, now)
     entry = admission.check_entry(books, asker, asked, now)
     refused = entry or planning.refusal_of(books, asked, decision)
     refused = refused or shares.refusal(books, asker, asked, decision, now)

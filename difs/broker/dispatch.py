@@ -1,14 +1,17 @@
 """From the queue to the actors and back: dispatch, losses, and the ends of requests."""
 
 from enum import Enum
+from itertools import takewhile
+from operator import attrgetter
 
 from msgspec.structs import replace
 
 from difs.actor_messages import Abort, Excuse, Execute, KillActor
-from difs.broker import admission, planning, scaling
+from difs.broker import admission, planning, scaling, shares
 from difs.broker.books import Books
 from difs.broker.effects import TellActor, TellClient, TellSupervisor
 from difs.broker.records import Actor, Attempt, Request
+from difs.broker.scaling import Brought
 from difs.broker.states import AttemptState, Cause, RequestState
 from difs.messages import MAX_SEED, Accepted, Error, Generate, Plan
 from difs.policy.base import Admit, Reject
@@ -96,6 +99,35 @@ def dispatch(books: Books, now: float) -> None:
     for actor in books.ready:
         if actor.spared and actor.queue.urgent:
             _recall(books, actor, now)
+        elif actor.free_credits <= 0 and actor.queue.urgent:
+            _let_pass(books, actor, now)
+
+
+def _let_pass(books: Books, actor: Actor, now: float) -> None:
+    """Take back what has not begun, the last turn first, for promises whose turns are before it."""
+    first = takewhile(attrgetter("goes_ahead"), actor.queue)
+    hasty = [r for r in first if r.plan is not None and r.plan.variant in actor.residents]
+    if not hasty or actor.suspects:
+        return
+    on_their_way = sum(a.state is AttemptState.ABORTING for a in actor.attempts.values())
+    idle = [a for a in actor.attempts.values() if a.state is AttemptState.RUNNING and not a.calls]
+    idle.sort(key=lambda a: a.request.turn, reverse=True)
+    for request, attempt in zip(hasty[on_their_way:], idle, strict=False):
+        if attempt.request.turn <= request.turn:
+            return
+        books.counts["let_pass"] += 1
+        _take_back(books, actor, attempt, now, "it had not begun, and lets pass what has less time")
+
+
+def _take_back(books: Books, actor: Actor, attempt: Attempt, now: float, why: str) -> None:
+    """Have a dispatched request wait in the queue again."""
+    request = attempt.request
+    books.unassign(request)
+    books.abort(attempt)
+    request.attempt = None
+    books.effects.append(TellActor(actor.route, Abort(attempt.number)))
+    books.move(request, Cause.REQUEUED, now, why)
+    books.assign(request, actor)
 
 
 def _recall(books: Books, actor: Actor, now: float) -> None:
@@ -109,16 +141,11 @@ def _recall(books: Books, actor: Actor, now: float) -> None:
         found = found[: max(0, actor.queue.urgent - on_their_way)]
     for attempt in found:
         request = attempt.request
-        books.unassign(request)
-        books.abort(attempt)
-        request.attempt = None
-        books.effects.append(TellActor(actor.route, Abort(attempt.number)))
-        books.move(request, Cause.REQUEUED, now, RECALLED)
         books.counts["recalled"] += 1
+        _take_back(books, actor, attempt, now, RECALLED)
         if RECALLED not in request.notes:
             request.notes += (RECALLED,)
             request.plan = replace(attempt.plan, notes=(*attempt.plan.notes, RECALLED))
-        books.assign(request, actor)
 
 
 def _lacks_only_credits(books: Books, actor: Actor) -> bool:
@@ -131,6 +158,8 @@ def _lacks_only_credits(books: Books, actor: Actor) -> bool:
     return actor.free_credits <= 0 and has_slots
 
 
+LEAST_S = 0.001
+"""What is left at least of a latency: less is no latency."""
 RECALLED = "best effort: it gave its place to other work, and began anew"
 
 
@@ -157,10 +186,34 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> _Outcome:
     nbytes = admission.slot_bytes(message, plan)
     if not books.pools[actor.device].can_lease(message.n, nbytes):
         return _move_to_room(books, request, nbytes, now)
-    if not scaling.bring(books, actor, plan.variant, now, mode=plan.memory_mode):
-        return _Outcome.STUCK  # until what is busy has ended, and can leave
-    _begin(books, actor, request, plan, now)
-    return _Outcome.GONE
+    brought = scaling.bring(
+        books, actor, plan.variant, now, mode=plan.memory_mode, may_differ=request.is_settled
+    )
+    if brought is Brought.COMES:
+        _begin(books, actor, request, plan, now)
+        return _Outcome.GONE
+    if brought is Brought.DIFFERS:
+        _settle(books, request, now)
+    return _Outcome.MOVED if brought is Brought.DIFFERS else _Outcome.STUCK  # until what is busy ends
+
+
+def _settle(books: Books, request: Request, now: float) -> None:
+    """Decide anew on a request whose plan rests on a memory mode for which there is no room: once."""
+    request.is_settled = True
+    rest = _rest_of(request, now)
+    decision = planning.decide(books, rest, now, planning.variants_for(books, request))
+    if isinstance(decision, Admit) and planning.refusal_of(books, rest, decision) is None:
+        planning.place(books, request, decision, now)
+        announce(books, request)
+
+
+def _rest_of(request: Request, now: float) -> Generate:
+    """Return what a request asks for with the seconds that are left of its latency."""
+    message = request.message
+    if request.latest is None:
+        return message
+    left_s = max(LEAST_S, request.latest - now)
+    return replace(message, requirements=replace(message.requirements, latency_s=left_s))
 
 
 def _begin(books: Books, actor: Actor, request: Request, plan: Plan, now: float) -> None:
@@ -266,7 +319,7 @@ def cancel(books: Books, request: Request, why: str, now: float) -> None:
     """End a request because its client gave it up."""
     error = admission.refusal("cancelled", why, request_id=request.message.request_id)
     if not request.is_best_effort:
-        books.crowd.withdrew(request.client.payer, request.work_s, request.arrived_at, now)
+        shares.withdrew(books, request, now)
     _end(books, request, Cause.CANCELLED, error, now)
 
 

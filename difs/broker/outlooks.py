@@ -4,9 +4,8 @@ Best effort is left out: it gives way to whoever asks. No arithmetic here: that 
 """
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import islice
-from operator import attrgetter
 
 from difs import foresight, profiles
 from difs.actor_messages import Costs
@@ -14,13 +13,19 @@ from difs.broker.records import NO_OUTLOOK, Actor, Attempt, Request
 from difs.broker.states import AttemptState
 from difs.foresight import Outlook, Pace, Task
 from difs.messages import Plan
+from difs.places import Bounds
 
-LATE = 6.0
-"""So many times as long as it was told, or as it stated, may take what keeps no latency anyhow."""
-SEEN = 48
+SEEN = 176
 """Behind those that are run ahead so many are looked at, whether they bear that others go before them."""
+UNSEEN = Bounds(math.inf)
+"""Who stands so far behind lets nobody go ahead;"""
+LATE = Bounds(math.inf, lost_until=math.inf, gives_way=True)
+"""or everybody, if all that stands there is late."""
 STALE_S = 0.1
 """An outlook that is older is made anew even if nothing came or went: steps take what they take."""
+
+
+Seen = tuple[Request, Plan, Attempt | None]
 
 
 def of(actor: Actor, now: float) -> Outlook:
@@ -55,15 +60,16 @@ def with_one_more(actor: Actor, request: Request) -> tuple[float, Outlook | None
         return actor.outlook
     if plan is None or request.goes_ahead or actor.queue.up_to(request.rank[0]) < foresight.MOST:
         return NO_OUTLOOK
-    return made_at, found.with_behind(request.work_s, *_bears(request, plan))
+    return made_at, found.with_behind(request.work_s, _bounds(request, plan), made_at)
 
 
 def _made(actor: Actor, now: float) -> Outlook:
     tasks: list[Task] = []
     paces: dict[Hashable, Pace] = {}
-    seen = _in_order(actor)
+    seen = list(islice(_in_order(actor), foresight.MOST + SEEN))
     rest_s = actor.account.left_s
-    for request, plan, attempt in islice(seen, foresight.MOST):
+    most = next((i for i, one in enumerate(seen[: foresight.MOST]) if _is_last(one)), foresight.MOST)
+    for request, plan, attempt in seen[:most]:
         rest_s -= _left_s(request, attempt)
         known = actor.known_in(plan.variant, plan.memory_mode)
         costs = known.costs if known is not None else profiles.ASSUMED
@@ -72,20 +78,33 @@ def _made(actor: Actor, now: float) -> Outlook:
         if found.group not in paces:
             assert request.work is not None
             paces[found.group] = foresight.pace_of(costs, request.work.pixels)
-    rest = [(_left_s(r, attempt), *_bears(r, plan)) for r, plan, attempt in islice(seen, SEEN)]
-    rest_s -= sum([seconds for seconds, *_ in rest])
-    if len(rest) == SEEN and rest_s > 0:
-        rest.append((rest_s, -math.inf, -math.inf))  # who stands so far behind lets nobody go ahead
+    rest = [(_left_s(r, attempt), _bounds(r, plan)) for r, plan, attempt in seen[most:]]
+    rest_s -= sum([seconds for seconds, _ in rest])
+    if len(seen) == foresight.MOST + SEEN and rest_s > 0:
+        rest.append((rest_s, UNSEEN if _has_more(actor, seen) else LATE))
     begun = min(now, actor.progressed_at) if actor.is_working else now
-    urgent, hasty = actor.queue.urgent, sum([request.goes_ahead for request in actor.queue.placed])
+    urgent = actor.queue.urgent
     return foresight.run_ahead(
         tasks,
         paces,
         now=now,
         begun=begun,
         rest=rest,
-        waiting=(urgent, hasty) if urgent or actor.free_credits <= 0 else None,
+        waiting=urgent if urgent or actor.free_credits <= 0 else None,
+        may_pass=any(attempt is not None and not attempt.calls for _, _, attempt in seen),
     )
+
+
+def _is_last(one: Seen) -> bool:
+    """Whether one waits, and all that can be in time goes before it."""
+    request, _, attempt = one
+    return attempt is None and request.told == "late"
+
+
+def _has_more(actor: Actor, seen: Sequence[Seen]) -> bool:
+    """Whether more waits than was seen that is not late anyhow."""
+    waiting = sum([a is None and request.told != "late" for request, _, a in seen])
+    return actor.queue.urgent - actor.queue.late > waiting
 
 
 def _left_s(request: Request, attempt: Attempt | None) -> float:
@@ -102,7 +121,7 @@ def _task(request: Request, plan: Plan, costs: Costs) -> Task:
         task = foresight.task_of(costs, request.work, plan.variant)
         if request.is_alone:
             task = task._replace(group=(plan.variant, request.message.request_id))
-        bears, lost = _bears(request, plan)
+        _, bears, lost, _ = _bounds(request, plan)
         task = task._replace(
             due=request.due, latest=request.latest or math.inf, bears_until=bears, lost_until=lost
         )
@@ -110,25 +129,34 @@ def _task(request: Request, plan: Plan, costs: Costs) -> Task:
     return request.task[2]
 
 
-def _bears(request: Request, plan: Plan) -> tuple[float, float]:
+def _bounds(request: Request, plan: Plan) -> Bounds:
     """Return until when a request may be late for others' sake, and until when if that cannot be kept.
 
-    It keeps what it was told. What keeps no latency may take `LATE` times as long.
+    It keeps what it was told. What will be late goes after all that can be in time, as long as its client
+    waits. Remembered with the request: all that wait are asked for with each newcomer.
     """
-    told_s, latest = plan.prediction.total_s, request.latest
-    if latest is None:
-        return request.arrived_at + told_s, request.arrived_at + told_s
-    wanted_s = max(told_s, latest - request.arrived_at)
-    return latest, min(request.deadline, request.arrived_at + LATE * wanted_s)
+    if request.bounds is None or request.bounds[0] is not plan:
+        request.bounds = plan, _found(request, plan)
+    return request.bounds[1]
 
 
-def _in_order(actor: Actor) -> Iterator[tuple[Request, Plan, Attempt | None]]:
+def _found(request: Request, plan: Plan) -> Bounds:
+    told, due = request.told, request.due
+    if told == "late":
+        return Bounds(due, lost_until=request.deadline, gives_way=True)
+    if told == "promised":
+        assert request.latest is not None
+        return Bounds(due, request.latest, request.deadline)
+    told_at = request.arrived_at + plan.prediction.total_s
+    return Bounds(due, told_at, told_at)
+
+
+def _in_order(actor: Actor) -> Iterator[Seen]:
     """Yield what an actor has, what it was sent first."""
     for attempt in actor.attempts.values():
         if attempt.state is AttemptState.RUNNING and not attempt.request.is_best_effort:
             yield attempt.request, attempt.plan, attempt
-    queue = actor.queue
-    for request in sorted(queue, key=attrgetter("place")) if queue.placed else queue:
+    for request in actor.queue:
         if request.plan is not None and not request.is_best_effort:
             yield request, request.plan, None
 

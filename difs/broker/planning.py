@@ -1,5 +1,6 @@
 """Asking the policy: what it sees, what is made of its answer, and the queue that a plan leads to."""
 
+import math
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -27,6 +28,8 @@ from difs.policy.base import (
 from difs.profiles import Work
 
 Variants = Mapping[str, VariantInfo]
+PATIENCE = 0.5
+"""What cannot keep its latency lets those that can go first, for so much of its timeout."""
 
 
 def decide(books: Books, message: Generate, now: float, variants: Variants) -> Decision:
@@ -104,10 +107,14 @@ def _view(
 
 
 def _device_view(actor: Actor, now: float, *, is_best_effort: bool) -> DeviceView:
+    outlook = outlooks.believed(actor, now, is_best_effort=is_best_effort)
+    waits_s = actor.wait_s(is_best_effort=is_best_effort)
+    if outlook is not None and outlook.firm < outlook.ends:  # who is late anyhow lets it go first
+        waits_s = min(waits_s, max(0.0, outlook.firm - now))
     return DeviceView(
         device=actor.device,
         residents=actor.residents,
-        backlog_s=actor.wait_s(is_best_effort=is_best_effort),
+        backlog_s=waits_s,
         queued=len(actor.queue),
         free_credits=actor.free_credits,
         parked=actor.parked,
@@ -116,7 +123,7 @@ def _device_view(actor: Actor, now: float, *, is_best_effort: bool) -> DeviceVie
         profiled=actor.offers,
         estimated=actor.estimated,
         room_bytes=actor.room_bytes,
-        outlook=outlooks.believed(actor, now, is_best_effort=is_best_effort),
+        outlook=outlook,
         now=now,
         lateness=actor.lateness.factors,
     )
@@ -202,7 +209,7 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
         others = actor.wants.get(plan.variant, 0)
         request.work_s = profiles.shared_seconds(work, costs, others)
         request.step_s = profiles.shared_step_seconds(work, costs, others)
-        request.work, request.task = work, None
+        request.work, request.task, request.bounds = work, None, None
         _foresee(request, actor, decision, now)
         _go_ahead(request, actor, decision, now)
         actor.activity[plan.variant] = actor.activity.get(plan.variant, Activity()).wanted(now)
@@ -216,8 +223,10 @@ def _foresee(request: Request, actor: Actor, decision: Admit, now: float) -> Non
     if outlook is None or plan.variant not in actor.residents:
         before_s = actor.wait_s(is_best_effort=request.is_best_effort)
     else:
-        before_s = max(0.0, outlook.ends - now)
+        before_s = max(0.0, outlook.firm - now)
     turn = now + before_s + told.total_s - told.queue_s
+    if request.told == "late":
+        turn = max(turn, request.arrived_at + PATIENCE * request.message.timeout_s)
     # What is painted again keeps its turn, it has waited for it once, unless that cost others theirs.
     keeps = request.repainted_with is not None and not decision.waits_again
     request.turn = min(request.turn, turn) if keeps else turn
@@ -239,7 +248,8 @@ def _go_ahead(request: Request, actor: Actor, decision: Admit, now: float) -> No
     if request.is_best_effort or not (decision.goes_ahead or may_ride):
         return
     told = plan.prediction
-    turn = outlooks.of(actor, now).turn_before(told.total_s - told.queue_s, now)
+    seconds = told.total_s - told.queue_s
+    turn = outlooks.of(actor, now).turn_before(seconds, now, latest or math.inf)
     if turn is not None:
         request.turn, request.goes_ahead = min(request.turn, turn.due), True
 

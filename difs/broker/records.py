@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from difs import rooms
 from difs.actor_messages import Costs, Resident, Slot
 from difs.autoscaler.base import Action, Options, Planner, Site, Want
 from difs.autoscaler.forecast import Trace
 from difs.broker.events import LOCAL, Peer
+from difs.broker.line import Told
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.broker.states import ActorState, AttemptState, RequestState
 from difs.foresight import Outlook, Task
 from difs.messages import Generate, Happening, MemoryMode, Plan, Reading
+from difs.places import Bounds
 from difs.policy.activity import Activity
 from difs.policy.base import measured
 from difs.policy.lateness import Lateness
@@ -58,6 +61,8 @@ class Request:
     """What its plan has a device compute."""
     task: tuple[Costs, Plan, Task] | None = None
     """It as a task of its device, and what that was made of; see `difs.broker.outlooks`."""
+    bounds: tuple[Plan, Bounds] | None = None
+    """What it bears that others go before it, under which plan; see `difs.broker.outlooks`."""
     turn: float = 0.0
     """When it would be done if all that was on its device before it were done first: its place there."""
     foreseen_s: float = 0.0
@@ -65,13 +70,15 @@ class Request:
     order: float | None = None
     """Its place in the queue where the policy gives one; None: its client's fair share decides."""
     goes_ahead: bool = False
-    """It goes before what its client has in the queue and can wait."""
+    """It has an earlier turn than what is there and can wait."""
     is_judged: bool = False
     """Its pictures are scored, and reviewed by the policy."""
     actor: "Actor | None" = None
     """Whose queue it stands in, or who runs it; None while it waits for any device."""
     attempt: "Attempt | None" = None
     attempts: int = 0
+    is_settled: bool = False
+    """It was decided anew when the memory mode of its plan had no room."""
     stays_until: float = 0.0
     """Until then it waits for slots of its own device only."""
     died_on: list[str] = field(default_factory=list)
@@ -106,9 +113,21 @@ class Request:
     @property
     def place(self) -> tuple[float, int]:
         """Return its place among what its flow has in the queue, the first to be served least."""
-        if self.order is not None:
-            return self.order, self.seq
-        return (self.latest or math.inf) if self.goes_ahead else math.inf, self.seq
+        return math.inf if self.order is None else self.order, self.seq
+
+    @property
+    def told(self) -> Told:
+        """Return what it was told of its end.
+
+        What could not keep its latency on an idle device either is not late for others' sake.
+        """
+        plan = self.plan
+        if plan is None or plan.keeps_latency is None or self.order is not None or self.is_best_effort:
+            return "foretold"
+        if plan.keeps_latency:
+            return "promised"
+        foretold, wanted_s = plan.prediction, self.message.requirements.latency_s or 0.0
+        return "late" if foretold.total_s - foretold.queue_s <= wanted_s else "foretold"
 
     @property
     def due(self) -> float:
@@ -150,6 +169,8 @@ class Attempt:
     flow: str | bytes | None
     """Who was charged for it."""
     charged_s: float
+    is_promised: bool = False
+    """Nobody is charged: it had its turn by a promise."""
     is_suspect: bool = False
     """Its request was suspect when it was dispatched: no other runs on its actor meanwhile."""
     state: AttemptState = AttemptState.RUNNING
@@ -204,6 +225,8 @@ class Actor:
     """What variants would be here, as profiles say; the mode that one is loaded into stands first."""
     estimated: dict[str, Resident] = field(default_factory=dict)
     """What variants would be that were never measured here, from others that were."""
+    settled: dict[str, MemoryMode] = field(default_factory=dict)
+    """Into which mode variants would come by what was found since the last reading."""
     outdated: set[str] = field(default_factory=set)
     """Variants that it has, or loads, as they were before the repository changed; they shall leave."""
     loading: dict[str, deque[Load]] = field(default_factory=dict)
@@ -230,8 +253,8 @@ class Actor:
     """The account of its best effort."""
     progress: int = 0
     reading: Reading | None = None
-    room_bytes: int | None = None
-    """What a further variant could take by the last reading, if those that nobody wants gave way."""
+    spare_bytes: int | None = None
+    """What its residents may take by the last reading."""
     is_proven: bool = False
     """It has finished something."""
     state: ActorState = ActorState.READY
@@ -305,13 +328,13 @@ class Actor:
     @property
     def offers(self) -> dict[str, tuple[Resident, ...]]:
         """Return what variants that are not loaded can become: what is on its way is settled."""
-        if not self.loading:
+        if not (self.loading or self.settled):
             return self.profiled
+        coming = {name: found[-1].mode for name, found in self.loading.items() if self.is_loading(name)}
         settled = {
             variant: (found,)
-            for variant, waiting in self.loading.items()
-            if not waiting[-1].is_cancelled
-            and (found := self.profile_of(variant, waiting[-1].mode)) is not None
+            for variant, mode in {**self.settled, **coming}.items()
+            if (found := self.profile_of(variant, mode)) is not None
         }
         return {**self.profiled, **settled} if settled else self.profiled
 
@@ -327,10 +350,24 @@ class Actor:
         """Return what was measured of a variant here: loaded, parked, or by a profile."""
         return measured(variant, self.residents, self.parked, self.profiled)
 
-    def read(self, reading: Reading) -> None:
-        """Note what its device says of itself."""
-        idle = (found.weight_bytes for name, found in self.residents.items() if name not in self.wants)
-        self.reading, self.room_bytes = reading, reading.memory_free_bytes + sum(idle)
+    def read(self, reading: Reading, headroom_bytes: int = 0) -> None:
+        """Note what its device says of itself; `headroom_bytes` of it stay free for others."""
+        self.settled.clear()
+        resting = sum([rooms.rest_bytes(found) for found in self.residents.values()])
+        own = max(reading.memory_own_bytes, resting)
+        self.reading, self.spare_bytes = reading, reading.memory_free_bytes + own - headroom_bytes
+
+    @property
+    def room_bytes(self) -> int | None:
+        """Return what a further variant could take, if those that nobody wants gave way."""
+        if self.spare_bytes is None:
+            return None
+        staying = [found for name, found in self.residents.items() if name in self.wants]
+        for variant, waiting in self.loading.items():
+            found = self.profile_of(variant, waiting[-1].mode) or self.known(variant)
+            if found is not None and not waiting[-1].is_cancelled:
+                staying.append(found)
+        return self.spare_bytes - sum([rooms.rest_bytes(found) for found in staying])
 
     def known_in(self, variant: str, mode: MemoryMode) -> Resident | None:
         """Return what is known of a variant here that is loaded, or would be loaded into `mode`."""

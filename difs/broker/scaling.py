@@ -7,6 +7,7 @@ last resorts (the ladder out of an out-of-memory error, the limit of its parking
 
 import traceback
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 from difs.actor_messages import EvictVariant, SwitchMode
@@ -270,6 +271,17 @@ def _tell_of_mode(actor: Actor, action: SetMode) -> None:
 # ---- room ---------------------------------------------------------------------------------------
 
 
+class Brought(Enum):
+    """What came of a wish to have a variant on a device."""
+
+    COMES = "comes"
+    """It is there, or on its way."""
+    WAITS = "waits"
+    """Something busy must end first, or what the last change left of the memory is not known yet."""
+    DIFFERS = "differs"
+    """There is room for it in another memory mode than the one that was planned; see `Actor.settled`."""
+
+
 def bring(
     books: Books,
     actor: Actor,
@@ -277,26 +289,31 @@ def bring(
     now: float,
     *,
     mode: MemoryMode | None = None,
+    may_differ: bool = True,
     is_asked: bool = False,
-) -> bool:
+) -> Brought:
     """Have a variant loaded that is wanted on a device, and others leave for it, if it is not there.
 
-    `mode`: the memory mode of the request's plan. Returns False where something busy must end first, or
-    what the last change left of the memory is not known yet: a request waits for that, an
-    administrator's wish (`is_asked`) does not.
+    `mode`: the memory mode of the request's plan; where it `may_differ` another one will do. An
+    administrator's wish (`is_asked`) waits for nothing.
     """
     if variant in actor.residents or actor.is_loading(variant):
         loads.ask(books, actor, variant, is_asked=is_asked)
-        return True
+        return Brought.COMES
     is_known = actor.reading is not None and actor.read_at >= actor.changed_at
     if books.scaling is not None and not (is_known or is_asked):
-        return False
+        return Brought.WAITS
     made = _room_for(books, actor, variant, now, is_next=not is_asked)
+    if made.fits and made.memory_mode not in (None, mode) and not may_differ:
+        actor.settled[variant] = made.memory_mode
+        return Brought.DIFFERS
+    if books.scaling is not None:
+        _do(books, books.scaling, made.leaving, now, is_next=not is_asked)
     if not (made.fits or is_asked) and actor.attempts:  # they hold residents, or wait for what comes
-        return False
+        return Brought.WAITS
     mode = made.memory_mode or mode
     loads.ask(books, actor, variant, mode, is_asked=is_asked, is_settled=made.memory_mode is not None)
-    return True
+    return Brought.COMES
 
 
 def _room_for(books: Books, actor: Actor, variant: str, now: float, *, is_next: bool) -> room.Room:
@@ -305,11 +322,7 @@ def _room_for(books: Books, actor: Actor, variant: str, now: float, *, is_next: 
         return room.UNKNOWN
     view = view_of(books, scaling, now)
     device = next((d for d in view.devices if d.device == actor.device), None)
-    if device is None:
-        return room.UNKNOWN
-    made = room.make(view, device, variant, is_next=is_next)
-    _do(books, scaling, made.leaving, now, is_next=is_next)
-    return made
+    return room.UNKNOWN if device is None else room.make(view, device, variant, is_next=is_next)
 
 
 # ---- telling ------------------------------------------------------------------------------------

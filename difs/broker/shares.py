@@ -5,22 +5,56 @@ later may go ahead of one that was accepted. One that would then be late is refu
 will come is foretold by how much the others asked for of late: who is alone is held up by nobody.
 """
 
+from msgspec.structs import replace
+
 from difs import profiles
 from difs.broker import admission, planning
 from difs.broker.books import Books
-from difs.broker.records import Client
+from difs.broker.records import Client, Request
 from difs.messages import Error, Generate
-from difs.policy.base import Admit, Decision
+from difs.policy.base import Admit, Decision, Reject
 
+SLACK = 1.5
+"""So many times its fair share may be promised to a client: it is an average over some seconds."""
+BEYOND = "latency_s is not promised: of late this client was promised more than its share of the devices"
 CAUTION = (1.0, 2.0)
 """So many times as much is reckoned with as was asked for of late, as chance comes in heaps: least where
 the devices can do what is asked for, most where they are asked for half as much again."""
 
 
 def note(books: Books, client: Client, message: Generate, decision: Decision, now: float) -> None:
-    """Enter what a client asks for, whether it will be accepted or not."""
+    """Enter what a client asks for, whether it will be accepted or not, and what it is promised."""
     if isinstance(decision, Admit) and not message.requirements.best_effort:
-        books.crowd.asked(client.payer, _seconds(books, message, decision), now)
+        seconds = _seconds(books, message, decision)
+        books.crowd.asked(client.payer, seconds, now)
+        if decision.plan.keeps_latency is True:
+            books.promised.asked(client.payer, seconds, now)
+
+
+def withdrew(books: Books, request: Request, now: float) -> None:
+    """Enter that a client gave up a request: he will not ask for its like again."""
+    who, seconds = request.client.payer, request.work_s
+    books.crowd.withdrew(who, seconds, request.arrived_at, now)
+    if request.told == "promised":
+        books.promised.withdrew(who, seconds, request.arrived_at, now)
+
+
+def within(books: Books, client: Client, message: Generate, decision: Decision, now: float) -> Decision:
+    """Return a decision without its promise where the client was promised more than its share of late.
+
+    What is promised goes before what is not: nobody is promised what others could not have as well.
+    """
+    if not isinstance(decision, Admit) or decision.order is not None or message.requirements.best_effort:
+        return decision
+    plan, devices = decision.plan, max(1, len(books.ready))
+    if plan.keeps_latency is not True or books.crowd.rate_since(now) <= devices:
+        return decision
+    if books.promised.rate_of(client.payer, now) <= SLACK * books.crowd.level(devices, now):
+        return decision
+    if message.requirements.on_infeasible == "reject":
+        return Reject("overloaded", BEYOND, field="requirements.latency_s", retry_after_s=1.0)
+    plan = replace(plan, keeps_latency=False, notes=(*plan.notes, BEYOND))
+    return replace(decision, plan=plan, goes_ahead=False)
 
 
 def refusal(

@@ -97,14 +97,14 @@ def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate
 
 def ahead_of(known: Iterable[Point], request: Generate) -> list[Point]:
     """Return the points that are had sooner by going before what can wait, with the seconds of that."""
-    found = []
+    found, latency_s = [], request.requirements.latency_s or math.inf
     for point in known:
         resident = point.device.residents.get(point.info.name)
         if resident is None:
             continue
         work = points.work_of(point.info, request, point.steps, point.guidance)
         own_s = profiles.predict(work, resident.costs).total_s
-        waits_s = points.ahead_wait_s(point.device, point.info.name, own_s)
+        waits_s = points.ahead_wait_s(point.device, point.info.name, own_s, latency_s)
         if waits_s is None:
             continue
         total_s = waits_s + own_s

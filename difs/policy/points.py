@@ -147,7 +147,9 @@ def point(
     sampler = sampler_of(info, request)
     steps, notes = _steps_of(sampler, pins.steps or wanted_steps(info, needs.wanted_quality))
     work = work_of(info, request, steps, guidance)
-    predicted = predict(device, info.name, work, known, goes_ahead=goes_ahead)
+    predicted = predict(
+        device, info.name, work, known, goes_ahead=goes_ahead, latency_s=needs.latency_s or math.inf
+    )
     if needs.latency_s is not None and predicted.total_s > needs.latency_s and pins.steps is None:
         fitting = _steps_within(predicted.total_s - needs.latency_s, predicted.steps_s, steps)
         fewer = max(min(steps, info.steps_min), fitting)
@@ -155,6 +157,11 @@ def point(
             notes += (f"{fewer} steps instead of {steps} to keep latency_s {needs.latency_s:g}",)
             work = replace(work, steps=fewer)
             predicted = predict(device, info.name, work, known)
+    keeps = None if needs.latency_s is None else predicted.total_s <= needs.latency_s
+    if keeps is False and device.outlook is not None:  # who can be in time goes first
+        waits_s = device.outlook.ends - device.outlook.firm
+        queue_s, total_s = predicted.queue_s + waits_s, predicted.total_s + waits_s
+        predicted = replace(predicted, queue_s=queue_s, total_s=total_s)
     if (width, height) not in info.native_sizes:
         notes += (f"{width}x{height} is not a native size of {info.name}",)
     return Plan(
@@ -171,7 +178,7 @@ def point(
         prediction=predicted,
         reason=reason,
         policy=policy,
-        keeps_latency=None if needs.latency_s is None else predicted.total_s <= needs.latency_s,
+        keeps_latency=keeps,
         notes=notes,
     )
 
@@ -195,15 +202,17 @@ def predict(
     known: Resident | None = None,
     *,
     goes_ahead: bool = False,
+    latency_s: float = math.inf,
 ) -> Prediction:
     """Return the prediction of `work` with `variant` on `device`, behind what is assigned to it.
 
-    `known`: what the variant is taken to be there; None: what is known of it. `goes_ahead`: see `point`.
+    `known`: what the variant is taken to be there; None: what is known of it. `goes_ahead`: see `point`;
+    `latency_s`: within which it is wanted then.
     """
     known = known or device.known(variant)
     ahead_s = None
     if goes_ahead and known is not None:
-        ahead_s = ahead_wait_s(device, variant, profiles.predict(work, known.costs).total_s)
+        ahead_s = ahead_wait_s(device, variant, profiles.predict(work, known.costs).total_s, latency_s)
     waits_s, later_s = wait_s(device, known, work) if ahead_s is None else (ahead_s, 0.0)
     return profiles.predict(
         work,
@@ -232,14 +241,14 @@ def wait_s(device: DeviceView, known: Resident | None, work: Work) -> tuple[floa
     return waits_s, waits_s - max(0.0, foreseen_s - alone_s)
 
 
-def ahead_wait_s(device: DeviceView, variant: str, seconds: float) -> float | None:
+def ahead_wait_s(device: DeviceView, variant: str, seconds: float, latency_s: float) -> float | None:
     """Return the seconds until a variant's work of `seconds` could have a turn before others.
 
-    None: nobody can wait for it.
+    It is wanted within `latency_s`. None: nobody can wait for it.
     """
     if device.outlook is None or variant not in device.residents:
         return None
-    turn = device.outlook.turn_before(seconds, device.now)
+    turn = device.outlook.turn_before(seconds, device.now, device.now + latency_s)
     return turn.in_s if turn is not None else None
 
 

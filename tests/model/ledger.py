@@ -60,7 +60,8 @@ class Entry:
         """Whether it must be dispatched before `other`, as the protocol promises it."""
         if self.urgency != other.urgency:
             return self.urgency < other.urgency
-        return self.owner == other.owner and self.seq < other.seq
+        timed = (e.message.requirements.latency_s is not None for e in (self, other))
+        return self.owner == other.owner and self.seq < other.seq and not any(timed)
 
     @property
     def variant(self) -> str | None:

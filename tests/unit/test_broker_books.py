@@ -83,13 +83,24 @@ def lose_flow(books: Books) -> None:
     request.plan = plan()
     books.assign(request, actor)
     check(books)
-    for queue in actor.queue._classes.values():
-        queue._active += 1
+    for line in actor.queue._classes.values():
+        line.fair._active += 1
+
+
+def lose_turn(books: Books) -> None:
+    """Have a client wait in a queue, and lose its turn there."""
+    request = books.open(generate("b"), books.client(b"b"), 0.0)
+    (actor,) = books.ready
+    request.plan = plan()
+    books.assign(request, actor)
+    check(books)
+    for line in actor.queue._classes.values():
+        line._turns.clear()
 
 
 def sizes_of(actor: Actor) -> int:
     """Return how many entries a queue keeps, live or stale."""
-    queues = list(actor.queue._classes.values())
+    queues = [line.fair for line in actor.queue._classes.values()]
     tops = sum(len(tops) for queue in queues for tops in queue._tops.values())
     return tops + sum(len(flow.heap) for queue in queues for flow in queue._flows.values())
 
@@ -106,6 +117,7 @@ SABOTAGE: dict[str, Callable[[Books, Request, Actor, Attempt], object]] = {
     "a leaving actor is ready": lambda b, r, ac, at: setattr(ac, "state", ActorState.LEAVING),
     "what runs stands in a queue": lambda b, r, ac, at: line_up(ac, r),
     "a queue forgets a flow": lambda b, r, ac, at: lose_flow(b),
+    "a queue forgets a turn": lambda b, r, ac, at: lose_turn(b),
     "an attempt is unknown": lambda b, r, ac, at: b.attempts.clear(),
     "a wanted attempt is aborted": lambda b, r, ac, at: setattr(at, "state", AttemptState.ABORTING),
     "an account is too high": lambda b, r, ac, at: setattr(ac.account, "assigned_s", 1.0),

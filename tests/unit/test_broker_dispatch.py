@@ -327,7 +327,9 @@ def test_a_stated_latency_is_kept_beside_the_prediction() -> None:
     assert execute.latest == 102.5
     late = only(served(now=100.0).ask("a", latency_s=0.05), Execute)
     assert late.latest == 100.05
-    assert late.due == pytest.approx(100.07), "late or not, its turn is its turn"
+    assert late.due == pytest.approx(100.07), (
+        "it could not be had in time by anybody: its turn is its turn"
+    )
 
 
 @pytest.mark.parametrize("wishes", [{}, {"latency_s": 2.5}])

@@ -1,11 +1,13 @@
 """difs.broker.shares and .crowd: nobody is promised time that is others' share."""
 
+import math
 from collections.abc import Hashable, Mapping
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from difs.broker import shares
 from difs.broker.crowd import FORGOTTEN_S, MAX_KEPT, MEMORY_S, Crowd
 from difs.broker.fair import FairQueue
 from difs.messages import Accepted, Cancel, Explain, Explanation
@@ -135,6 +137,53 @@ def test_no_more_goes_ahead_than_was_foretold(
     assert ahead <= allowed
 
 
+RATES = st.lists(st.floats(0.01, 3.0), min_size=1, max_size=8)
+
+
+@given(RATES, st.floats(0.2, 4.0))
+def test_the_level_of_shares_gives_all_there_is_and_no_more(rates: list[float], capacity: float) -> None:
+    crowd = Crowd()
+    for i, rate in enumerate(rates):
+        crowd.asked(i, rate * MEMORY_S, 0.0)
+    level = crowd.level(capacity, 0.0)
+    if level == math.inf:
+        assert sum(rates) <= capacity + 1e-9
+    else:
+        assert sum(min(rate, level) for rate in rates) == pytest.approx(capacity)
+    assert crowd.rate_of(0, 0.0) == pytest.approx(rates[0])
+    assert crowd.rate_of("stranger", 0.0) == 0.0
+
+
+def test_who_floods_is_promised_his_share_and_the_others_theirs() -> None:
+    house = served(credits=1, policy="modelless", max_outstanding=1000)
+
+    def promised(name: str, client: bytes) -> bool | None:
+        (accepted,) = told(house.ask(name, client, steps=20, latency_s=30.0), Accepted)
+        assert accepted.plan is not None
+        return accepted.plan.keeps_latency
+
+    for i in range(10):
+        assert promised(f"early {i}", b"flood"), "he is alone"
+    house.now += 1.0
+    assert promised("modest 0", b"modest")
+    house.now += 1.0
+    kept = [promised(f"flood {i}", b"flood") for i in range(200)]
+    assert not kept[-1], "more than anybody may have"
+    assert promised("modest 1", b"modest")
+    notes = house.state.books.requests["flood 199"].plan.notes  # type: ignore[union-attr]
+    assert shares.BEYOND in notes
+    assert house.state.books.requests["flood 199"].told == "late"
+    strict = {"steps": 20, "latency_s": 30.0, "on_infeasible": "reject"}
+    error = refused(house.ask("strict", b"flood", **strict))
+    assert (error.code, error.field) == ("overloaded", "requirements.latency_s")
+    explained = only(house.ask(Explain(generate("why", **strict)), b"flood"), Explanation)
+    assert explained.refusal is not None
+    assert explained.refusal.code == "overloaded"
+    for i in range(200):
+        house.ask(Cancel(f"flood {i}"), b"flood")
+    assert promised("changed his mind", b"flood")
+
+
 # ---- at the door ----------------------------------------------------------------------------------
 
 
@@ -142,28 +191,30 @@ def test_who_is_alone_may_fill_his_time_and_who_is_not_only_his_share() -> None:
     alone, beside = (served(credits=1, policy="modelless", max_outstanding=1000) for _ in range(2))
 
     def accepted_of(house: House) -> int:
-        return sum(bool(told(house.ask(f"r{i}", timeout_s=4.0), Accepted)) for i in range(40))
+        return sum(bool(told(house.ask(f"r{i}", timeout_s=4.0, steps=20), Accepted)) for i in range(40))
 
     assert accepted_of(alone) == 17, "as many as there is time for"
     for i in range(40):
-        beside.ask(f"other{i}", b"other", timeout_s=0.5)  # most are refused, and will come again
+        beside.ask(
+            f"other{i}", b"other", timeout_s=0.5, steps=20
+        )  # most are refused, and will come again
     assert 6 <= accepted_of(beside) <= 9, "half of it"
 
 
 def test_a_refusal_for_others_shares_says_when_to_come_again() -> None:
     house = served(credits=1, policy="modelless")
     for i in range(40):
-        house.ask(f"other{i}", b"other", timeout_s=0.5)
+        house.ask(f"other{i}", b"other", timeout_s=0.5, steps=20)
     effects = []
     for i in range(20):
-        effects = house.ask(f"r{i}", timeout_s=4.0)
+        effects = house.ask(f"r{i}", timeout_s=4.0, steps=20)
         if not told(effects, Accepted):
             break
     error = refused(effects)
     assert (error.code, error.field, error.retryable) == ("overloaded", "timeout_s", True)
     assert error.retry_after_s is not None
     assert 0.1 <= error.retry_after_s < 1.0
-    asked = Explain(generate("why", timeout_s=4.0))
+    asked = Explain(generate("why", timeout_s=4.0, steps=20))
     explained = only(house.ask(asked), Explanation).refusal
     assert explained is not None
     assert explained.code == "overloaded", "an explanation says the same"

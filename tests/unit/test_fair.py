@@ -1,6 +1,5 @@
 """difs.broker.fair and difs.broker.queue: who is next, and what everybody gets of the device."""
 
-import math
 from collections import Counter
 from itertools import count
 
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difs.broker.fair import JUMPED_S, JUMPS, SAVED, FairQueue
+from difs.broker.line import Told
 from difs.broker.queue import BEST_EFFORT, Queue
 
 HOT, COLD = "loaded", "on disk"
@@ -404,20 +404,19 @@ def test_what_leaves_a_queue_leaves_its_class(item: str) -> None:
 
 
 @settings(max_examples=100)
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["own", "none", "out", "served"]))))
-def test_whose_order_was_given_is_known_without_a_look_at_all(moves: list[tuple[str, str]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["late", "told", "out", "served"]))))
+def test_how_many_are_late_is_known_without_a_look_at_all(moves: list[tuple[str, str]]) -> None:
     queue: Queue[str] = Queue()
     expected: set[str] = set()
     for number, (item, what) in enumerate(moves):
         if what == "served" and item in queue:
             queue.take(item)
-            expected.discard(item)
         else:
             queue.discard(item)
-            expected.discard(item)
-        if what in ("own", "none"):
-            order = (1.0 if what == "own" else math.inf, number)
-            queue.add(item, -5, flow=item, order=order, seconds=1.0, kind="k")
-            expected |= {item} if what == "own" else set()
-        assert queue.placed == expected
+        expected.discard(item)
+        if what in ("late", "told"):
+            told: Told = "late" if what == "late" else "foretold"
+            queue.add(item, -5, flow=item, order=(0.0, number), seconds=1.0, kind="k", told=told)
+            expected |= {item} if what == "late" else set()
+        assert queue.late == len(expected)
         assert not list(queue.contradictions())

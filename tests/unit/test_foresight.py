@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from difs.actor_messages import Costs, RowCost
 from difs.foresight import Outlook, Pace, Task, pace_of, run_ahead, task_of
+from difs.places import CROWDED, Bounds
 from difs.profiles import Work
 
 COSTS = Costs(64 * 64, 0.01, (RowCost(1, 0.1), RowCost(2, 0.12), RowCost(4, 0.16)), 0.05, 1.0)
@@ -21,7 +22,9 @@ def task(group: str = "a", calls: int = 4, **changes: Any) -> Task:
 
 def ahead(*tasks: Task, now: float = 0.0, begun: float = 0.0, rest_s: float = 0.0) -> Outlook:
     paces = {t.group: PACE for t in tasks}
-    return run_ahead(tasks, paces, now=now, begun=begun, rest=[(rest_s, 0.0, 0.0)] if rest_s else ())
+    return run_ahead(
+        tasks, paces, now=now, begun=begun, rest=[(rest_s, Bounds(math.inf))] if rest_s else ()
+    )
 
 
 def test_an_idle_device_is_done_when_the_work_is() -> None:
@@ -78,7 +81,7 @@ def test_a_call_that_takes_too_long_is_not_taken_for_done() -> None:
 
 
 def test_what_stands_behind_is_a_sum() -> None:
-    assert math.isclose(ahead(task("a"), rest_s=2.0).ends, ahead(task("a")).ends + 2.0)
+    assert math.isclose(ahead(task("a"), rest_s=2.0).ends, ahead(task("a")).ends + CROWDED * 2.0)
 
 
 TASKS = st.lists(
@@ -124,9 +127,13 @@ def test_a_pace_tells_how_many_rows_pay() -> None:
 # ---- going before others --------------------------------------------------------------------------
 
 
+SOON = 1.0
+"""By then the hasty ones want to be done."""
+
+
 def test_who_hurries_goes_before_what_can_wait_and_is_done_first() -> None:
     patient = task("a", calls=20, due=2.0, bears_until=30.0, encode_s=0.0)
-    turn = ahead(patient).turn_before(0.5, 0.0)
+    turn = ahead(patient).turn_before(0.5, 0.0, SOON)
     assert turn is not None
     hasty = task("b", calls=5, due=turn.due, encode_s=0.0)
     first = ahead(patient, hasty).stretches[0]
@@ -137,31 +144,37 @@ def test_who_hurries_goes_before_what_can_wait_and_is_done_first() -> None:
 def test_nobody_goes_before_a_promise_that_would_be_lost() -> None:
     tight = task("a", calls=20, due=2.0, encode_s=0.0)
     ends = ahead(tight).ends
-    assert ahead(tight._replace(bears_until=ends + 0.4)).turn_before(0.5, 0.0) is None
-    assert ahead(tight._replace(bears_until=ends + 0.6)).turn_before(0.5, 0.0) is not None
+    assert ahead(tight._replace(bears_until=ends + 0.4)).turn_before(0.5, 0.0, SOON) is None
+    assert ahead(tight._replace(bears_until=ends + 0.6)).turn_before(0.5, 0.0, SOON) is not None
 
 
 def test_what_is_lost_anyhow_lets_others_pass_for_a_while() -> None:
     late = task("a", calls=20, due=2.0, bears_until=0.1, lost_until=30.0, encode_s=0.0)
-    assert ahead(late).turn_before(0.5, 0.0) is not None
-    assert ahead(late._replace(lost_until=0.2)).turn_before(0.5, 0.0) is None
+    assert ahead(late).turn_before(0.5, 0.0, SOON) is not None
+    assert ahead(late._replace(lost_until=0.2)).turn_before(0.5, 0.0, SOON) is None
 
 
 def test_the_turn_comes_after_those_that_cannot_wait() -> None:
     tight = task("a", calls=5, due=0.5, encode_s=0.0)
     patient = task("b", calls=20, due=5.0, bears_until=60.0, encode_s=0.0)
-    turn = ahead(tight, patient).turn_before(0.2, 0.0)
+    turn = ahead(tight, patient).turn_before(0.2, 0.0, SOON)
     assert turn is not None
     assert turn.in_s >= ahead(tight).ends - 1e-9
     hasty = task("c", calls=2, due=turn.due, encode_s=0.0)
     assert [s.group for s in ahead(tight, patient, hasty).stretches] == ["a", "c", "b"]
 
 
+def test_who_wants_to_be_done_sooner_still_is_not_passed() -> None:
+    patient = task("a", calls=20, due=2.0, bears_until=30.0, encode_s=0.0)
+    assert ahead(patient).turn_before(0.5, 0.0, 29.0) is not None
+    assert ahead(patient).turn_before(0.5, 0.0, 31.0) is None
+
+
 def test_a_full_device_is_joined_when_it_takes_more() -> None:
     there, newcomer = task("a", calls=10, encode_s=0.0), task("a", calls=2, encode_s=0.0)
     pace = PACE
     free = run_ahead([there], {"a": pace}, now=0.0, begun=0.0)
-    full = run_ahead([there], {"a": pace}, now=0.0, begun=0.0, waiting=(0, 0))
+    full = run_ahead([there], {"a": pace}, now=0.0, begun=0.0, waiting=0)
     assert free.done_in_s(newcomer, pace, 0.0) < full.done_in_s(newcomer, pace, 0.0)
     assert full.done_in_s(newcomer, pace, 0.0) >= full.ends + 2 * newcomer.call_s - 1e-9
 

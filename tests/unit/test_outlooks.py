@@ -9,6 +9,7 @@ from difs.broker import outlooks
 from difs.broker.records import NO_OUTLOOK
 from difs.foresight import MOST
 from difs.messages import Accepted, Explain, Explanation
+from difs.places import CROWDED
 from difs.policy.lateness import ENOUGH
 from tests.builders import House, finished, generate, only, resident, served, stepped, told
 
@@ -66,7 +67,7 @@ def test_behind_the_first_tasks_stands_the_sum_of_all_others_seconds() -> None:
     work_s = sum(r.work_s for r in list(actor.queue)[-later:])
     after = outlooks.of(actor, house.now)
     assert after.stretches == before.stretches
-    assert after.ends == pytest.approx(before.ends + work_s)
+    assert after.ends == pytest.approx(before.ends + CROWDED * work_s)
 
 
 def test_what_is_remembered_is_what_would_be_found_anew() -> None:
@@ -127,13 +128,33 @@ def test_nobody_goes_before_who_was_told_when_it_comes_and_stated_nothing() -> N
     assert not house.state.books.requests["hasty"].goes_ahead
 
 
-def test_of_a_clients_queue_those_in_haste_are_sent_first_by_their_latency() -> None:
+def test_what_will_be_late_lets_all_go_first_that_can_be_in_time() -> None:
+    house = sharing(policy="modelless", max_outstanding=100)
+    (actor,) = house.state.books.ready
+    for i in range(40):
+        house.ask(f"r{i}", variant="tiny", steps=20, deterministic=True, latency_s=3.0)
+    requests = house.state.books.requests
+    kept = [r for r in requests.values() if r.told == "promised"]
+    late = [r for r in requests.values() if r.told == "late"]
+    assert len(kept) + len(late) == 40
+    assert kept and late, "there is more than three seconds' work"
+    assert min(r.turn for r in late) == pytest.approx(house.now + 60.0), "half of its timeout"
+    outlook = outlooks.of(actor, house.now)
+    assert outlook.firm < house.now + 3.0 < outlook.ends
+    house.ask("patient", variant="tiny", steps=20, deterministic=True, latency_s=9.0)
+    patient = requests["patient"]
+    assert patient.told == "promised"
+    assert max(r.turn for r in kept) < patient.turn < min(r.turn for r in late)
+
+
+def test_what_can_never_be_in_time_is_not_late_for_others_sake() -> None:
     house = sharing(policy="modelless")
-    for name, latency_s, is_hasty in (("slow", 9.0, False), ("later", 8.0, True), ("sooner", 4.0, True)):
-        house.ask(name, latency_s=latency_s)
-        house.state.books.requests[name].goes_ahead = is_hasty
-    found = sorted(house.state.books.requests.values(), key=lambda request: request.place)
-    assert [request.message.request_id for request in found] == ["sooner", "later", "slow"]
+    house.ask("a", variant="tiny", steps=20, latency_s=0.01)
+    request = house.state.books.requests["a"]
+    assert request.plan is not None
+    assert request.plan.keeps_latency is False
+    assert request.told == "foretold"
+    assert request.turn < house.now + 1.0
 
 
 def test_a_schedule_is_believed_unless_loads_or_others_go_before() -> None:

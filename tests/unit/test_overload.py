@@ -12,7 +12,7 @@ from difs.messages import Accepted, Error, Result
 from tests.builders import CLIENT, House, ended, finished, pulse, served, told
 
 ALONE_S = 0.23
-"""What a request takes of the device, see builders.COSTS."""
+"""What a request of 20 steps takes of the device, see builders.COSTS."""
 LATENCY_S = 2.0
 SECONDS = 15.0
 
@@ -65,7 +65,8 @@ class Shop:
             number += 1
             name = f"r{number}"
             self._arrived[name] = at
-            effects = self.house.ask(name, b"client-%d" % (number % self._clients), timeout_s=LATENCY_S)
+            client = b"client-%d" % (number % self._clients)
+            effects = self.house.ask(name, client, timeout_s=LATENCY_S, steps=20)
             if told(effects, Error):
                 assert not told(effects, Accepted), "refused at the door, and not after a wait"
             self.note(effects)
