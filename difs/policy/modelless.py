@@ -7,7 +7,7 @@ that has it. Equal points: the sooner one. Under load a picture may be looked at
 al., ATC 2021).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from heapq import heapify, heappop
 from operator import attrgetter
 from typing import NamedTuple
@@ -78,7 +78,8 @@ class Modelless:
         self, view: View, request: Generate, known: Sequence[Point], floor: float, memory: Memory
     ) -> Choice:
         """Return which of the points is taken, and how."""
-        point, reason = choose(known, floor, request)
+        reserve_s = reserved_s(view, known, request)
+        point, reason = choose(known, floor, request, reserve_s)
         case = repainting.case_of(view, memory, request, budget_of(request))
         look, is_judged = self._look(case, known, point, view.decisions)
         if look is not None:
@@ -221,7 +222,19 @@ def told(worth: float) -> str:
     return f"{worth:.2f}" if round(worth, 2) == worth else f"{worth:.3f}"
 
 
-def choose(known: Sequence[Point], floor: float, request: Generate) -> tuple[Point, str]:
+def reserved_s(view: View, known: Sequence[Point], request: Generate) -> float:
+    """Return the seconds of a wait that those who come meanwhile will need at the least.
+
+    As many come as came of late: where not all have the best point, it is not given to who can wait.
+    """
+    least_s = min([repainting.taken_s(p, request) for p in lightest(known)])
+    share = repainting.remembered(view).demand_hz(view.now) * least_s / len(view.devices)
+    return min(1.0, share) * budget_of(request)
+
+
+def choose(
+    known: Sequence[Point], floor: float, request: Generate, reserve_s: float = 0.0
+) -> tuple[Point, str]:
     """Return the point to serve with, and why."""
     latency_s = request.requirements.latency_s
     budget = points.SOON_S if latency_s is None else latency_s
@@ -237,8 +250,26 @@ def choose(known: Sequence[Point], floor: float, request: Generate) -> tuple[Poi
             return best(within), why
     if within:
         how = "comes soon" if latency_s is None else f"keeps {latency_s:g} s"
-        return best(_with_room(within, budget, request)), f"the best quality that {how}"
-    return soonest(known), f"nothing is done in {budget:g} s: the soonest"
+        return best(_with_room(within, budget, request, reserve_s)), f"the best quality that {how}"
+    return least_waiting(known, request), f"nothing is done in {budget:g} s: the least waiting for all"
+
+
+def least_waiting(known: Sequence[Point], request: Generate) -> Point:
+    """Return the point by which a request that is late anyhow has all together wait least.
+
+    Its own seconds, and those that it takes of its device from each that waits there.
+    """
+
+    def waiting(point: Point) -> tuple[float, float, float, str, str]:
+        others = sum(point.device.wants.values())
+        return point.total_s + others * repainting.taken_s(point, request), *point.swiftness
+
+    return min(lightest(known), key=waiting)
+
+
+def lightest(known: Sequence[Point]) -> Collection[Point]:
+    """Return the point of the fewest steps of each variant: it stands first."""
+    return {p.info.name: p for p in reversed(known)}.values()
 
 
 def sooner(known: Sequence[Point], chosen: Point, floor: float, request: Generate) -> Point | None:
@@ -254,13 +285,15 @@ def sooner(known: Sequence[Point], chosen: Point, floor: float, request: Generat
     return soonest(within) if within else None
 
 
-def _with_room(within: Sequence[Point], budget: float, request: Generate) -> list[Point]:
+def _with_room(
+    within: Sequence[Point], budget: float, request: Generate, reserve_s: float
+) -> list[Point]:
     """Return the points that leave room, and of those that none beats the cheapest.
 
     The room is the same for all, so that none is passed over that is sooner than one that is not. What is
     had soonest may share a batch that is there, for a poor picture and at a high price.
     """
-    room_s = ROOM * min([p.device.backlog_s for p in within])
+    room_s = max(reserve_s, ROOM * min([p.device.backlog_s for p in within]))
     if room_s <= 0:
         return list(within)
     roomy = [p for p in within if p.total_s <= budget - room_s]

@@ -37,6 +37,8 @@ GAIN = 0.02
 """What looking must bring, in the mean quality of all."""
 FEW = 0.25
 """A share that is painted again by which it is seen whether looking brings anything."""
+LEAST_S = 2.0
+"""Of a shorter time no demand is concluded: two that came at once are not a thousand a second."""
 SLACK = 0.2
 """So much of the wait may be filled by what others wait for; more means fewer are painted again."""
 IN_TIME = 0.9
@@ -60,8 +62,10 @@ class Memory(Struct, frozen=True):
 
     def demand_hz(self, now: float) -> float:
         """Return the requests a second that came lately; averaged over no more than was seen."""
-        seen = 1.0 - math.exp(-max(0.0, now - self.since) / WINDOW_S)
-        return self.arrivals.rate(now) / seen if seen > 0 else 0.0
+        if self.since > now:
+            return 0.0
+        seen = 1.0 - math.exp(-max(LEAST_S, now - self.since) / WINDOW_S)
+        return self.arrivals.rate(now) / seen
 
     def scored(self, key: Key, score: float) -> "Memory":
         """Return the memory after one more score of a point."""

@@ -13,6 +13,7 @@ from difs.policy import modelless
 from difs.policy.base import Admit, Decision, DeviceView, Options, Reject, View
 from difs.policy.frontier import Point, enumerate_points
 from difs.policy.modelless import Modelless
+from difs.policy.repainting import Memory
 from tests.builders import device_view, generate, resident, variant, view
 
 POLICY = Modelless(Options())
@@ -108,6 +109,40 @@ def test_without_room_the_soonest_is_taken_and_a_quality_that_is_asked_for_still
     found = house(BASE, backlog_s=10.0)
     assert plan_of(found, latency_s=10.5).steps == 1
     assert plan_of(found, latency_s=10.9, quality=0.8).steps == 8
+
+
+def test_what_is_late_anyhow_lets_the_others_wait_least() -> None:
+    """Turbo's single step takes 0.13 s, small's 0.06: nothing is in time, and a hundred wait."""
+    alone = house(TURBO, SMALL, backlog_s=9.0)
+    assert plan_of(alone, latency_s=1.0).variant == "small"
+    (device,) = alone.devices
+    better = view(replace(device, outlook=None, wants={}), variants=(BASE,))
+    assert plan_of(better, latency_s=0.01).steps == 1
+    crowded = view(
+        DeviceView("cpu-0", {"base": resident("base", COSTS["base"])}, 30.0, 100, 0, wants={"base": 100}),
+        DeviceView("cpu-1", {"small": resident("small", COSTS["small"])}, 33.0, 1, 0, wants={"small": 1}),
+        variants=(BASE, SMALL),
+    )
+    plan = plan_of(crowded, latency_s=1.0)
+    assert (plan.variant, plan.device) == ("small", "cpu-1"), "it takes less time of others"
+    assert "least waiting" in plan.reason
+
+
+def test_what_others_will_need_meanwhile_is_left_to_them() -> None:
+    calm, wishes = house(TURBO, BASE, SMALL), {"latency_s": 2.2}
+    assert plan_of(calm, **wishes).steps == 20
+    came = Memory()
+    for i in range(300):
+        came = came.arrived(i * 0.1)
+    pressed = replace(calm, now=30.0, memory=came)
+    plan = plan_of(pressed, **wishes)
+    assert plan.prediction.total_s <= 2.2 * (1 - 10 * 0.06 * 0.9), "ten a second need six tenths of it"
+
+
+def test_two_that_come_at_once_are_no_demand() -> None:
+    came = Memory().arrived(5.0).arrived(5.001)
+    assert came.demand_hz(5.001) < 1.5
+    assert Memory().demand_hz(5.0) == 0.0
 
 
 def test_a_variant_that_must_be_loaded_first_counts_its_load() -> None:
