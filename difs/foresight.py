@@ -187,8 +187,12 @@ class Outlook(Struct, frozen=True):
         """
         left, later_s, aside_s = task.calls, 0.0, self.aside_s
         is_encoded = task.encode_s <= 0
-        for stretch in self.stretches:
-            calls, begins = stretch.from_now(max(now, self.opens))
+        opens = max(now, self.opens)
+        has_calls = bool(self.stretches) and opens < self.stretches[-1].ends
+        for stretch in self.stretches if has_calls else ():
+            if is_encoded and stretch.group != task.group:
+                continue
+            calls, begins = stretch.from_now(opens)
             before_s = aside_s if begins == stretch.begins else 0.0
             aside_s = stretch.aside_s
             if calls and not is_encoded and 0 < before_s > stretch.head_s - task.encode_s:

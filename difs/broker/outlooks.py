@@ -103,8 +103,10 @@ def _is_last(one: Seen) -> bool:
 
 def _has_more(actor: Actor, seen: Sequence[Seen]) -> bool:
     """Whether more waits than was seen that is not late anyhow."""
-    waiting = sum([a is None and request.told != "late" for request, _, a in seen])
-    return actor.queue.urgent - actor.queue.late > waiting
+    urgent = actor.queue.urgent - actor.queue.late
+    if urgent > len(seen):
+        return True
+    return urgent > sum([a is None and request.told != "late" for request, _, a in seen])
 
 
 def _left_s(request: Request, attempt: Attempt | None) -> float:
