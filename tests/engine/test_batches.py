@@ -81,6 +81,7 @@ def test_a_mixed_batch_differs_from_solo_runs_by_no_more_than_the_bounds(
     assert max(report.shared_by for report in done.values()) > 3
 
 
+@pytest.mark.usefixtures("sharing")
 def test_with_the_embedded_model_too(bench: Bench, latents: dict[int, torch.Tensor]) -> None:
     solo, shared = executes(bench, "emoji-base"), executes(bench, "emoji-base")
     alone = [bench.paint(execute)[0] for execute in solo]
@@ -90,6 +91,7 @@ def test_with_the_embedded_model_too(bench: Bench, latents: dict[int, torch.Tens
         assert float((latents[one.attempt] - latents[other.attempt]).abs().max()) <= LATENT_BOUND
 
 
+@pytest.mark.usefixtures("sharing")
 def test_the_bound_that_a_reply_states_was_measured_and_holds(bench: Bench) -> None:
     bound = bench.engine.residents[0].seed_bound
     assert 0 < bound < 1 / 255
