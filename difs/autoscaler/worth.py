@@ -4,6 +4,7 @@ A service is worth, over the horizon, the sum over forecast requests of the qual
 that comes too late gets little of it, one that no device has time for nothing.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -105,13 +106,13 @@ def price_of(
     by_stream: list[list[tuple[float, float]]] = [[] for _ in streams]
     for serve_s, worths in offers:
         for stream, value in worths:
-            by_stream[stream].append((value, serve_s))
-    asked = [(s.rate_hz, found) for s, found in zip(streams, by_stream, strict=True) if found]
+            by_stream[stream].append((serve_s, value))
+    asked = [(s.rate_hz, _unbeaten(found)) for s, found in zip(streams, by_stream, strict=True) if found]
 
     def busy(price: float) -> float:
         taken = 0.0
         for rate_hz, found in asked:
-            net, serve_s = max([(value - price * seconds, seconds) for value, seconds in found])
+            net, serve_s = max([(value - price * seconds, seconds) for seconds, value in found])
             taken += rate_hz * serve_s if net > 0 else 0.0
         return taken
 
@@ -124,6 +125,17 @@ def price_of(
         middle = (low + high) / 2
         low, high = (middle, high) if busy(middle) > devices else (low, middle)
     return high
+
+
+def _unbeaten(found: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return those of (seconds, value) that are worth no less than all that take less."""
+    found.sort()
+    kept, most = found[:1], found[0][1]
+    for one in found[1:]:
+        if one[1] >= most:
+            most = one[1]
+            kept.append(one)
+    return kept
 
 
 Chance = tuple[float, float, float, int]
@@ -139,17 +151,20 @@ def serve(offers: Sequence[Offer], streams: Sequence[Stream], devices: int, pric
     """
     serving = _Serving(offers, streams, devices)
     chances: list[list[Chance]] = [[] for _ in streams]
-    for i, offer in enumerate(offers):
-        serve_s = offer.serve_s
-        for stream, value in offer.worths:
-            chances[stream].append((price * serve_s - value, serve_s, value, i))
+    for i, (_, serve_s, worths) in enumerate(offers):
+        cost = price * serve_s
+        for stream, value in worths:
+            chances[stream].append((cost - value, serve_s, value, i))
     dear: list[tuple[int, list[Chance]]] = []
     for s, found in enumerate(chances):
+        if not found:
+            continue
         found.sort()
-        worthy = [one for one in found if one[0] < 0.0] if price > 0.0 else found
-        serving.give(s, worthy)
-        if len(worthy) < len(found):
-            dear.append((s, found[len(worthy) :]))
+        if price > 0.0 and found[-1][0] >= 0.0:
+            worthy = bisect_left(found, (0.0,))
+            dear.append((s, found[worthy:]))
+            del found[worthy:]
+        serving.give(s, found)
     for s, found in dear:
         serving.give(s, found)
     return serving.outcome()
