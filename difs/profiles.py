@@ -214,8 +214,11 @@ def limited(costs: Costs, rows: int) -> Costs:
 
 
 def _first(table: tuple[RowCost, ...], rows: int) -> tuple[RowCost, ...]:
-    if table[-1].rows <= rows or rows <= table[0].rows:
-        return table if rows > table[0].rows else table[:1]
+    """Return a table up to so many rows, and its first line at the least."""
+    if rows <= table[0].rows:
+        return table[:1]
+    if rows >= table[-1].rows:
+        return table
     kept = tuple([cost for cost in table if cost.rows < rows])
     return (*kept, RowCost(rows, in_table(table, rows)))
 

@@ -36,6 +36,7 @@ from difs.clock import Clock
 from difs.errors import ConfigError, DifsError, EngineFailed, OutOfMemory, UnknownName
 from difs.messages import MAX_PREVIEW_SIDE, MemoryMode, Preview
 from difs.profiles import rows_of
+from difs.rooms import rest_bytes
 from difs.samplers import evaluations
 from difs.shm.layout import HEADER_BYTES, PAGE_BYTES
 from difs.variants import Variant
@@ -197,17 +198,14 @@ class SimulatedEngine(Engine):
     def _resident(self, variant: str, mode: MemoryMode) -> Resident:
         found = self._library.variant(variant)
         resident = resident_of(self._script, found, mode)
-        there = sum(_rest_bytes(other) for other in self._residents.values())
-        if (
-            self._memory_bytes
-            and there + _rest_bytes(resident) + self.others_bytes() > self._memory_bytes
-        ):
+        there = sum(rest_bytes(other) for other in self._residents.values())
+        if self._memory_bytes and there + rest_bytes(resident) + self.others_bytes() > self._memory_bytes:
             raise OutOfMemory(f"{variant} does not fit into the memory that is left")
         return resident
 
     def held_bytes(self) -> int:
         """See Engine.held_bytes."""
-        return sum(_rest_bytes(resident) for resident in tuple(self._residents.values()))
+        return sum(rest_bytes(resident) for resident in tuple(self._residents.values()))
 
     def others_bytes(self) -> int:
         """See Engine.others_bytes; the largest call's memory is never given back, as torch does."""
@@ -363,10 +361,6 @@ def resident_of(script: Script, variant: Variant, mode: MemoryMode) -> Resident:
 def profiled(script: Script, variants: Iterable[Variant]) -> tuple[Resident, ...]:
     """Return what variants would be in each memory mode that the script knows."""
     return tuple(resident_of(script, found, mode) for found in variants for mode in script.rooms)
-
-
-def _rest_bytes(resident: Resident) -> int:
-    return resident.weight_bytes if resident.room is None else resident.room.rest_bytes
 
 
 def _peak_bytes(resident: Resident) -> int:

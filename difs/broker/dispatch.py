@@ -109,10 +109,9 @@ def _let_pass(books: Books, actor: Actor, now: float) -> None:
     hasty = [r for r in first if r.plan is not None and r.plan.variant in actor.residents]
     if not hasty or actor.suspects:
         return
-    on_their_way = sum(a.state is AttemptState.ABORTING for a in actor.attempts.values())
     idle = [a for a in actor.attempts.values() if a.state is AttemptState.RUNNING and not a.calls]
     idle.sort(key=lambda a: a.request.turn, reverse=True)
-    for request, attempt in zip(hasty[on_their_way:], idle, strict=False):
+    for request, attempt in zip(hasty[actor.aborting :], idle, strict=False):
         if attempt.request.turn <= request.turn:
             return
         books.counts["let_pass"] += 1
@@ -137,8 +136,7 @@ def _recall(books: Books, actor: Actor, now: float) -> None:
     """
     found = actor.yielding
     if found and _lacks_only_credits(books, actor):
-        on_their_way = sum(a.state is AttemptState.ABORTING for a in actor.attempts.values())
-        found = found[: max(0, actor.queue.urgent - on_their_way)]
+        found = found[: max(0, actor.queue.urgent - actor.aborting)]
     for attempt in found:
         request = attempt.request
         books.counts["recalled"] += 1
@@ -186,15 +184,20 @@ def _dispatch_head(books: Books, actor: Actor, now: float) -> _Outcome:
     nbytes = admission.slot_bytes(message, plan)
     if not books.pools[actor.device].can_lease(message.n, nbytes):
         return _move_to_room(books, request, nbytes, now)
-    brought = scaling.bring(
-        books, actor, plan.variant, now, mode=plan.memory_mode, may_differ=request.is_settled
-    )
+    return _bring(books, actor, request, plan, now)
+
+
+def _bring(books: Books, actor: Actor, request: Request, plan: Plan, now: float) -> _Outcome:
+    """Dispatch a request if its variant is there or comes."""
+    mode, may_differ = plan.memory_mode, request.is_settled
+    brought = scaling.bring(books, actor, plan.variant, now, mode=mode, may_differ=may_differ)
     if brought is Brought.COMES:
         _begin(books, actor, request, plan, now)
         return _Outcome.GONE
     if brought is Brought.DIFFERS:
         _settle(books, request, now)
-    return _Outcome.MOVED if brought is Brought.DIFFERS else _Outcome.STUCK  # until what is busy ends
+        return _Outcome.MOVED
+    return _Outcome.STUCK  # until what is busy has ended, and can leave
 
 
 def _settle(books: Books, request: Request, now: float) -> None:

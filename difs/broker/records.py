@@ -311,6 +311,11 @@ class Actor:
         return [a for a in reversed(found) if a.state is AttemptState.RUNNING]
 
     @property
+    def aborting(self) -> int:
+        """Return how many of its attempts were told to end and have not ended yet."""
+        return sum([a.state is AttemptState.ABORTING for a in self.attempts.values()])
+
+    @property
     def free_credits(self) -> int:
         """Return how many more attempts it may be sent."""
         return self.credits - len(self.attempts)
@@ -365,7 +370,7 @@ class Actor:
         staying = [found for name, found in self.residents.items() if name in self.wants]
         for variant, waiting in self.loading.items():
             found = self.profile_of(variant, waiting[-1].mode) or self.known(variant)
-            if found is not None and not waiting[-1].is_cancelled:
+            if found is not None and self.is_loading(variant):
                 staying.append(found)
         return self.spare_bytes - sum([rooms.rest_bytes(found) for found in staying])
 

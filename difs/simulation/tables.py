@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from difs import rooms
 from difs.actor_messages import Costs, Resident, RowCost
 from difs.errors import ConfigError
 from difs.messages import MemoryMode, QualityPoint, VariantInfo
@@ -31,8 +32,7 @@ class Mode(Struct, frozen=True):
     @property
     def rest_bytes(self) -> int:
         """Return the device memory that it takes between two calls; of old tables, its weights."""
-        room = self.resident.room
-        return room.rest_bytes if room is not None else self.resident.weight_bytes
+        return rooms.rest_bytes(self.resident)
 
 
 class Model(Struct, frozen=True):

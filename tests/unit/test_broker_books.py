@@ -12,6 +12,7 @@ from difs.actor_messages import (
 )
 from difs.broker.audit import check
 from difs.broker.books import Books
+from difs.broker.line import Line
 from difs.broker.records import Actor, Attempt, Load, Request
 from difs.broker.states import (
     ACTOR_TABLE,
@@ -76,26 +77,25 @@ def line_up(actor: Actor, request: Request) -> None:
     actor.queue.add(request, 0, flow=b"x", order=(0.0, 1), seconds=1.0, kind="tiny")
 
 
-def lose_flow(books: Books) -> None:
-    """Have a client wait in a queue, and spoil what the queue knows of it."""
+def only_line(books: Books) -> Line[Request]:
+    """Have a client wait in a queue, and return the line in which it stands."""
     request = books.open(generate("b"), books.client(b"b"), 0.0)
     (actor,) = books.ready
     request.plan = plan()
     books.assign(request, actor)
     check(books)
-    for line in actor.queue._classes.values():
-        line.fair._active += 1
+    (line,) = actor.queue._classes.values()
+    return line
+
+
+def lose_flow(books: Books) -> None:
+    """Spoil what a queue knows of a client that waits there."""
+    only_line(books).fair._active += 1
 
 
 def lose_turn(books: Books) -> None:
     """Have a client wait in a queue, and lose its turn there."""
-    request = books.open(generate("b"), books.client(b"b"), 0.0)
-    (actor,) = books.ready
-    request.plan = plan()
-    books.assign(request, actor)
-    check(books)
-    for line in actor.queue._classes.values():
-        line._turns.clear()
+    only_line(books)._turns.clear()
 
 
 def sizes_of(actor: Actor) -> int:
