@@ -211,18 +211,28 @@ def policy(figures: dict[str, Any]) -> str:
 
 
 def promises(figures: dict[str, Any]) -> str:
-    """Return the errors of the predictions at each load, beside what nobody could tell."""
+    """Return the errors of the predictions at each load, beside what of them is the machine's."""
     rows = [
         (
             load,
             number(cell["error_p50"]),
             number(cell["error_p90"]),
+            number(cell["own_p90"]),
             ", ".join(map(number, cell["floor_p90"])),
+            number(figures["scripted"][load]["error_p90"]),
             f"{cell['kept']:.0%} of {cell['promised']}",
         )
         for load, cell in figures["loads"].items()
     ]
-    head = ("load", "error p50", "error p90", "bare pipeline's p90, before and after", "kept")
+    head = (
+        "load",
+        "error p50",
+        "p90",
+        "p90 of unshared work",
+        "of the bare pipeline",
+        "as scripted",
+        "kept",
+    )
     return table(head, rows)
 
 

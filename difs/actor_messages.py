@@ -46,6 +46,8 @@ class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
     """When the images were predicted: the engine serves the least laxity first. 0.0: at the deadline."""
     latest: float = 0.0
     """When the client stated that it wants them: no batch grows so far that it is missed. 0.0: never."""
+    told: float = 0.0
+    """When it was told to be done, with some leeway: who can wait does not make it later. 0.0: never."""
     is_alone: bool = False
     """Shares no call with others, so that every bit is that of a run alone."""
     floor_steps: int = 0
@@ -193,15 +195,20 @@ class Pulse(Struct, frozen=True, tag="pulse"):
 
 
 class Stepped(Struct, frozen=True, omit_defaults=True, tag="stepped"):
-    """One denoising step of one image is done; of an attempt that nobody watches, perhaps several."""
+    """One denoising step of one image is done, and its client wants to hear of it."""
 
     attempt: int
     image: int
     step: int
     steps: int
     preview: Preview | None = None
-    calls: int = 1
-    """Steps of all images of the attempt since the last report."""
+
+
+class Counted(Struct, frozen=True, tag="counted"):
+    """What is done of the attempts that nobody watches: with it all is told of all of them."""
+
+    calls: tuple[tuple[int, int], ...]
+    """Attempts with the steps of all their images since the last count."""
 
 
 class Sealed(Struct, frozen=True, array_like=True):
@@ -341,6 +348,7 @@ FromActor = (
     Ready
     | Pulse
     | Stepped
+    | Counted
     | Finished
     | Ended
     | Loaded

@@ -27,6 +27,10 @@ from difs.sizes import at, in_table
 STICKINESS = 2.0
 """Steps of its own by which a running image may have more laxity than a waiting one and still go on:
 without it two images of equal laxity would take turns and both be late. The engine's, too."""
+PRESSED = 8.0
+"""Who wants to be done within so many times the seconds of all that is here cannot wait: it shares calls
+even if others are later for that than they were told. Found with `bench.single_gpu` and
+`bench.predictions`: with less promises are broken in bursts, with more less comes as foretold."""
 MOST = 16
 """Tasks whose order is run ahead, as many as a device is sent; behind them stands a sum of seconds."""
 
@@ -68,6 +72,10 @@ class Task(NamedTuple):
     """It has its place in the order by that."""
     latest: float = math.inf
     """What it was promised: no call grows so far that this is missed."""
+    told: float = math.inf
+    """What it was told: that is not missed for the sake of who can wait."""
+    wanted_until: float = math.inf
+    """Done later it is of no use, or breaks its promise: whom that presses cannot wait."""
     is_running: bool = False
     """It took part in the last call."""
     since: float = -math.inf
@@ -104,7 +112,9 @@ class Stretch(Struct, frozen=True):
     head_s: float
     """Of a call of the least lax of them, alone."""
     bearable_s: float
-    """Of a call: if it were longer, one of them would miss what it was promised."""
+    """Of a call: if it were longer, one of them would miss what it was promised;"""
+    foretold_s: float
+    """or what it was told."""
     aside_s: float
     """After the last call: decoding of those that are done."""
 
@@ -179,11 +189,12 @@ class Outlook(Struct, frozen=True):
         begun = [s.from_now(now)[1] for s in self.stretches[:1]]
         return Turn(max(now, self.frees, *begun, *ends) - now, min(dues))
 
-    def done_in_s(self, task: Task, pace: Pace, now: float) -> float:
+    def done_in_s(self, task: Task, pace: Pace, now: float, *, is_pressed: bool = False) -> float:
         """Return in how many seconds one task more would be done, the last of all that wait.
 
-        It joins the calls of its group that have room and let it. Its prompt is encoded between two
-        calls: at once, or one call later where decoding has taken that time already.
+        It joins the calls of its group that have room and let it; `is_pressed`: it cannot wait. Its
+        prompt is encoded between two calls: at once, or one call later where decoding has taken that
+        time already.
         """
         left, later_s, aside_s = task.calls, 0.0, self.aside_s
         is_encoded = task.encode_s <= 0
@@ -201,7 +212,7 @@ class Outlook(Struct, frozen=True):
                 continue
             if not is_encoded:
                 is_encoded, later_s = True, later_s + task.encode_s
-            shared_s = _shared_s(stretch, task, pace, later_s)
+            shared_s = _shared_s(stretch, task, pace, later_s, is_pressed=is_pressed)
             if shared_s is None:
                 continue
             if left <= calls:
@@ -213,13 +224,16 @@ class Outlook(Struct, frozen=True):
         return max(0.0, self.firm - now) + later_s + left * task.call_s + task.decode_s
 
 
-def _shared_s(stretch: Stretch, task: Task, pace: Pace, later_s: float) -> float | None:
+def _shared_s(
+    stretch: Stretch, task: Task, pace: Pace, later_s: float, *, is_pressed: bool
+) -> float | None:
     """Return the seconds of a call of a stretch with one task more; None: it cannot join."""
     rows = stretch.rows + task.rows
     if stretch.group != task.group or rows > pace.most_rows:
         return None
     shared_s = pace.seconds(rows)
-    return shared_s if shared_s + later_s / stretch.calls <= stretch.bearable_s else None
+    bearable_s = stretch.bearable_s if is_pressed else stretch.foretold_s
+    return shared_s if shared_s + later_s / stretch.calls <= bearable_s else None
 
 
 # ---- running ahead --------------------------------------------------------------------------------
@@ -246,6 +260,11 @@ class _Left:
         """Return how one sees it that would go before it, when it is done at `ends`."""
         task = self.task
         return Bounds(task.due, task.bears_until, task.lost_until).place(self.first, ends)
+
+    def bears(self, until: float, moment: float, call_s: float) -> float:
+        """Return the seconds of its calls by which it is done `until` then; inf: it misses that."""
+        room_s = (until - moment - self.task.decode_s) / self.calls
+        return room_s if room_s >= call_s else math.inf
 
     def mark(self, is_running: bool) -> None:
         """Note whether it takes part in a call: who did goes before its equals."""
@@ -337,26 +356,28 @@ def _next_batch(
     first, *others = sorted(left, key=_standing)
     group, pace = first.task.group, paces[first.task.group]
     batch, rows, call_s = [first], first.task.rows, first.task.call_s
-    promised = [first] if first.task.latest < math.inf else []
+    bearable_s, foretold_s = _bearable([first], moment, call_s)
+    crowd_s = sum([one.calls * one.task.call_s + one.task.decode_s for one in left])
+    pressed_until = moment + PRESSED * crowd_s
     for one in others:
         grown = rows + one.task.rows
         if one.task.group != group or grown > pace.most_rows:
             continue
         will_s = pace.seconds(grown)
-        if _loses(one, one.task.call_s, will_s, moment):
+        if one.bears(one.task.latest, moment, one.task.call_s) < will_s:
             continue
-        if any(_loses(member, call_s, will_s, moment) for member in promised):
+        if (bearable_s if one.task.wanted_until < pressed_until else foretold_s) < will_s:
             continue
         batch.append(one)
-        if one.task.latest < math.inf:
-            promised.append(one)
         rows, call_s = grown, will_s
+        bearable_s, foretold_s = _bearable(batch, moment, call_s)
     return batch, call_s
 
 
-def _loses(one: _Left, was_s: float, will_s: float, moment: float) -> bool:
-    room_s = one.task.latest - moment - one.task.decode_s
-    return one.calls * was_s <= room_s < one.calls * will_s
+def _bearable(batch: Sequence[_Left], moment: float, call_s: float) -> tuple[float, float]:
+    """Return the seconds of a call, `call_s` now, by which none misses what it was promised, or told."""
+    bearable_s = min([one.bears(one.task.latest, moment, call_s) for one in batch])
+    return bearable_s, min(bearable_s, *[one.bears(one.task.told, moment, call_s) for one in batch])
 
 
 def _calls_until_change(batch: Sequence[_Left], left: Sequence[_Left]) -> int:
@@ -374,7 +395,7 @@ def _calls_until_change(batch: Sequence[_Left], left: Sequence[_Left]) -> int:
 
 
 def _stretch(batch: Sequence[_Left], moment: float, calls: int, call_s: float) -> Stretch:
-    bearable = [(one.task.latest - moment - one.task.decode_s) / one.calls for one in batch]
+    bearable_s, foretold_s = _bearable(batch, moment, call_s)
     return Stretch(
         begins=moment,
         group=batch[0].task.group,
@@ -382,6 +403,7 @@ def _stretch(batch: Sequence[_Left], moment: float, calls: int, call_s: float) -
         calls=calls,
         call_s=call_s,
         head_s=batch[0].task.call_s,
-        bearable_s=min([s for s in bearable if s >= call_s], default=math.inf),
+        bearable_s=bearable_s,
+        foretold_s=foretold_s,
         aside_s=sum([one.task.decode_s for one in batch if one.calls <= calls]),
     )

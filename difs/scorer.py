@@ -85,7 +85,7 @@ class Scorer:
     def judge(self, picture: Pixels, name: str, side: int) -> Judgement:
         """Judge a picture, enlarged or reduced to `side` pixels, as one of the thing called `name`."""
         shown, wanted = scaled(picture, side), self.reference(name, side)
-        floor = self._floor
+        floor = self.floor
         similar = similarity(shown, wanted)
         error = ((shown.astype(np.float64) - wanted) ** 2).mean()
         return Judgement(
@@ -95,7 +95,7 @@ class Scorer:
         )
 
     @cached_property
-    def _floor(self) -> float:
+    def floor(self) -> float:
         """The similarity of a drawing to the other drawing whose cells are nearest, on average."""
         flat = self._cells.reshape(len(self.names), -1)
         found = []

@@ -15,6 +15,7 @@ from difs import rooms
 from difs.actor_messages import (
     Abort,
     CancelLoad,
+    Counted,
     EvictVariant,
     Execute,
     Leaving,
@@ -153,11 +154,10 @@ class Actor:
         for message in self._link.receive(self.rest_s()):
             self._heard_at = self._clock.now()
             self._obey(message)
-        for report in self._engine.turn():
+        reports = self._engine.turn()
+        for report in self._reporter.pass_on(reports, self._clock.now()):
             _tell(report)
-            passed = self._reporter.pass_on(report, self._clock.now())
-            if passed is not None:
-                self._link.send(passed)
+            self._link.send(report)
         self._load_another()
         self.progress += 1
         if self._engine.wants_restart and not self._wants_restart:
@@ -205,7 +205,7 @@ class Actor:
         engine = self._engine
         match message:
             case Execute():
-                self._reporter.begin(message, self._clock.now())
+                self._reporter.begin(message)
                 engine.submit(message)
             case Abort(attempt):
                 engine.abort(attempt)
@@ -231,7 +231,7 @@ class Actor:
         self._epoch = epoch
 
 
-def _tell(report: Report) -> None:
+def _tell(report: Report | Counted) -> None:
     """Log how a load ended."""
     if isinstance(report, LoadFailed):
         log.error("%s does not load: %s", report.variant, report.message)

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from difs.actor_messages import Costs
-from difs.foresight import STICKINESS
+from difs.foresight import PRESSED, STICKINESS
 from difs.profiles import rows_that_pay, step_seconds
 
 Phase = Literal["encode", "step", "decode", "measure"]
@@ -41,6 +41,10 @@ class Candidate(NamedTuple):
     """UNet calls that it still needs."""
     latest: float = math.inf
     """Until then it was promised: a batch does not grow so far that this is missed."""
+    told: float = math.inf
+    """It was told to be done by then: that is not missed for the sake of who can wait."""
+    wanted_until: float = math.inf
+    """Done later it is of no use, or breaks its promise: whom that presses cannot wait."""
     is_running: bool = False
     """It took part in the last step of its group."""
     is_best_effort: bool = False
@@ -102,7 +106,9 @@ def _choose(
             return Turn(first.phase, (first.key,))
     rivals = [c for c in steps if c.group == head.group and c is not head]
     rivals.sort(key=lambda c: _standing(c, now))
-    return Turn("step", tuple(c.key for c in _grow(head, rivals, paces[head.group], now)))
+    pressed_until = now + PRESSED * sum([c.remaining_s for c in candidates])
+    batch = _grow(head, rivals, paces[head.group], now, pressed_until)
+    return Turn("step", tuple(c.key for c in batch))
 
 
 def _laxity(candidate: Candidate, now: float) -> float:
@@ -120,20 +126,30 @@ def _may_go_aside(aside: Candidate, head: Candidate, pace: Pace, now: float, asi
     may_all = not head.is_running and aside.phase != "measure"  # else pictures of one step run alone
     if aside_s > 0 and aside.unit_s > room_s and not may_all:
         return False
-    is_urgent = 0 <= head.latest - now - head.remaining_s < aside.unit_s
+    rooms_s = [until - now - head.remaining_s for until in (head.latest, head.told)]
+    is_urgent = any(0 <= room_s < aside.unit_s for room_s in rooms_s)
     return not (is_urgent and _laxity(head, now) < _laxity(aside, now))
 
 
-def _grow(head: Candidate, rivals: Sequence[Candidate], pace: Pace, now: float) -> list[Candidate]:
-    """Return the batch of `head`: rivals join in order where it pays and no promise is lost."""
+def _grow(
+    head: Candidate, rivals: Sequence[Candidate], pace: Pace, now: float, pressed_until: float
+) -> list[Candidate]:
+    """Return the batch of `head`: rivals join in order where it pays and no promise is lost.
+
+    Nor is what others were told missed, unless a rival is wanted before `pressed_until`.
+    """
     batch, rows = [head], head.rows
     for rival in rivals:
         grown = rows + rival.rows
         if grown > pace.worthwhile_rows:
             continue
         was_s, will_s = pace.seconds(rows), pace.seconds(grown)
-        alone_s = pace.seconds(rival.rows)
-        if any(_loses(c, was_s, will_s, now) for c in batch) or _loses(rival, alone_s, will_s, now):
+        if _loses(rival, rival.latest, pace.seconds(rival.rows), will_s, now):
+            continue
+        if any(_loses(c, c.latest, was_s, will_s, now) for c in batch):
+            continue
+        can_wait = rival.wanted_until >= pressed_until
+        if can_wait and any(_loses(c, c.told, was_s, will_s, now) for c in batch):
             continue
         batch.append(rival)
         rows = grown
@@ -154,13 +170,15 @@ def _unnoticed(
         if guest.group != group or guest.phase != "step" or grown > pace.max_rows:
             continue
         will_s = pace.seconds(grown)
-        if will_s <= UNNOTICED * alone_s and not any(_loses(c, alone_s, will_s, now) for c in batch):
+        if will_s <= UNNOTICED * alone_s and not any(
+            _loses(c, c.latest, alone_s, will_s, now) for c in batch
+        ):
             joined.append(guest.key)
             rows = grown
     return joined
 
 
-def _loses(candidate: Candidate, was_s: float, will_s: float, now: float) -> bool:
-    """Whether a candidate keeps what was promised at `was_s` seconds a step, and not at `will_s`."""
-    left = candidate.latest - now - (candidate.remaining_s - candidate.evaluations * candidate.unit_s)
+def _loses(candidate: Candidate, until: float, was_s: float, will_s: float, now: float) -> bool:
+    """Whether a candidate is done by `until` at `was_s` seconds a step, and not at `will_s`."""
+    left = until - now - (candidate.remaining_s - candidate.evaluations * candidate.unit_s)
     return candidate.evaluations * was_s <= left < candidate.evaluations * will_s

@@ -169,11 +169,22 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
     pixels = execute.width * execute.height
     step_s = step_seconds(costs, pixels, rows)
     decode_s = decode_seconds(costs, pixels)
-    latest, gives_way = execute.latest or math.inf, execute.is_best_effort
+    latest, told, gives_way = execute.latest or math.inf, execute.told or math.inf, execute.is_best_effort
+    wanted_until = min(latest, execute.deadline)
     if job.conditioning is None:
         all_s = costs.encode_s + len(job.paintings) * (evaluations * step_s + decode_s)
         first = Candidate(
-            key, "encode", group, rows, due, all_s, costs.encode_s, 0, latest, is_best_effort=gives_way
+            key,
+            "encode",
+            group,
+            rows,
+            due,
+            all_s,
+            costs.encode_s,
+            latest=latest,
+            told=told,
+            wanted_until=wanted_until,
+            is_best_effort=gives_way,
         )
         return [first]
     found = []
@@ -191,6 +202,8 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
             step_s if left else decode_s,
             left,
             latest,
+            told,
+            wanted_until,
             painting.is_running,
             gives_way,
         )

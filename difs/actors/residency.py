@@ -19,6 +19,7 @@ from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident
 from difs.actors import generic, loading, painters, pinning, warmup
 from difs.actors.delivery import Easel
 from difs.actors.engine import Engine
+from difs.actors.judging import Judge
 from difs.actors.loader import Loader
 from difs.actors.loading import LoadCancelled, PartStore
 from difs.actors.measuring import Measuring
@@ -102,6 +103,7 @@ class Residency(Engine):
         self._parts = PartStore()
         self._prompts = PromptCache(settings.prompt_cache)
         self._loader = Loader(wake, self._use_device)
+        self._judge = Judge(library)
         self._use_device()
         self._stopwatch = Stopwatch(self._device, clock)
         self._segment = easel.segment() if kind == "cuda" else None
@@ -119,6 +121,7 @@ class Residency(Engine):
         for loadee in self._loadees.values():
             loadee.cancelled.set()
         self._loader.close()
+        self._judge.close()
         if self._segment is not None:
             pinning.unpin(self._segment)
             self._segment = None

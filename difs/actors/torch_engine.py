@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from difs.actor_messages import Execute
-from difs.actors import generic, judging
+from difs.actors import generic
 from difs.actors.jobs import Job, Painting
 from difs.actors.residency import Residency
 from difs.messages import Preview
@@ -103,7 +103,7 @@ class TorchEngine(Residency):
 
     def judge(self, painting: Painting, canvas: NDArray[np.uint8]) -> float | None:
         """See Engine.judge."""
-        verdict = judging.judge(self._library, painting.job.execute, canvas)
+        verdict = self._judge.judge(painting.job.execute, canvas)
         if isinstance(verdict, str):
             painting.job.note(verdict)
             return None

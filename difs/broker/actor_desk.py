@@ -86,7 +86,7 @@ def _pulse(books: Books, route: bytes, message: Pulse, now: float) -> None:
             actor.read(message.reading, books.scaling.options.headroom_bytes if books.scaling else 0)
             scaling.has_read(books, actor, now)
             if message.progress != actor.progress:
-                actor.progress, actor.progressed_at = message.progress, now
+                actor.progress, actor.moved_at = message.progress, now
 
 
 def _retiring(books: Books, route: bytes, message: Retiring, now: float) -> None:
@@ -110,8 +110,8 @@ def watch(books: Books, now: float) -> None:
     for actor in list(books.actors.values()):
         if now >= _silent_at(books, actor):
             _lose(books, actor, f"no heartbeat for {now - actor.last_heard:.1f} s", now, "silent")
-        elif actor.attempts and now - actor.progressed_at > _patience(books, actor):
-            _lose(books, actor, f"no step for {now - actor.progressed_at:.1f} s", now, "stalled")
+        elif actor.attempts and actor.still_s(now) > _patience(books, actor):
+            _lose(books, actor, f"no step for {actor.still_s(now):.1f} s", now, "stalled")
         else:
             books.effects.append(TellActor(actor.route, Welcome(books.epoch)))
 

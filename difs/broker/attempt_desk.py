@@ -7,7 +7,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from difs import profiles
-from difs.actor_messages import Costs, Ended, Finished, Stepped
+from difs.actor_messages import Costs, Counted, Ended, Finished, Stepped
 from difs.broker import admission, dispatch, planning
 from difs.broker.books import Books
 from difs.broker.effects import Payload, TellClient
@@ -43,10 +43,10 @@ def _stepped(books: Books, route: bytes, message: Stepped, now: float) -> None:
     attempt = _attempt(books, route, message.attempt)
     if attempt is None:
         return
-    attempt.actor.last_heard = attempt.actor.progressed_at = now
+    attempt.actor.has_told(now, counts=True)
     if attempt.state is not AttemptState.RUNNING:
         return
-    books.credit(attempt, message.calls)
+    books.credit(attempt)
     attempt.stepped_at = now
     request = attempt.request
     asked = request.message.delivery
@@ -57,11 +57,23 @@ def _stepped(books: Books, route: bytes, message: Stepped, now: float) -> None:
         books.effects.append(TellClient(request.client.route, progress))
 
 
+def _counted(books: Books, route: bytes, message: Counted, now: float) -> None:
+    actor = books.actors.get(route)
+    if actor is None:
+        return
+    actor.has_told(now, counts=True)
+    for number, calls in message.calls:
+        attempt = _attempt(books, route, number)
+        if attempt is not None and attempt.state is AttemptState.RUNNING:
+            books.credit(attempt, calls)
+            attempt.stepped_at = now
+
+
 def _finished(books: Books, route: bytes, message: Finished, now: float) -> None:
     attempt = _attempt(books, route, message.attempt)
     if attempt is None:
         return
-    attempt.actor.last_heard = attempt.actor.progressed_at = now
+    attempt.actor.has_told(now)
     request = attempt.request
     wanted = attempt.state is AttemptState.RUNNING
     _learn(attempt.actor, attempt.plan.variant, message.costs)
@@ -151,7 +163,7 @@ def _note_lateness(attempt: Attempt, now: float) -> None:
     request, plan = attempt.request, attempt.plan
     if request.foreseen_s > 0 and request.attempts == 1:
         calls = evaluations(plan.sampler, plan.steps)
-        attempt.actor.lateness.saw(calls, (now - request.arrived_at) / request.foreseen_s)
+        attempt.actor.lateness.saw(calls, (now - request.planned_at) / request.foreseen_s)
 
 
 def _matches(attempt: Attempt, message: Finished) -> bool:
@@ -205,7 +217,7 @@ def _ended(books: Books, route: bytes, message: Ended, now: float) -> None:
     attempt = _attempt(books, route, message.attempt)
     if attempt is None:
         return
-    attempt.actor.last_heard = attempt.actor.progressed_at = now
+    attempt.actor.has_told(now)
     wanted = attempt.state is AttemptState.RUNNING
     books.free_slots(attempt)
     books.end(attempt, Cause.ENDED)
@@ -222,6 +234,7 @@ def _ended(books: Books, route: bytes, message: Ended, now: float) -> None:
 
 HANDLERS: dict[type, Callable[[Books, bytes, Any, float], None]] = {
     Stepped: _stepped,
+    Counted: _counted,
     Finished: _finished,
     Ended: _ended,
 }

@@ -1,5 +1,6 @@
 """From the queue to the actors and back: dispatch, losses, and the ends of requests."""
 
+import math
 from enum import Enum
 from itertools import takewhile
 from operator import attrgetter
@@ -110,12 +111,17 @@ def _let_pass(books: Books, actor: Actor, now: float) -> None:
     if not hasty or actor.suspects:
         return
     idle = [a for a in actor.attempts.values() if a.state is AttemptState.RUNNING and not a.calls]
-    idle.sort(key=lambda a: a.request.turn, reverse=True)
+    idle.sort(key=lambda a: _line_of(a.request), reverse=True)
     for request, attempt in zip(hasty[actor.aborting :], idle, strict=False):
-        if attempt.request.turn <= request.turn:
+        if _line_of(attempt.request) <= _line_of(request):
             return
         books.counts["let_pass"] += 1
         _take_back(books, actor, attempt, now, "it had not begun, and lets pass what has less time")
+
+
+def _line_of(request: Request) -> tuple[int, float]:
+    """Return where a request stands in the queue: its class, and its turn there."""
+    return request.rank[0], request.turn
 
 
 def _take_back(books: Books, actor: Actor, attempt: Attempt, now: float, why: str) -> None:
@@ -260,6 +266,7 @@ def _execute(attempt: Attempt) -> Execute:
     request, plan = attempt.request, attempt.plan
     message = request.message
     due, latest = _due(request, plan)
+    kept_until = request.kept_until
     return Execute(
         attempt=attempt.number,
         request_id=message.request_id,
@@ -279,6 +286,7 @@ def _execute(attempt: Attempt) -> Execute:
         adapters=message.overrides.adapters,
         due=due,
         latest=latest,
+        told=kept_until if kept_until < math.inf else 0.0,
         is_alone=request.is_alone,
         floor_steps=0 if request.is_alone else plan.floor_steps or 0,
         is_judged=request.is_judged,

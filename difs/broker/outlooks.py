@@ -125,7 +125,12 @@ def _task(request: Request, plan: Plan, costs: Costs) -> Task:
             task = task._replace(group=(plan.variant, request.message.request_id))
         _, bears, lost, _ = _bounds(request, plan)
         task = task._replace(
-            due=request.due, latest=request.latest or math.inf, bears_until=bears, lost_until=lost
+            due=request.due,
+            latest=request.latest or math.inf,
+            told=request.kept_until,
+            wanted_until=request.latest or request.deadline,
+            bears_until=bears,
+            lost_until=lost,
         )
         request.task = costs, plan, task
     return request.task[2]
@@ -149,8 +154,7 @@ def _found(request: Request, plan: Plan) -> Bounds:
     if told == "promised":
         assert request.latest is not None
         return Bounds(due, request.latest, request.deadline)
-    told_at = request.arrived_at + plan.prediction.total_s
-    return Bounds(due, told_at, told_at)
+    return Bounds(due, request.told_at, request.told_at)
 
 
 def _in_order(actor: Actor) -> Iterator[Seen]:
@@ -170,6 +174,6 @@ def _under_way(task: Task, attempt: Attempt) -> Task:
     return task._replace(
         calls=max(0, task.calls - attempt.calls // attempt.request.message.n),
         encode_s=0.0 if has_begun else task.encode_s,
-        is_running=attempt.calls > 0 and attempt.stepped_at >= told_at,
+        is_running=attempt.calls > 0 and attempt.stepped_at >= attempt.actor.counted_at,
         since=attempt.started_at,
     )

@@ -210,6 +210,7 @@ def place(books: Books, request: Request, decision: Decision, now: float) -> Non
         request.work_s = profiles.shared_seconds(work, costs, others)
         request.step_s = profiles.shared_step_seconds(work, costs, others)
         request.work, request.task, request.bounds = work, None, None
+        request.planned_at = now
         _foresee(request, actor, decision, now)
         _go_ahead(request, actor, decision, now)
         actor.activity[plan.variant] = actor.activity.get(plan.variant, Activity()).wanted(now)

@@ -24,6 +24,8 @@ from difs.policy.states import State
 from difs.profiles import Work
 
 NO_OUTLOOK: tuple[float, Outlook | None] = (0.0, None)
+LEEWAY = 0.1
+"""By so much of what it was told a request may be late for the sake of those that share its calls."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +67,8 @@ class Request:
     """What it bears that others go before it, under which plan; see `difs.broker.outlooks`."""
     turn: float = 0.0
     """When it would be done if all that was on its device before it were done first: its place there."""
+    planned_at: float = 0.0
+    """When its plan was made: what that predicts counts from there."""
     foreseen_s: float = 0.0
     """Seconds until its end, by the schedule of its device alone; 0: not foreseen."""
     order: float | None = None
@@ -128,6 +132,18 @@ class Request:
             return "promised"
         foretold, wanted_s = plan.prediction, self.message.requirements.latency_s or 0.0
         return "late" if foretold.total_s - foretold.queue_s <= wanted_s else "foretold"
+
+    @property
+    def told_at(self) -> float:
+        """Return when it was told to be done; inf while it has no plan."""
+        return math.inf if self.plan is None else self.planned_at + self.plan.prediction.total_s
+
+    @property
+    def kept_until(self) -> float:
+        """Return until when what it was told is kept, where others can wait; inf: it was told nothing."""
+        if self.is_best_effort or self.plan is None:
+            return math.inf
+        return self.told_at + LEEWAY * self.plan.prediction.total_s
 
     @property
     def due(self) -> float:
@@ -218,6 +234,11 @@ class Actor:
     credits: int
     last_heard: float
     progressed_at: float
+    """When it last told what it has done: what is under way has begun then;"""
+    counted_at: float = 0.0
+    """when that was a step;"""
+    moved_at: float = 0.0
+    """and when its heartbeat last told that it does something."""
     residents: dict[str, Resident] = field(default_factory=dict)
     parked: dict[str, Resident] = field(default_factory=dict)
     """What it keeps in host memory, as it would be when it returns."""
@@ -319,6 +340,16 @@ class Actor:
     def free_credits(self) -> int:
         """Return how many more attempts it may be sent."""
         return self.credits - len(self.attempts)
+
+    def has_told(self, now: float, *, counts: bool = False) -> None:
+        """Note that it has told all that it has done, steps (`counts`) or anything else."""
+        self.last_heard = self.progressed_at = now
+        if counts:
+            self.counted_at = now
+
+    def still_s(self, now: float) -> float:
+        """Return the seconds since anything was seen of it but a heartbeat that says nothing new."""
+        return now - max(self.progressed_at, self.moved_at)
 
     @property
     def takes_more(self) -> bool:

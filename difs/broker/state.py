@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from difs import config
-from difs.actor_messages import Pulse, Stepped
+from difs.actor_messages import Counted, Pulse, Stepped
 from difs.broker import actor_desk, client_desk, dispatch, fleet_desk, loads, repository_desk, scaling
 from difs.broker.audit import check
 from difs.broker.books import Books, Segment
@@ -74,7 +74,9 @@ class BrokerState:
             client_desk.serve(books, event.route, event.message, now, event.peer)
         elif isinstance(event, ActorSaid):
             actor_desk.serve(books, event.route, event.message, now)
-            if isinstance(event.message, (Stepped, Pulse)):  # most events: nothing waits for them
+            if isinstance(
+                event.message, (Stepped, Counted, Pulse)
+            ):  # most events: nothing waits for them
                 return books.effects
             self._silence = min(self._silence, now + books.rules.actor_silence)  # it may be a new one
         elif isinstance(event, ClientLost):

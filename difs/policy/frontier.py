@@ -97,14 +97,14 @@ def enumerate_points(view: View, infos: Sequence[VariantInfo], request: Generate
 
 def ahead_of(known: Iterable[Point], request: Generate) -> list[Point]:
     """Return the points that are had sooner by going before what can wait, with the seconds of that."""
-    found, latency_s = [], request.requirements.latency_s or math.inf
+    found, within_s = [], points.wanted_within(request)
     for point in known:
         resident = point.device.residents.get(point.info.name)
         if resident is None:
             continue
         work = points.work_of(point.info, request, point.steps, point.guidance)
         own_s = profiles.predict(work, resident.costs).total_s
-        waits_s = points.ahead_wait_s(point.device, point.info.name, own_s, latency_s)
+        waits_s = points.ahead_wait_s(point.device, point.info.name, own_s, within_s)
         if waits_s is None:
             continue
         total_s = waits_s + own_s
@@ -130,7 +130,8 @@ def _total_s(way: Way, info: VariantInfo, request: Generate, dial: Dial) -> floa
     if device.outlook is None or info.name not in device.residents:
         return fixed_s + dial.calls * call_s
     work = points.work_of(info, request, dial.steps, dial.guidance)
-    waits_s, _ = points.wait_s(device, device.residents[info.name], work)
+    within_s = points.wanted_within(request)
+    waits_s, _ = points.wait_s(device, device.residents[info.name], work, within_s)
     return fixed_s - device.backlog_s + waits_s + dial.calls * call_s
 
 

@@ -147,16 +147,15 @@ def point(
     sampler = sampler_of(info, request)
     steps, notes = _steps_of(sampler, pins.steps or wanted_steps(info, needs.wanted_quality))
     work = work_of(info, request, steps, guidance)
-    predicted = predict(
-        device, info.name, work, known, goes_ahead=goes_ahead, latency_s=needs.latency_s or math.inf
-    )
+    within_s = wanted_within(request)
+    predicted = predict(device, info.name, work, known, goes_ahead=goes_ahead, within_s=within_s)
     if needs.latency_s is not None and predicted.total_s > needs.latency_s and pins.steps is None:
         fitting = _steps_within(predicted.total_s - needs.latency_s, predicted.steps_s, steps)
         fewer = max(min(steps, info.steps_min), fitting)
         if fewer < steps:
             notes += (f"{fewer} steps instead of {steps} to keep latency_s {needs.latency_s:g}",)
             work = replace(work, steps=fewer)
-            predicted = predict(device, info.name, work, known)
+            predicted = predict(device, info.name, work, known, within_s=within_s)
     keeps = None if needs.latency_s is None else predicted.total_s <= needs.latency_s
     if keeps is False and device.outlook is not None:  # who can be in time goes first
         waits_s = device.outlook.ends - device.outlook.firm
@@ -202,18 +201,18 @@ def predict(
     known: Resident | None = None,
     *,
     goes_ahead: bool = False,
-    latency_s: float = math.inf,
+    within_s: float = math.inf,
 ) -> Prediction:
     """Return the prediction of `work` with `variant` on `device`, behind what is assigned to it.
 
     `known`: what the variant is taken to be there; None: what is known of it. `goes_ahead`: see `point`;
-    `latency_s`: within which it is wanted then.
+    `within_s`: see `wanted_within`.
     """
     known = known or device.known(variant)
     ahead_s = None
     if goes_ahead and known is not None:
-        ahead_s = ahead_wait_s(device, variant, profiles.predict(work, known.costs).total_s, latency_s)
-    waits_s, later_s = wait_s(device, known, work) if ahead_s is None else (ahead_s, 0.0)
+        ahead_s = ahead_wait_s(device, variant, profiles.predict(work, known.costs).total_s, within_s)
+    waits_s, later_s = wait_s(device, known, work, within_s) if ahead_s is None else (ahead_s, 0.0)
     return profiles.predict(
         work,
         known.costs if known else None,
@@ -223,10 +222,14 @@ def predict(
     )
 
 
-def wait_s(device: DeviceView, known: Resident | None, work: Work) -> tuple[float, float]:
+def wait_s(
+    device: DeviceView, known: Resident | None, work: Work, within_s: float = math.inf
+) -> tuple[float, float]:
     """Return the seconds by which others make `work` later on a device than it would be alone.
 
-    The second number is the part of them that stands for those who come later.
+    The second number is the part of them that stands for those who come later. What is not
+    easily done in the `within_s` in which it is wanted shares calls even if others are later by that than
+    they were told.
     """
     if known is None or device.outlook is None or known.variant not in device.residents:
         return device.backlog_s, 0.0
@@ -236,19 +239,27 @@ def wait_s(device: DeviceView, known: Resident | None, work: Work) -> tuple[floa
     alone_s = task.encode_s + task.calls * task.call_s + task.decode_s
     pace = foresight.pace_of(known.costs, work.pixels)
     foreseen_s = device.outlook.done_in_s(task, pace, device.now)
-    stretched_s = lateness.factor(device.lateness, task.calls) * foreseen_s
+    stretch = lateness.factor(device.lateness, task.calls)
+    if foresight.PRESSED * stretch * foreseen_s > within_s:
+        foreseen_s = device.outlook.done_in_s(task, pace, device.now, is_pressed=True)
+    stretched_s = stretch * foreseen_s
     waits_s = max(0.0, stretched_s - alone_s)
     return waits_s, waits_s - max(0.0, foreseen_s - alone_s)
 
 
-def ahead_wait_s(device: DeviceView, variant: str, seconds: float, latency_s: float) -> float | None:
+def wanted_within(request: Generate) -> float:
+    """Return the seconds in which a request is to be done: done later it is late, or of no use."""
+    return request.requirements.latency_s or request.timeout_s
+
+
+def ahead_wait_s(device: DeviceView, variant: str, seconds: float, within_s: float) -> float | None:
     """Return the seconds until a variant's work of `seconds` could have a turn before others.
 
-    It is wanted within `latency_s`. None: nobody can wait for it.
+    It is wanted within `within_s`. None: nobody can wait for it.
     """
     if device.outlook is None or variant not in device.residents:
         return None
-    turn = device.outlook.turn_before(seconds, device.now, device.now + latency_s)
+    turn = device.outlook.turn_before(seconds, device.now, device.now + within_s)
     return turn.in_s if turn is not None else None
 
 

@@ -344,12 +344,17 @@ class Ledger:
         return any(e.device == device and e.variant == variant for e in self.open.values())
 
     def _check_recalled(self) -> None:
-        """What was told to stop and has not ended begins anew: best effort that gave its place."""
+        """What was told to stop and has not ended begins anew: it gave its place.
+
+        Best effort to anybody; what had not begun to whom a latency was promised.
+        """
         for entry in self.open.values():
             if entry.running is not None and not entry.running.is_wanted:
-                assert entry.message.requirements.best_effort, "stopped, and neither ended nor yielding"
-                urgent = [e for e in self.open.values() if e.device == entry.device and e.urgency < 1]
-                assert any(e.running is None for e in urgent), "gave its place to nobody"
+                here = [e for e in self.open.values() if e.device == entry.device and e.running is None]
+                if not entry.message.requirements.best_effort:
+                    assert not entry.running.steps, "stopped on its way, and neither ended nor yielding"
+                    here = [e for e in here if e.message.requirements.latency_s is not None]
+                assert any(e.urgency < 1 for e in here), "gave its place to nobody"
                 entry.running.recalled, entry.running = entry, None
 
     def _check_loads(self) -> None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from difs.actor_messages import Costs, RowCost
 from difs.actors.batching import UNNOTICED, Candidate, Pace, Phase, Turn, choose
-from difs.foresight import STICKINESS
+from difs.foresight import PRESSED, STICKINESS
 
 # a call costs 0.1 s and 0.05 s a row up to 16 rows; beyond, rows gain nothing
 TABLE = (*tuple(RowCost(rows, 0.1 + 0.05 * rows) for rows in (1, 2, 4, 8, 16)), RowCost(32, 1.8))
@@ -111,6 +111,23 @@ def test_a_batch_grows_no_further_than_promises_are_kept() -> None:
 def test_a_promise_that_is_lost_already_holds_nobody_up() -> None:
     late = step(0, due=1.0, latest=1.0)
     assert pick(late, step(1), step(2)) == Turn("step", (0, 1, 2))
+
+
+def test_what_was_told_is_kept_from_those_that_can_wait() -> None:
+    told = step(0, told=2.2)
+    assert pick(told, step(1)) == Turn("step", (0,))
+    assert pick(told._replace(told=3.2), step(1)) == Turn("step", (0, 1))
+    assert pick(told._replace(told=2.0), step(1)) == Turn("step", (0, 1)), "it is missed anyhow"
+
+
+def test_whom_time_presses_shares_calls_though_others_are_later_than_they_were_told() -> None:
+    told, both_s = step(0, told=2.2), 2 * (10 * STEP_S + DECODE_S)
+    pressed = step(1, wanted_until=PRESSED * both_s - 0.1)
+    assert pick(told, pressed) == Turn("step", (0, 1))
+    assert pick(told, pressed._replace(wanted_until=PRESSED * both_s + 0.1)) == Turn("step", (0,))
+    assert pick(told._replace(latest=2.2), pressed) == Turn("step", (0,)), (
+        "a promise is kept all the same"
+    )
 
 
 def test_a_due_that_nobody_was_promised_holds_nobody_up() -> None:
@@ -243,6 +260,8 @@ candidates = st.lists(
         left=st.integers(1, 150),
         group=st.sampled_from(["a", "b", "c"]),
         latest=st.just(math.inf) | st.floats(-50, 50),
+        told=st.just(math.inf) | st.floats(-50, 50),
+        wanted_until=st.just(math.inf) | st.floats(-50, 50),
         is_running=st.booleans(),
         is_best_effort=st.booleans(),
         rows=st.sampled_from([1, 2]),

@@ -57,6 +57,21 @@ def test_nobody_joins_who_would_break_a_promise() -> None:
     assert math.isclose(found.done_in_s(task("a", calls=1), PACE, 0.0), 0.01 + 0.45 + 0.1 + 0.05)
 
 
+def test_who_can_wait_does_not_break_what_another_was_told_and_who_cannot_does() -> None:
+    newcomer = task("a", calls=1)
+    found = ahead(task("a", calls=4, encode_s=0.0, told=0.46))  # 0.45 alone, 0.53 shared
+    assert math.isclose(found.done_in_s(newcomer, PACE, 0.0), 0.01 + 0.45 + 0.1 + 0.05)
+    assert math.isclose(found.done_in_s(newcomer, PACE, 0.0, is_pressed=True), 0.01 + 0.12 + 0.05)
+    firm = ahead(task("a", calls=4, encode_s=0.0, told=0.46, latest=0.46))
+    assert math.isclose(firm.done_in_s(newcomer, PACE, 0.0, is_pressed=True), 0.01 + 0.45 + 0.1 + 0.05)
+
+
+def test_what_is_run_ahead_keeps_what_was_told_as_the_engine_does() -> None:
+    told, other = task("a", encode_s=0.0, told=0.46, due=1.0), task("a", encode_s=0.0)
+    assert [s.rows for s in ahead(told, other).stretches] == [1, 1]
+    assert [s.rows for s in ahead(told, other._replace(wanted_until=5.0)).stretches] == [2]
+
+
 def test_a_full_call_is_not_joined() -> None:
     found = ahead(*[task("a", encode_s=0.0) for _ in range(4)])
     assert len(found.stretches) == 1
@@ -91,6 +106,8 @@ TASKS = st.lists(
         calls=st.integers(0, 20),
         due=st.floats(0, 5),
         latest=st.one_of(st.just(math.inf), st.floats(0, 5)),
+        told=st.one_of(st.just(math.inf), st.floats(0, 5)),
+        wanted_until=st.one_of(st.just(math.inf), st.floats(0, 50)),
         is_running=st.booleans(),
     ),
     max_size=8,

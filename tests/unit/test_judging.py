@@ -1,6 +1,7 @@
 """difs.actors.judging: what a picture of the embedded family is worth, and when nobody can tell."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from difs import repository
-from difs.actors.judging import judge
+from difs.actors.judging import Judge
 from difs.messages import Adapter
 from difs.repository import Repository
-from difs.scorer import Scorer
+from difs.scorer import REFERENCES, Scorer
 from tests import builders
 
 BASE = "emoji-base"
@@ -28,13 +29,22 @@ def scorer() -> Scorer:
     return Scorer.load(house().variant(BASE).folder)
 
 
+@cache
+def judge() -> Judge:
+    """Return one that has read its drawings."""
+    found = Judge(house())
+    found.judge(builders.execute(variant=BASE, prompt="red apple"), drawing())
+    found.close()
+    return found
+
+
 def drawing(name: str = "red-apple", side: int = 64) -> NDArray[np.uint8]:
     return scorer().reference(name, side)
 
 
 def verdict(prompt: str = "red apple", picture: Any = None, **changes: Any) -> float | str:
     order = builders.execute(variant=BASE, prompt=prompt, **changes)
-    return judge(house(), order, drawing() if picture is None else picture)
+    return judge().judge(order, drawing() if picture is None else picture)
 
 
 def test_the_drawing_itself_is_worth_1_and_another_nothing() -> None:
@@ -74,10 +84,30 @@ def test_other_checkpoints_cannot_be_judged() -> None:
     found = house().variant(BASE)
     stranger = replace(found, manifest=replace(found.manifest, captions=None), captions=())
     order = builders.execute(variant=BASE, prompt="red apple")
-    said = judge(Repository({BASE: stranger}), order, drawing())
+    said = Judge(Repository({BASE: stranger})).judge(order, drawing())
     assert said == f"not judged: {BASE} has no reference drawings"
 
 
 def test_a_scorer_that_fails_costs_nobody_the_picture(caplog: pytest.LogCaptureFixture) -> None:
     assert verdict(picture=np.zeros((3,), np.uint8)) == "not judged: the scorer failed"
     assert "the scorer failed" in caplog.text
+
+
+def test_nobody_waits_until_the_drawings_are_read() -> None:
+    fresh, order = Judge(house()), builders.execute(variant=BASE, prompt="red apple")
+    assert fresh.judge(order, drawing()) == "not judged: the reference drawings are not read yet"
+    fresh.close()
+    assert fresh.judge(order, drawing()) == pytest.approx(1.0)
+
+
+def test_drawings_that_cannot_be_read_are_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / REFERENCES).write_bytes(b"no picture")
+    broken = replace(house().variant(BASE), folder=tmp_path)
+    it, order = Judge(Repository({BASE: broken})), builders.execute(variant=BASE, prompt="red apple")
+    it.judge(order, drawing())
+    it.close()
+    assert it.judge(order, drawing()) == "not judged: the reference drawings cannot be read"
+    assert it.judge(order, drawing()) == "not judged: the reference drawings cannot be read"
+    assert caplog.text.count("the drawings cannot be read") == 1

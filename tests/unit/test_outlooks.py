@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from difs.actor_messages import Costs, Execute, RowCost
+from difs.actor_messages import Costs, Counted, Execute, Leaving, Pulse, RowCost
 from difs.broker import outlooks
-from difs.broker.records import NO_OUTLOOK
+from difs.broker.records import LEEWAY, NO_OUTLOOK
 from difs.foresight import MOST
 from difs.messages import Accepted, Explain, Explanation
 from difs.places import CROWDED
 from difs.policy.lateness import ENOUGH
-from tests.builders import House, finished, generate, only, resident, served, stepped, told
+from tests.builders import House, finished, generate, only, reading, resident, served, stepped, told
 
 SHARING = Costs(64 * 64, 0.01, (RowCost(1, 0.01), RowCost(2, 0.012), RowCost(4, 0.016)), 0.02, 1.0)
 
@@ -33,7 +33,50 @@ def test_who_rides_along_is_not_told_to_wait_for_all_others() -> None:
     house = sharing()
     alone_s = predicted_s(house, "a")
     assert alone_s == pytest.approx(0.01 + 20 * 0.01 + 0.02)
-    assert alone_s < predicted_s(house, "b") < 1.5 * alone_s, "their calls are shared"
+    assert alone_s < predicted_s(house, "b", latency_s=1.0) < 1.5 * alone_s, "their calls are shared"
+
+
+def test_who_can_wait_is_not_told_that_another_is_later_for_it() -> None:
+    house = sharing()
+    alone_s = predicted_s(house, "a")
+    assert predicted_s(house, "b") == pytest.approx(2 * alone_s)
+
+
+def test_an_actor_is_told_what_its_request_was_told_and_some_leeway() -> None:
+    house = sharing()
+    effects = house.ask("a", guidance_scale=1.0)
+    plan = only(effects, Accepted).plan
+    assert plan is not None
+    told_at = house.now + (1 + LEEWAY) * plan.prediction.total_s
+    assert only(effects, Execute).told == pytest.approx(told_at)
+    assert only(house.ask("b", guidance_scale=1.0, best_effort=True), Execute).told == 0.0
+
+
+def test_what_is_planned_anew_is_told_anew() -> None:
+    house = sharing()
+    house.ask("a", guidance_scale=1.0)
+    house.now += 5.0
+    house.tell(Leaving())
+    effects = house.join(route=b"new", incarnation="new")
+    plan = told(effects, Accepted)[-1].plan
+    assert plan is not None
+    told_at = house.now + (1 + LEEWAY) * plan.prediction.total_s
+    assert only(effects, Execute).told == pytest.approx(told_at)
+
+
+def test_steps_are_known_by_their_count_and_a_heartbeat_begins_nothing_anew() -> None:
+    house = sharing()
+    first = only(house.ask("a", guidance_scale=1.0), Execute)
+    begun = house.now
+    house.now = begun + 0.115
+    house.tell(Counted(((first.attempt, 10),)))
+    (actor,) = house.state.books.ready
+    ends = outlooks.of(actor, house.now).ends
+    assert ends == pytest.approx(house.now + 10 * 0.01 + 0.02)
+    house.now += 0.005
+    house.tell(Pulse(actor.incarnation, 77, reading()))
+    actor.outlook = NO_OUTLOOK
+    assert outlooks.of(actor, house.now).ends == pytest.approx(ends)
 
 
 def test_a_turn_is_after_all_that_was_here() -> None:

@@ -88,10 +88,9 @@ def test_overload_is_refused_early_and_goodput_does_not_collapse(times: float, c
     assert not shop.house.state.books.requests
 
 
-@pytest.mark.parametrize("clients", [1, 2, 8, 30])
 @pytest.mark.parametrize("times", [3.0, 10.0])
-def test_what_is_accepted_under_overload_does_not_expire(times: float, clients: int) -> None:
-    shops = [Shop(seed, clients) for seed in (1, 2, 3)]
+def test_what_is_accepted_under_overload_does_not_expire(times: float) -> None:
+    shops = [Shop(seed, clients) for clients in (1, 2, 8, 30) for seed in (1, 2, 3)]
     for shop in shops:
         shop.load(times, SECONDS)
     accepted = sum(shop.house.state.books.counts["accepted"] for shop in shops)

@@ -1,4 +1,4 @@
-"""difs.actors.reporting: steps that nobody watches go together, and none is lost from the count."""
+"""difs.actors.reporting: steps that nobody watches are counted together, and none is lost."""
 
 from functools import cache
 from itertools import pairwise
@@ -8,56 +8,74 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from difs.actor_messages import Ended, Execute, Stepped
+from difs.actor_messages import Counted, Ended, Execute, Stepped
 from difs.actors.reporting import REST_S, Reporter
+from difs.actors.units import Report
 from tests.builders import CLIENT, only, served
 
 
 @cache
-def order(**delivery: Any) -> Execute:
+def order(attempt: int = 1, **delivery: Any) -> Execute:
     """Return what an actor is sent for a request with this delivery."""
-    return only(served().ask("a", CLIENT, **delivery), Execute)
+    return replace(only(served().ask("a", CLIENT, **delivery), Execute), attempt=attempt)
+
+
+def reporter(*orders: Execute) -> Reporter:
+    found = Reporter()
+    for asked in orders:
+        found.begin(asked)
+    return found
+
+
+def step(asked: Execute, number: int) -> Stepped:
+    return Stepped(asked.attempt, 0, number, 50)
 
 
 def test_all_steps_that_a_client_watches_are_passed_on() -> None:
     for watched in (order(progress=True), order(preview_every=2)):
-        reporter = Reporter()
-        reporter.begin(watched, 0.0)
-        steps = [Stepped(watched.attempt, 0, step, 4) for step in range(1, 5)]
-        assert [reporter.pass_on(step, 0.0) for step in steps] == steps
+        steps: list[Report] = [step(watched, number) for number in range(1, 5)]
+        assert reporter(watched).pass_on(steps, 0.0) == steps
 
 
-@given(st.lists(st.floats(0.0, 2 * REST_S), max_size=40))
-def test_steps_that_nobody_watches_go_together_and_are_all_counted(gaps: list[float]) -> None:
-    asked = order()
-    reporter, now, passed = Reporter(), 0.0, []
-    reporter.begin(asked, now)
-    for step, gap in enumerate(gaps, 1):
+@given(st.lists(st.tuples(st.floats(0.0, 2 * REST_S), st.sets(st.integers(1, 3))), max_size=40))
+def test_steps_that_nobody_watches_are_counted_together_and_none_is_lost(
+    calls: list[tuple[float, set[int]]],
+) -> None:
+    it, now, told, done = reporter(*(order(n) for n in (1, 2, 3))), 1.0, [], dict.fromkeys((1, 2, 3), 0)
+    for gap, sharers in calls:
         now += gap
-        report = reporter.pass_on(Stepped(asked.attempt, 0, step, 50), now)
-        if isinstance(report, Stepped):
-            passed.append((now, report))
-    assert all(b[0] - a[0] >= REST_S for a, b in pairwise(passed))
-    if passed:
-        assert sum(report.calls for _, report in passed) == passed[-1][1].step
+        for number in sharers:
+            done[number] += 1
+        for report in it.pass_on([step(order(n), done[n]) for n in sharers], now):
+            assert isinstance(report, Counted)
+            told.append((now, dict(report.calls)))
+    assert all(b[0] - a[0] >= REST_S for a, b in pairwise(told))
+    rest = it.pass_on([Ended(9, "cancelled", "")], now)
+    if isinstance(rest[0], Counted):
+        told.append((now, dict(rest[0].calls)))
+    assert {n: sum(count.get(n, 0) for _, count in told) for n in done} == done
 
 
-def test_slow_steps_are_reported_one_by_one() -> None:
-    asked = order()
-    reporter = Reporter()
-    reporter.begin(asked, 0.0)
-    for step in range(1, 5):
-        report = Stepped(asked.attempt, 0, step, 4)
-        assert reporter.pass_on(report, 2 * step * REST_S) == report
+def test_slow_steps_are_told_one_by_one() -> None:
+    it = reporter(order())
+    for number in range(1, 5):
+        assert it.pass_on([step(order(), number)], 2 * number * REST_S) == [Counted(((1, 1),))]
 
 
-def test_ends_are_passed_on_at_once_and_what_was_held_back_goes_with_them() -> None:
-    asked = order()
-    reporter = Reporter()
-    reporter.begin(asked, 0.0)
-    assert reporter.pass_on(Stepped(asked.attempt, 0, 1, 4), 0.0) is None
-    end = Ended(asked.attempt, "cancelled", "")
-    assert reporter.pass_on(end, 0.0) == end
-    reporter.begin(asked, 1.0)
-    later = Stepped(asked.attempt, 0, 1, 4)
-    assert reporter.pass_on(later, 1.0 + REST_S) == replace(later, calls=1)
+def test_whatever_is_said_takes_the_count_of_all_others_along() -> None:
+    it = reporter(order(1), order(2), order(3, progress=True))
+    it.pass_on([step(order(1), 1)], 1.0)
+    assert it.pass_on([step(order(1), 2), step(order(2), 1)], 1.0) == []
+    end = Ended(1, "cancelled", "")
+    assert it.pass_on([end], 1.0) == [Counted(((2, 1),)), end]
+    watched = step(order(3), 1)
+    assert it.pass_on([step(order(2), 2), watched], 1.0) == [Counted(((2, 1),)), watched]
+
+
+def test_a_new_broker_hears_nothing_of_the_work_of_the_old_one() -> None:
+    it = reporter(order(1), order(2))
+    it.pass_on([step(order(1), 1)], 1.0)
+    it.pass_on([step(order(2), 1)], 1.0)
+    it.forget()
+    end = Ended(9, "cancelled", "")
+    assert it.pass_on([end], 2.0) == [end]

@@ -15,6 +15,7 @@ from difs.actor_messages import (
     Abort,
     ActorExited,
     CancelLoad,
+    Counted,
     DrainAll,
     Ended,
     Evicted,
@@ -648,6 +649,7 @@ FROM_ACTOR: list[FromActor] = [
     Pulse("cpu-0.first", 5, builders.reading()),
     Stepped(2**63 + 1, 0, 1, 20),
     Stepped(2**63 + 1, 7, 5, 20, Preview(1, 1, b"\xff\0\x80")),
+    Counted(((2**63 + 1, 4), (1, 1))),
     Finished(1, (Sealed(0, 12, 2**32 - 1),), 0.1, 0.2, 0.3, 0.4, "bitwise", ("note",)),
     Finished(
         *(1, (Sealed(0, 12, 0),), 0.1, 0.2, 0.3, 0.4, "same-noise"),
