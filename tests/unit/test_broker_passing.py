@@ -76,8 +76,8 @@ def test_who_comes_later_by_its_turn_takes_nothing_back() -> None:
 
 def test_a_higher_class_is_not_taken_back_for_a_promise_of_a_lower_one() -> None:
     house, (patient,) = busy(credits_=1, patient=1)
-    assert told(house.ask("hasty", steps=5, latency_s=0.7, **ALONE), Abort)
-    house.ask("first of all", steps=5, priority=1, **ALONE)
+    assert told(house.ask("hasty", steps=5, latency_s=0.3, **ALONE), Abort)
+    house.ask("first of all", steps=5, priority=9, **ALONE)
     effects = house.tell(ended(patient))
     assert executes(effects) == ["first of all"]
     assert not told(effects, Abort), "it would only be the next again"
