@@ -121,11 +121,18 @@ class Line(Generic[T]):
             return self.fair.pick(loaded)
         if first.kind in loaded or first.jumps >= JUMPS:
             return first.item
-        for other in islice(self._turns, 1, LOOKED_AT):
-            if other.kind in loaded:
-                may_jump = first.jumped_s + other.seconds <= JUMPED_S
-                return other.item if may_jump else first.item
-        return first.item
+        ahead = self._loaded_behind(loaded)
+        may_jump = ahead is not None and first.jumped_s + ahead.seconds <= JUMPED_S
+        return ahead.item if ahead is not None and may_jump else first.item
+
+    def _loaded_behind(self, loaded: Container[Hashable]) -> _Entry[T] | None:
+        """Return who may go ahead of the first turn: the next promise, or whom his share says."""
+        found = next((o for o in islice(self._turns, 1, LOOKED_AT) if o.kind in loaded), None)
+        if found is None or found.told == "promised":
+            return found
+        item = self.fair.pick(loaded)
+        entry = self._entries[item] if item is not None else found
+        return entry if entry.kind in loaded else None
 
     def position(self, item: T) -> int:
         """Return how many are served until `item` is, itself included, if none goes ahead and none comes.

@@ -101,6 +101,14 @@ def test_a_promise_that_must_be_loaded_lets_others_pass_but_only_so_often() -> N
     assert [serve(line) for _ in range(JUMPS + 1)] == [*(f"hot{i}" for i in range(JUMPS)), "cold"]
 
 
+def test_whoever_passes_a_promise_that_must_be_loaded_goes_by_shares_as_well() -> None:
+    line: Line[str] = Line()
+    put(line, "cold", 1.0, "promised", flow="a", kind=COLD)
+    put(line, "later", 2.0, flow="b", order=(0.0, 9))
+    put(line, "sooner", 3.0, flow="b", order=(0.0, 4))
+    assert served(line) == ["sooner", "later", "cold"], "one client's are served as they came"
+
+
 @pytest.mark.parametrize("told", ["promised", "foretold"])
 def test_what_leaves_is_nowhere(told: Told) -> None:
     line: Line[str] = Line()
