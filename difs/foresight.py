@@ -167,6 +167,10 @@ class Outlook(Struct, frozen=True):
         behind = self.behind.then([(seconds, bounds)], now)
         return replace(self, behind=behind, opens=behind.firm if self.opens > -math.inf else self.opens)
 
+    def without_turns(self) -> "Outlook":
+        """Return the outlook of one that may go before nobody."""
+        return replace(self, places=(), behind=Behind(self.behind.ends, self.behind.firm))
+
     def turn_before(self, seconds: float, now: float, latest: float) -> Turn | None:
         """Return the turn before those that can wait longer, for a task of `seconds` wanted by `latest`.
 

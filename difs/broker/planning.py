@@ -11,7 +11,7 @@ from difs.broker import admission, demand, outlooks
 from difs.broker.books import Books
 from difs.broker.effects import Complain
 from difs.broker.records import Actor, Request
-from difs.messages import MAX_POINTS, Alternative, Error, Generate, Plan, VariantInfo
+from difs.messages import MAX_POINTS, Alternative, Error, Generate, Plan, Requirements, VariantInfo
 from difs.policy import states
 from difs.policy.activity import Activity
 from difs.policy.base import (
@@ -95,10 +95,10 @@ def view_of(books: Books, now: float) -> View:
 def _view(
     books: Books, message: Generate, now: float, variants: Variants, actors: Sequence[Actor]
 ) -> View:
-    is_best_effort = message.requirements.best_effort
+    needs = message.requirements
     return View(
         now=now,
-        devices=tuple([_device_view(a, now, is_best_effort=is_best_effort) for a in actors]),
+        devices=tuple([_device_view(actor, now, needs) for actor in actors]),
         variants=variants,
         decisions=books.decisions,
         adapters=books.adapters,
@@ -106,8 +106,11 @@ def _view(
     )
 
 
-def _device_view(actor: Actor, now: float, *, is_best_effort: bool) -> DeviceView:
+def _device_view(actor: Actor, now: float, needs: Requirements) -> DeviceView:
+    is_best_effort = needs.best_effort
     outlook = outlooks.believed(actor, now, is_best_effort=is_best_effort)
+    if outlook is not None and actor.queue.up_to(-needs.priority - 1):
+        outlook = outlook.without_turns()  # a higher class waits: nobody goes before that
     waits_s = actor.wait_s(is_best_effort=is_best_effort)
     if outlook is not None and outlook.firm < outlook.ends:  # who is late anyhow lets it go first
         waits_s = min(waits_s, max(0.0, outlook.firm - now))

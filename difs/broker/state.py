@@ -36,6 +36,10 @@ BEAT_S = 0.5
 """Seconds between heartbeats to clients, actors and the supervisor."""
 
 
+AWAITED_BY_NOBODY = (Stepped, Counted, Pulse)
+"""Most of what actors say: it makes nothing possible, and nothing needless."""
+
+
 class BrokerState:
     """The broker's heart."""
 
@@ -74,9 +78,7 @@ class BrokerState:
             client_desk.serve(books, event.route, event.message, now, event.peer)
         elif isinstance(event, ActorSaid):
             actor_desk.serve(books, event.route, event.message, now)
-            if isinstance(
-                event.message, (Stepped, Counted, Pulse)
-            ):  # most events: nothing waits for them
+            if isinstance(event.message, AWAITED_BY_NOBODY):
                 return books.effects
             self._silence = min(self._silence, now + books.rules.actor_silence)  # it may be a new one
         elif isinstance(event, ClientLost):

@@ -82,3 +82,14 @@ def test_a_higher_class_is_not_taken_back_for_a_promise_of_a_lower_one() -> None
     assert executes(effects) == ["first of all"]
     assert not told(effects, Abort), "it would only be the next again"
     assert executes(house.tell(finished(only(effects, Execute)))) == ["hasty"]
+
+
+def test_a_promise_does_not_rest_on_going_before_a_higher_class() -> None:
+    """What waits there could bear it, but it is served first all the same."""
+    for priority, is_kept in ((9, False), (5, True)):
+        house, _ = busy(credits_=1, patient=0)
+        for i in range(3):
+            house.ask(f"patient {i}", steps=50, latency_s=9.0, priority=priority, **ALONE)
+        (accepted,) = told(house.ask("hasty", steps=5, latency_s=0.9, **ALONE), Accepted)
+        assert accepted.plan is not None
+        assert accepted.plan.keeps_latency is is_kept
