@@ -140,8 +140,11 @@ class Request:
 
     @property
     def kept_until(self) -> float:
-        """Return until when what it was told is kept, where others can wait; inf: it was told nothing."""
-        if self.is_best_effort or self.plan is None:
+        """Return until when what it was told is kept for it, where others can wait; inf: it bears more.
+
+        Who stated a latency bears all that it leaves: there it is as well in time, and more share calls.
+        """
+        if self.is_best_effort or self.latest is not None or self.plan is None:
             return math.inf
         return self.told_at + LEEWAY * self.plan.prediction.total_s
 
