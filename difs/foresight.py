@@ -30,7 +30,8 @@ without it two images of equal laxity would take turns and both be late. The eng
 PRESSED = 8.0
 """Who wants to be done within so many times the seconds of all that is here cannot wait: it shares calls
 even if others are later for that than they were told. Found with `bench.single_gpu` and
-`bench.predictions`: with less promises are broken in bursts, with more less comes as foretold."""
+`bench.predictions` when whatever was told was kept so, to those that stated a latency, too: with less,
+promises were broken in bursts; with more, less came as foretold."""
 MOST = 16
 """Tasks whose order is run ahead, as many as a device is sent; behind them stands a sum of seconds."""
 
