@@ -11,8 +11,8 @@ from difs import catalogue, config, logs, processes
 from difs.autoscaler import registry as planners
 from difs.broker.books import Segment
 from difs.broker.loop import BrokerLoop
-from difs.broker.records import Scaling
 from difs.broker.remote import RemoteDoor
+from difs.broker.scaler import Scaling
 from difs.broker.state import BrokerState
 from difs.broker.watcher import Watcher
 from difs.clock import MonotonicClock

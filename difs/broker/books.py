@@ -22,7 +22,8 @@ from difs.broker.crowd import Crowd
 from difs.broker.effects import Effect
 from difs.broker.events import LOCAL, Peer
 from difs.broker.quarantine import Quarantine
-from difs.broker.records import NO_OUTLOOK, Account, Actor, Attempt, Client, Ended, Hold, Request, Scaling
+from difs.broker.records import NO_OUTLOOK, Account, Actor, Attempt, Client, Ended, Hold, Request
+from difs.broker.scaler import Scaling
 from difs.broker.states import (
     ACTOR_TABLE,
     ATTEMPT_TABLE,

@@ -10,7 +10,7 @@ from difs import captions, profiles
 from difs.broker import admission, demand, outlooks
 from difs.broker.books import Books
 from difs.broker.effects import Complain
-from difs.broker.records import Actor, Request
+from difs.broker.records import Actor, Request, class_of
 from difs.messages import MAX_POINTS, Alternative, Error, Generate, Plan, Requirements, VariantInfo
 from difs.policy import states
 from difs.policy.activity import Activity
@@ -109,7 +109,7 @@ def _view(
 def _device_view(actor: Actor, now: float, needs: Requirements) -> DeviceView:
     is_best_effort = needs.best_effort
     outlook = outlooks.believed(actor, now, is_best_effort=is_best_effort)
-    if outlook is not None and actor.queue.up_to(-needs.priority - 1):
+    if outlook is not None and actor.queue.up_to(class_of(needs) - 1):
         outlook = outlook.without_turns()  # a higher class waits: nobody goes before that
     waits_s = actor.wait_s(is_best_effort=is_best_effort)
     if outlook is not None and outlook.firm < outlook.ends:  # who is late anyhow lets it go first

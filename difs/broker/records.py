@@ -2,20 +2,16 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from difs import rooms
 from difs.actor_messages import Costs, Resident, Slot
-from difs.autoscaler.base import Action, Options, Planner, Site, Want
-from difs.autoscaler.forecast import Trace
 from difs.broker.events import LOCAL, Peer
 from difs.broker.line import Told
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.broker.states import ActorState, AttemptState, RequestState
 from difs.foresight import Outlook, Task
-from difs.messages import Generate, Happening, MemoryMode, Plan, Reading
+from difs.messages import Generate, Happening, MemoryMode, Plan, Reading, Requirements
 from difs.places import Bounds
 from difs.policy.activity import Activity
 from difs.policy.base import measured
@@ -26,6 +22,11 @@ from difs.profiles import Work
 NO_OUTLOOK: tuple[float, Outlook | None] = (0.0, None)
 LEEWAY = 0.1
 """By so much of what it was told a request may be late for the sake of those that share its calls."""
+
+
+def class_of(needs: Requirements) -> int:
+    """Return in which class of a queue a request waits, the first to be served least."""
+    return BEST_EFFORT if needs.best_effort else -needs.priority
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +108,7 @@ class Request:
         wanted_s = needs.latency_s
         self.latest = None if wanted_s is None else min(self.deadline, self.arrived_at + wanted_s)
         self.is_best_effort = needs.best_effort
-        self.rank = BEST_EFFORT if needs.best_effort else -needs.priority, self.seq
+        self.rank = class_of(needs), self.seq
 
     @property
     def flow(self) -> str | bytes | None:
@@ -453,27 +454,3 @@ class Ended:
         self.stories[name] = request.story
         if len(self.order) > self.limit:
             del self.stories[self.order.popleft()]
-
-
-DECISIONS_KEPT = 50
-
-
-class Decided(NamedTuple):
-    """An action that was taken."""
-
-    at: float
-    action: Action
-
-
-@dataclass(eq=False)
-class Scaling:
-    """The planner, what it is shown, and what it decided."""
-
-    planner: Planner
-    options: Options
-    next_at: float = float("-inf")
-    memory: object = None
-    traces: dict[Want, Trace] = field(default_factory=dict)
-    pressure: Mapping[str, int] = field(default_factory=dict)
-    decisions: deque[Decided] = field(default_factory=lambda: deque(maxlen=DECISIONS_KEPT))
-    pins: set[Site] = field(default_factory=set)

@@ -29,7 +29,8 @@ from difs.autoscaler.base import (
 from difs.broker import loads, planning
 from difs.broker.books import Books
 from difs.broker.effects import Complain, TellActor
-from difs.broker.records import NO_OUTLOOK, Actor, Decided, Scaling
+from difs.broker.records import NO_OUTLOOK, Actor
+from difs.broker.scaler import Decided, Scaling
 from difs.messages import Expected, MemoryMode, Scaled
 from difs.policy import states
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from difs import profiles
 from difs.broker import admission, planning
 from difs.broker.books import Books
-from difs.broker.records import Client, Request
+from difs.broker.records import Client, Request, class_of
 from difs.messages import Error, Generate
 from difs.policy.base import Admit, Decision, Reject
 
@@ -72,7 +72,7 @@ def refusal(
         predicted.total_s
         - allowed_s
         + books.by_device[decision.plan.device].queue.held_up_s(
-            -message.requirements.priority,
+            class_of(message.requirements),
             flow=client.payer,
             seconds=_seconds(books, message, decision),
             to_come={who: to_come * rate for who, rate in books.crowd.rates(now).items()},

@@ -27,7 +27,7 @@ from difs.broker.events import (
     KeysRevoked,
     RepositoryChanged,
 )
-from difs.broker.records import Scaling
+from difs.broker.scaler import Scaling
 from difs.errors import InternalError
 from difs.messages import AdapterInfo, Generate, Happening, VariantInfo
 from difs.policy.base import Policy

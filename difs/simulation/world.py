@@ -16,7 +16,7 @@ from difs.autoscaler import registry as planners
 from difs.broker.books import Segment
 from difs.broker.effects import Complain, Effect, TellActor, TellClient, TellSupervisor
 from difs.broker.events import ActorSaid, ClientSaid, Delivered, Event, Ticked
-from difs.broker.records import Scaling
+from difs.broker.scaler import Scaling
 from difs.broker.state import BrokerState
 from difs.errors import ConfigError
 from difs.messages import Accepted, Error, QualityKind, Result

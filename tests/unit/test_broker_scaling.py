@@ -22,9 +22,9 @@ from difs.autoscaler import registry
 from difs.autoscaler.base import DeviceView, Load, Options, Park, Plan, Planner, SetMode, View
 from difs.autoscaler.base import Evict as Drop
 from difs.autoscaler.plan import Utility
-from difs.broker import demand, records
+from difs.broker import demand
 from difs.broker.effects import Complain, Effect
-from difs.broker.records import Scaling
+from difs.broker.scaler import DECISIONS_KEPT, Scaling
 from difs.broker.state import BrokerState
 from difs.messages import (
     Cancel,
@@ -479,8 +479,8 @@ def test_only_so_many_decisions_are_remembered(script: Script) -> None:
     house = Scaled(script)
     scaler = house.state.books.scaling
     assert scaler is not None
-    for number in range(2 * records.DECISIONS_KEPT):
+    for number in range(2 * DECISIONS_KEPT):
         script.actions = (SetMode("cpu-0", "tiny", "tiled", f"{number}"),)
         house.wait(0.25)
         house.pulse()
-    assert len(scaler.decisions) == records.DECISIONS_KEPT
+    assert len(scaler.decisions) == DECISIONS_KEPT

@@ -16,7 +16,7 @@ from difs.autoscaler.base import Options
 from difs.autoscaler.registry import load as load_planner
 from difs.broker.books import Segment
 from difs.broker.events import LOCAL, ClientSaid
-from difs.broker.records import Scaling
+from difs.broker.scaler import Scaling
 from difs.broker.state import BrokerState
 from difs.client.core import GRACE_S
 from difs.messages import Cancel
