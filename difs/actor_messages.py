@@ -43,11 +43,13 @@ class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
     """Text for the image file's metadata; empty for none."""
     adapters: tuple[Adapter, ...] = ()
     due: float = 0.0
-    """When the images were predicted: the engine serves the least laxity first. 0.0: at the deadline."""
+    """When the images were predicted: the engine serves what is due first. 0.0: at the deadline."""
     latest: float = 0.0
     """When the client stated that it wants them: no batch grows so far that it is missed. 0.0: never."""
     told: float = 0.0
     """When it was told to be done, with some leeway: who can wait does not make it later. 0.0: never."""
+    is_in_haste: bool = False
+    """It cannot wait: it shares calls even if others are later for that than they were told."""
     is_alone: bool = False
     """Shares no call with others, so that every bit is that of a run alone."""
     floor_steps: int = 0

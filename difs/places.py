@@ -23,8 +23,6 @@ full, and others' are made between them. Found with `bench.single_gpu`: 1 keeps 
 class Place(NamedTuple):
     """A task as one sees it that would go before it."""
 
-    standing: float
-    """Its place in the order if it runs, the least first; it falls behind as it does, up to `due`."""
     due: float
     ends: float
     bears_s: float
@@ -45,11 +43,11 @@ class Bounds(NamedTuple):
     gives_way: bool = False
     """It is late anyhow, and whoever can be in time goes first until its turn."""
 
-    def place(self, standing: float, ends: float) -> Place:
+    def place(self, ends: float) -> Place:
         """Return how one sees it that would go before it, which is done at `ends`."""
         if ends <= self.bears_until:
-            return Place(standing, self.due, ends, self.bears_until - ends, self.bears_until)
-        return Place(standing, self.due, ends, self.lost_until - ends)
+            return Place(self.due, ends, self.bears_until - ends, self.bears_until)
+        return Place(self.due, ends, self.lost_until - ends)
 
 
 class Turn(NamedTuple):
@@ -109,12 +107,7 @@ class Behind(Struct, frozen=True):
 
 
 def among(places: Sequence[Place], seconds: float, latest: float) -> tuple[list[float], list[float]]:
-    """Return where those stand, of tasks that run by least laxity, before which one more may go.
-
-    And when those are done that go before it. It is served to its end before those that it passes: their
-    standing is no less than its due.
-    """
+    """Return when those are due before which one more may go, and when the others are done."""
     firm = [p.due for p in places if p.bears_s < seconds or p.latest <= latest]
-    settled = max(firm, default=-math.inf) + seconds
-    passed = [p.standing for p in places if p.standing >= settled]
-    return passed, [p.ends for p in places if p.standing < settled]
+    last = max(firm, default=-math.inf)
+    return [p.due for p in places if p.due > last], [p.ends for p in places if p.due <= last]

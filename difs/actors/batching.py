@@ -1,21 +1,21 @@
 """Which unit of work an engine does next, and which images share it: a pure decision.
 
-The order is by least laxity: the time left until an image is due, less the time that it still needs
-(Mok 1983, "Fundamental Design Problems of Distributed Systems for the Hard Real-Time Environment").
-The laxity of what waits falls by a second each second, that of a newcomer begins at its own, so
-nothing starves. Best effort gets a unit only when nothing else wants one, or a place in a call that
-takes no longer for it; so whatever comes waits for one unit of it at most. No time, no tensors and no
-jobs here: candidates in, their keys out.
+Who is due first goes first, as in the broker's queue (Liu and Layland 1973, "Scheduling Algorithms for
+Multiprogramming in a Hard-Real-Time Environment"): a due that was given out stays, that of a newcomer is
+later unless those that it passes bear that, so nothing starves. Best effort gets a unit only when nothing
+else wants one, or a place in a call that takes no longer for it; so whatever comes waits for one unit of
+it at most. No time, no tensors and no jobs here: candidates in, their keys out.
 """
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
 from difs.actor_messages import Costs
-from difs.foresight import PRESSED, STICKINESS
+from difs.foresight import CROWD
 from difs.profiles import rows_that_pay, step_seconds
 
 Phase = Literal["encode", "step", "decode", "measure"]
@@ -43,8 +43,8 @@ class Candidate(NamedTuple):
     """Until then it was promised: a batch does not grow so far that this is missed."""
     told: float = math.inf
     """It was told to be done by then: that is not missed for the sake of who can wait."""
-    wanted_until: float = math.inf
-    """Done later it is of no use, or breaks its promise: whom that presses cannot wait."""
+    is_in_haste: bool = False
+    """It shares calls even if others are later for that than they were told."""
     is_running: bool = False
     """It took part in the last step of its group."""
     is_best_effort: bool = False
@@ -97,27 +97,19 @@ def _choose(
     steps = [c for c in candidates if c.phase == "step"]
     asides = [c for c in candidates if c.phase != "step"]
     if not steps:
-        first = min(asides, key=lambda c: _laxity(c, now), default=None)
+        first = min(asides, key=_due, default=None)
         return Turn(first.phase, (first.key,)) if first is not None else None
-    head = min(steps, key=lambda c: _standing(c, now))
+    head = min(steps, key=_due)
     if asides:
-        first = min(asides, key=lambda c: _laxity(c, now))
+        first = min(asides, key=_due)
         if _may_go_aside(first, head, paces[head.group], now, aside_s):
             return Turn(first.phase, (first.key,))
-    rivals = [c for c in steps if c.group == head.group and c is not head]
-    rivals.sort(key=lambda c: _standing(c, now))
-    pressed_until = now + PRESSED * sum([c.remaining_s for c in candidates])
-    batch = _grow(head, rivals, paces[head.group], now, pressed_until)
+    rivals = sorted([c for c in steps if c.group == head.group and c is not head], key=_due)
+    batch = _grow(head, rivals, paces[head.group], now, is_crowded=len(candidates) > CROWD)
     return Turn("step", tuple(c.key for c in batch))
 
 
-def _laxity(candidate: Candidate, now: float) -> float:
-    return candidate.due - now - candidate.remaining_s
-
-
-def _standing(candidate: Candidate, now: float) -> float:
-    stays = STICKINESS * candidate.unit_s if candidate.is_running else 0.0
-    return _laxity(candidate, now) - stays
+_due = attrgetter("due")
 
 
 def _may_go_aside(aside: Candidate, head: Candidate, pace: Pace, now: float, aside_s: float) -> bool:
@@ -128,15 +120,15 @@ def _may_go_aside(aside: Candidate, head: Candidate, pace: Pace, now: float, asi
         return False
     rooms_s = [until - now - head.remaining_s for until in (head.latest, head.told)]
     is_urgent = any(0 <= room_s < aside.unit_s for room_s in rooms_s)
-    return not (is_urgent and _laxity(head, now) < _laxity(aside, now))
+    return not (is_urgent and head.due < aside.due)
 
 
 def _grow(
-    head: Candidate, rivals: Sequence[Candidate], pace: Pace, now: float, pressed_until: float
+    head: Candidate, rivals: Sequence[Candidate], pace: Pace, now: float, *, is_crowded: bool
 ) -> list[Candidate]:
     """Return the batch of `head`: rivals join in order where it pays and no promise is lost.
 
-    Nor is what others were told missed, unless a rival is wanted before `pressed_until`.
+    Nor is what others were told missed, unless a rival cannot wait.
     """
     batch, rows = [head], head.rows
     for rival in rivals:
@@ -148,12 +140,22 @@ def _grow(
             continue
         if any(_loses(c, c.latest, was_s, will_s, now) for c in batch):
             continue
-        can_wait = rival.wanted_until >= pressed_until
-        if can_wait and any(_loses(c, c.told, was_s, will_s, now) for c in batch):
+        is_in_haste = is_crowded or _in_haste(rival, head, will_s, now)
+        if not is_in_haste and any(_loses(c, c.told, was_s, will_s, now) for c in batch):
             continue
         batch.append(rival)
         rows = grown
     return batch
+
+
+def _in_haste(rival: Candidate, head: Candidate, will_s: float, now: float) -> bool:
+    """Whether a rival cannot wait for its own calls after those of the head instead of sharing them now.
+
+    It was told a moment that it keeps by that alone: it was foreseen to ride along.
+    """
+    after_s = head.evaluations * head.unit_s + rival.remaining_s
+    shared_s = rival.remaining_s + rival.evaluations * (will_s - rival.unit_s)
+    return rival.is_in_haste or now + shared_s <= rival.told < now + after_s
 
 
 def _unnoticed(
@@ -165,7 +167,7 @@ def _unnoticed(
     pace = paces[group]
     alone_s = pace.seconds(rows)
     joined = []
-    for guest in sorted((c for c in candidates if c.is_best_effort), key=lambda c: _standing(c, now)):
+    for guest in sorted((c for c in candidates if c.is_best_effort), key=_due):
         grown = rows + guest.rows
         if guest.group != group or guest.phase != "step" or grown > pace.max_rows:
             continue

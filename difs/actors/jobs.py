@@ -170,7 +170,7 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
     step_s = step_seconds(costs, pixels, rows)
     decode_s = decode_seconds(costs, pixels)
     latest, told, gives_way = execute.latest or math.inf, execute.told or math.inf, execute.is_best_effort
-    wanted_until = min(latest, execute.deadline)
+    in_haste = execute.is_in_haste
     if job.conditioning is None:
         all_s = costs.encode_s + len(job.paintings) * (evaluations * step_s + decode_s)
         first = Candidate(
@@ -183,7 +183,7 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
             costs.encode_s,
             latest=latest,
             told=told,
-            wanted_until=wanted_until,
+            is_in_haste=in_haste,
             is_best_effort=gives_way,
         )
         return [first]
@@ -203,7 +203,7 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
             left,
             latest,
             told,
-            wanted_until,
+            in_haste,
             painting.is_running,
             gives_way,
         )

@@ -43,11 +43,10 @@ def _stepped(books: Books, route: bytes, message: Stepped, now: float) -> None:
     attempt = _attempt(books, route, message.attempt)
     if attempt is None:
         return
-    attempt.actor.has_told(now, counts=True)
+    attempt.actor.has_told(now)
     if attempt.state is not AttemptState.RUNNING:
         return
     books.credit(attempt)
-    attempt.stepped_at = now
     request = attempt.request
     asked = request.message.delivery
     preview = message.preview if asked.preview_every else None
@@ -61,12 +60,11 @@ def _counted(books: Books, route: bytes, message: Counted, now: float) -> None:
     actor = books.actors.get(route)
     if actor is None:
         return
-    actor.has_told(now, counts=True)
+    actor.has_told(now)
     for number, calls in message.calls:
         attempt = _attempt(books, route, number)
         if attempt is not None and attempt.state is AttemptState.RUNNING:
             books.credit(attempt, calls)
-            attempt.stepped_at = now
 
 
 def _finished(books: Books, route: bytes, message: Finished, now: float) -> None:

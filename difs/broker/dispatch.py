@@ -287,6 +287,7 @@ def _execute(attempt: Attempt) -> Execute:
         due=due,
         latest=latest,
         told=kept_until if kept_until < math.inf else 0.0,
+        is_in_haste=request.is_in_haste,
         is_alone=request.is_alone,
         floor_steps=0 if request.is_alone else plan.floor_steps or 0,
         is_judged=request.is_judged,

@@ -128,7 +128,7 @@ def _task(request: Request, plan: Plan, costs: Costs) -> Task:
             due=request.due,
             latest=request.latest or math.inf,
             told=request.kept_until,
-            wanted_until=request.latest or request.deadline,
+            is_in_haste=request.is_in_haste,
             bears_until=bears,
             lost_until=lost,
         )
@@ -174,6 +174,5 @@ def _under_way(task: Task, attempt: Attempt) -> Task:
     return task._replace(
         calls=max(0, task.calls - attempt.calls // attempt.request.message.n),
         encode_s=0.0 if has_begun else task.encode_s,
-        is_running=attempt.calls > 0 and attempt.stepped_at >= attempt.actor.counted_at,
         since=attempt.started_at,
     )

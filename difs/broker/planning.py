@@ -247,6 +247,7 @@ def _go_ahead(request: Request, actor: Actor, decision: Admit, now: float) -> No
     request.goes_ahead = False
     plan, latest = decision.plan, request.latest
     rides = plan.keeps_latency is True and latest is not None and request.turn > latest
+    request.is_in_haste = rides and not request.is_best_effort
     is_twice = request.is_judged or request.repainted_with is not None
     may_ride = rides and (decision.waits_again or not is_twice)
     if request.is_best_effort or not (decision.goes_ahead or may_ride):
@@ -255,7 +256,8 @@ def _go_ahead(request: Request, actor: Actor, decision: Admit, now: float) -> No
     seconds = told.total_s - told.queue_s
     turn = outlooks.of(actor, now).turn_before(seconds, now, latest or math.inf)
     if turn is not None:
-        request.turn, request.goes_ahead = min(request.turn, turn.due), True
+        request.turn = min(request.turn, turn.due)
+        request.goes_ahead = request.is_in_haste = True
 
 
 def work_of(request: Request, plan: Plan) -> Work:

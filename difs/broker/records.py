@@ -76,6 +76,8 @@ class Request:
     """Its place in the queue where the policy gives one; None: its client's fair share decides."""
     goes_ahead: bool = False
     """It has an earlier turn than what is there and can wait."""
+    is_in_haste: bool = False
+    """It is in time only if it has that, or rides along in calls of others."""
     is_judged: bool = False
     """Its pictures are scored, and reviewed by the policy."""
     actor: "Actor | None" = None
@@ -141,11 +143,8 @@ class Request:
 
     @property
     def kept_until(self) -> float:
-        """Return until when what it was told is kept for it, where others can wait; inf: it bears more.
-
-        Who stated a latency bears all that it leaves: there it is as well in time, and more share calls.
-        """
-        if self.is_best_effort or self.latest is not None or self.plan is None:
+        """Return until when what it was told is kept for it, where others can wait; inf: for ever."""
+        if self.is_best_effort or self.plan is None:
             return math.inf
         return self.told_at + LEEWAY * self.plan.prediction.total_s
 
@@ -197,8 +196,6 @@ class Attempt:
     done_s: float = 0.0
     calls: int = 0
     """Evaluations that its images have behind them, together."""
-    stepped_at: float = 0.0
-    """When the last of them was told."""
     notes: tuple[str, ...] = ()
     """What happened to it that its client is told."""
 
@@ -239,8 +236,6 @@ class Actor:
     last_heard: float
     progressed_at: float
     """When it last told what it has done: what is under way has begun then;"""
-    counted_at: float = 0.0
-    """when that was a step;"""
     moved_at: float = 0.0
     """and when its heartbeat last told that it does something."""
     residents: dict[str, Resident] = field(default_factory=dict)
@@ -345,11 +340,9 @@ class Actor:
         """Return how many more attempts it may be sent."""
         return self.credits - len(self.attempts)
 
-    def has_told(self, now: float, *, counts: bool = False) -> None:
-        """Note that it has told all that it has done, steps (`counts`) or anything else."""
+    def has_told(self, now: float) -> None:
+        """Note that it has told all that it has done."""
         self.last_heard = self.progressed_at = now
-        if counts:
-            self.counted_at = now
 
     def still_s(self, now: float) -> float:
         """Return the seconds since anything was seen of it but a heartbeat that says nothing new."""

@@ -227,9 +227,9 @@ def wait_s(
 ) -> tuple[float, float]:
     """Return the seconds by which others make `work` later on a device than it would be alone.
 
-    The second number is the part of them that stands for those who come later. What is not
-    easily done in the `within_s` in which it is wanted shares calls even if others are later by that than
-    they were told.
+    The second number is the part of them that stands for those who come later. What would else not be
+    done in the `within_s` in which it is wanted shares calls even if others are later by that than they
+    were told.
     """
     if known is None or device.outlook is None or known.variant not in device.residents:
         return device.backlog_s, 0.0
@@ -240,8 +240,8 @@ def wait_s(
     pace = foresight.pace_of(known.costs, work.pixels)
     foreseen_s = device.outlook.done_in_s(task, pace, device.now)
     stretch = lateness.factor(device.lateness, task.calls)
-    if foresight.PRESSED * stretch * foreseen_s > within_s:
-        foreseen_s = device.outlook.done_in_s(task, pace, device.now, is_pressed=True)
+    if stretch * foreseen_s > within_s:
+        foreseen_s = device.outlook.done_in_s(task, pace, device.now, is_in_haste=True)
     stretched_s = stretch * foreseen_s
     waits_s = max(0.0, stretched_s - alone_s)
     return waits_s, waits_s - max(0.0, foreseen_s - alone_s)

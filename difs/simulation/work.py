@@ -16,7 +16,6 @@ from difs.actor_messages import Costs, Ended, Execute, Finished, Resident, Seale
 from difs.actors import batching, ladder
 from difs.actors.batching import Candidate, Pace
 from difs.actors.jobs import Job, Painting, candidates_of, lagging
-from difs.foresight import STICKINESS
 from difs.messages import MAX_IMAGES, MemoryMode
 from difs.profiles import decode_seconds, rows_of, step_seconds
 from difs.simulation.memory import Memory
@@ -241,23 +240,13 @@ class Work:
         return keys, found, paces
 
     def _units(self, keys: tuple[int, ...], candidates: list[Candidate]) -> int:
-        """Return how many steps follow each other before the choice may be another one.
-
-        Each step, the laxity of what waits comes nearer to that of the batch by one step's seconds alone.
-        """
+        """Return how many steps follow each other before the choice may be another one."""
         batch = [c for c in candidates if c.key in keys]
         most = min(MOST_UNITS, *(c.evaluations for c in batch))
         outside = [c for c in candidates if c.key not in keys]
         if not outside or most <= 1:
             return max(1, most)
-        if any(c.phase != "step" for c in outside):
-            return 1
-        alone_s = max(c.unit_s for c in batch)
-        last = max(c.due - c.remaining_s - STICKINESS * c.unit_s for c in batch)
-        first = min(c.due - c.remaining_s for c in outside)
-        if alone_s <= 0 or first <= last:
-            return 1
-        return max(1, min(most, int((first - last) / alone_s)))
+        return 1 if any(c.phase != "step" for c in outside) else max(1, most)
 
     def _may_fall_behind(self, painting: Painting, unit_s: float, now: float) -> bool:
         """Whether steps may have to be left out, which is decided between two of them."""

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from difs.actor_messages import Costs, RowCost
 from difs.actors.batching import UNNOTICED, Candidate, Pace, Phase, Turn, choose
-from difs.foresight import PRESSED, STICKINESS
+from difs.foresight import CROWD
 
 # a call costs 0.1 s and 0.05 s a row up to 16 rows; beyond, rows gain nothing
 TABLE = (*tuple(RowCost(rows, 0.1 + 0.05 * rows) for rows in (1, 2, 4, 8, 16)), RowCost(32, 1.8))
@@ -63,24 +63,21 @@ def test_only_one_group_shares_a_call() -> None:
     assert turn == Turn("step", (0, 2))
 
 
-# ---- least laxity first ---------------------------------------------------------------------------
+# ---- earliest due first ---------------------------------------------------------------------------
 
 
-def test_the_least_lax_group_comes_first() -> None:
+def test_the_group_of_whom_is_due_first_comes_first() -> None:
     assert pick(step(0, group="a", due=9), step(1, group="b", due=5)) == Turn("step", (1,))
 
 
-def test_laxity_counts_what_is_still_to_do() -> None:
-    far, near = step(0, due=10, left=40, group="a"), step(1, due=9, left=2, group="b")
-    assert pick(far, near) == Turn("step", (0,))
+def test_what_is_due_first_goes_first_however_much_another_has_still_to_do() -> None:
+    far, near = step(0, due=10, left=40, group="a", is_running=True), step(1, due=9, left=2, group="b")
+    assert pick(far, near) == Turn("step", (1,))
 
 
-def test_a_running_image_goes_on_against_one_of_like_laxity() -> None:
-    running = step(0, due=9.0, group="a", is_running=True)
-    hardly_less = step(1, due=9.0 - (STICKINESS - 0.5) * STEP_S, group="b")
-    clearly_less = step(1, due=9.0 - (STICKINESS + 0.5) * STEP_S, group="b")
-    assert pick(running, hardly_less) == Turn("step", (0,))
-    assert pick(running, clearly_less) == Turn("step", (1,))
+def test_two_that_are_due_at_once_do_not_take_turns() -> None:
+    one, other = step(0, due=9.0, group="a"), step(1, due=9.0, group="b")
+    assert pick(one, other) == pick(one._replace(is_running=True), other) == Turn("step", (0,))
 
 
 # ---- the size of a batch --------------------------------------------------------------------------
@@ -120,14 +117,25 @@ def test_what_was_told_is_kept_from_those_that_can_wait() -> None:
     assert pick(told._replace(told=2.0), step(1)) == Turn("step", (0, 1)), "it is missed anyhow"
 
 
-def test_whom_time_presses_shares_calls_though_others_are_later_than_they_were_told() -> None:
-    told, both_s = step(0, told=2.2), 2 * (10 * STEP_S + DECODE_S)
-    pressed = step(1, wanted_until=PRESSED * both_s - 0.1)
-    assert pick(told, pressed) == Turn("step", (0, 1))
-    assert pick(told, pressed._replace(wanted_until=PRESSED * both_s + 0.1)) == Turn("step", (0,))
-    assert pick(told._replace(latest=2.2), pressed) == Turn("step", (0,)), (
-        "a promise is kept all the same"
-    )
+def test_who_is_in_haste_shares_calls_though_others_are_later_than_they_were_told() -> None:
+    told, hasty = step(0, told=2.2), step(1, is_in_haste=True)
+    assert pick(told, hasty) == Turn("step", (0, 1))
+    assert pick(told._replace(latest=2.2), hasty) == Turn("step", (0,)), "a promise is kept all the same"
+
+
+def test_who_was_told_so_rides_along() -> None:
+    """10 steps of two images and a decoding take 3.1 s, one after the other 4.1 s."""
+    told, rider = step(0, told=2.2), step(1, told=3.2)
+    assert pick(told, rider) == Turn("step", (0, 1))
+    assert pick(told, rider._replace(told=3.0)) == Turn("step", (0,)), "it is late anyhow"
+    assert pick(told, rider._replace(told=4.3)) == Turn("step", (0,)), "it has its own turn in time"
+
+
+def test_in_a_crowd_all_share_calls_whatever_they_were_told() -> None:
+    told, rider = step(0, told=2.2), step(1)
+    others = [step(key, 200.0, group="b") for key in range(2, CROWD + 1)]
+    assert pick(told, rider, *others[:-1]) == Turn("step", (0,))
+    assert pick(told, rider, *others) == Turn("step", (0, 1))
 
 
 def test_a_due_that_nobody_was_promised_holds_nobody_up() -> None:
@@ -193,7 +201,7 @@ def test_pictures_of_few_steps_share_calls_however_they_come(steps: int) -> None
     assert sum(sharers) / len(sharers) > 7, "8 images, 16 rows, are worth a call"
 
 
-def test_without_steps_the_rest_is_done_by_laxity() -> None:
+def test_without_steps_the_rest_is_done_in_the_order_in_which_it_is_due() -> None:
     assert pick(aside(1, due=9), aside(2, "encode", due=5), aside_s=99) == Turn("encode", (2,))
 
 
@@ -261,7 +269,7 @@ candidates = st.lists(
         group=st.sampled_from(["a", "b", "c"]),
         latest=st.just(math.inf) | st.floats(-50, 50),
         told=st.just(math.inf) | st.floats(-50, 50),
-        wanted_until=st.just(math.inf) | st.floats(-50, 50),
+        is_in_haste=st.booleans(),
         is_running=st.booleans(),
         is_best_effort=st.booleans(),
         rows=st.sampled_from([1, 2]),
@@ -323,7 +331,7 @@ def test_nobody_starves_however_many_urgent_ones_come(
     patient = step(-1, patience, left=5, group="patient")
     now, served, urgent, number = 0.0, 0, [], 0
     while served < 5:
-        # three times what the device can do comes before the patient one's laxity is the least
+        # three times what the device can do comes before the patient one is due first
         assert now < 10 + 4 * (patience + max(slacks)), "the patient one starves"
         urgent.append(step(number, now + slacks[number % len(slacks)], left=3, group="urgent"))
         number += 1

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difs.actor_messages import Costs, RowCost
-from difs.foresight import Outlook, Pace, Task, pace_of, run_ahead, task_of
+from difs.foresight import CROWD, Outlook, Pace, Task, pace_of, run_ahead, task_of
 from difs.places import CROWDED, Bounds
 from difs.profiles import Work
 
@@ -61,15 +61,27 @@ def test_who_can_wait_does_not_break_what_another_was_told_and_who_cannot_does()
     newcomer = task("a", calls=1)
     found = ahead(task("a", calls=4, encode_s=0.0, told=0.46))  # 0.45 alone, 0.53 shared
     assert math.isclose(found.done_in_s(newcomer, PACE, 0.0), 0.01 + 0.45 + 0.1 + 0.05)
-    assert math.isclose(found.done_in_s(newcomer, PACE, 0.0, is_pressed=True), 0.01 + 0.12 + 0.05)
+    assert math.isclose(found.done_in_s(newcomer, PACE, 0.0, is_in_haste=True), 0.01 + 0.12 + 0.05)
     firm = ahead(task("a", calls=4, encode_s=0.0, told=0.46, latest=0.46))
-    assert math.isclose(firm.done_in_s(newcomer, PACE, 0.0, is_pressed=True), 0.01 + 0.45 + 0.1 + 0.05)
+    assert math.isclose(firm.done_in_s(newcomer, PACE, 0.0, is_in_haste=True), 0.01 + 0.45 + 0.1 + 0.05)
 
 
 def test_what_is_run_ahead_keeps_what_was_told_as_the_engine_does() -> None:
     told, other = task("a", encode_s=0.0, told=0.46, due=1.0), task("a", encode_s=0.0)
     assert [s.rows for s in ahead(told, other).stretches] == [1, 1]
-    assert [s.rows for s in ahead(told, other._replace(wanted_until=5.0)).stretches] == [2]
+    assert [s.rows for s in ahead(told, other._replace(is_in_haste=True)).stretches] == [2]
+    assert [s.rows for s in ahead(told, other._replace(told=0.6)).stretches] == [2]
+
+
+def test_in_a_crowd_all_share_calls_whatever_they_were_told() -> None:
+    told = task("a", encode_s=0.0, told=0.46, due=1.0)
+    others = [task("b", encode_s=0.0, due=9.0) for _ in range(CROWD - 1)]
+    newcomer = task("a", calls=1)
+    few, many = ahead(told, *others[:-1]), ahead(told, *others)
+    assert many.done_in_s(newcomer, PACE, 0.0) < 0.2 < few.done_in_s(newcomer, PACE, 0.0)
+    rider = task("a", encode_s=0.0)
+    assert ahead(told, rider, *others[:-1]).stretches[0].rows == 1
+    assert ahead(told, rider, *others).stretches[0].rows == 2
 
 
 def test_a_full_call_is_not_joined() -> None:
@@ -78,7 +90,7 @@ def test_a_full_call_is_not_joined() -> None:
     assert found.done_in_s(task("a", calls=1), PACE, 0.0) > found.ends
 
 
-def test_the_least_lax_goes_first() -> None:
+def test_who_is_due_first_goes_first() -> None:
     late, early = task("a", encode_s=0.0, due=9.0), task("b", encode_s=0.0, due=3.0)
     groups = [s.group for s in ahead(late, early).stretches]
     assert groups == ["b", "a"]
@@ -107,8 +119,7 @@ TASKS = st.lists(
         due=st.floats(0, 5),
         latest=st.one_of(st.just(math.inf), st.floats(0, 5)),
         told=st.one_of(st.just(math.inf), st.floats(0, 5)),
-        wanted_until=st.one_of(st.just(math.inf), st.floats(0, 50)),
-        is_running=st.booleans(),
+        is_in_haste=st.booleans(),
     ),
     max_size=8,
 )

@@ -33,13 +33,21 @@ def test_who_rides_along_is_not_told_to_wait_for_all_others() -> None:
     house = sharing()
     alone_s = predicted_s(house, "a")
     assert alone_s == pytest.approx(0.01 + 20 * 0.01 + 0.02)
-    assert alone_s < predicted_s(house, "b", latency_s=1.0) < 1.5 * alone_s, "their calls are shared"
+    assert alone_s < predicted_s(house, "b", latency_s=0.4) < 1.5 * alone_s, "their calls are shared"
 
 
 def test_who_can_wait_is_not_told_that_another_is_later_for_it() -> None:
     house = sharing()
     alone_s = predicted_s(house, "a")
     assert predicted_s(house, "b") == pytest.approx(2 * alone_s)
+    assert predicted_s(house, "c", latency_s=1.0) == pytest.approx(3 * alone_s)
+
+
+def test_an_actor_is_told_who_is_in_haste() -> None:
+    house = sharing()
+    house.ask("a", guidance_scale=1.0)
+    assert not only(house.ask("b", guidance_scale=1.0, latency_s=1.0), Execute).is_in_haste
+    assert only(house.ask("c", guidance_scale=1.0, latency_s=0.4), Execute).is_in_haste
 
 
 def test_an_actor_is_told_what_its_request_was_told_and_some_leeway() -> None:

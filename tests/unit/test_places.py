@@ -84,10 +84,10 @@ def test_a_line_that_grows_is_the_line_made_anew(
 
 def test_of_what_runs_those_are_passed_that_stand_later_than_all_that_cannot_wait() -> None:
     firm, lax = Bounds(NOW + 1.0, NOW + 2.0), Bounds(NOW + 9.0, NOW + 60.0)
-    places = [firm.place(NOW, NOW + 2.0), lax.place(NOW + 8.0, NOW + 3.0)]
+    places = [firm.place(NOW + 2.0), lax.place(NOW + 3.0)]
     passed, ends = among(places, 0.5, NOW + 5.0)
-    assert (passed, ends) == ([NOW + 8.0], [NOW + 2.0])
-    assert among(places, 8.0, NOW + 5.0)[0] == [], "nothing is left between them"
+    assert (passed, ends) == ([NOW + 9.0], [NOW + 2.0])
+    assert among(places, 58.0, NOW + 5.0)[0] == [], "so long nobody waits"
 
 
 def test_a_margin_is_kept_of_the_wait() -> None:
