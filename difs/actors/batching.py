@@ -86,6 +86,9 @@ def choose(
     """
     others = [c for c in candidates if not c.is_best_effort]
     turn = _choose(others or candidates, paces, now, aside_s)
+    last = _at_their_last(others, turn, paces, now) if others and turn is not None else []
+    if last:
+        turn = _choose_for(min(last, key=attrgetter("latest")), others, paces, now)
     if not others or turn is None or turn.phase != "step":
         return turn
     return Turn("step", (*turn.keys, *_unnoticed(turn.keys, candidates, paces, now)))
@@ -104,9 +107,37 @@ def _choose(
         first = min(asides, key=_due)
         if _may_go_aside(first, head, paces[head.group], now, aside_s):
             return Turn(first.phase, (first.key,))
-    rivals = sorted([c for c in steps if c.group == head.group and c is not head], key=_due)
+    return _choose_for(head, candidates, paces, now)
+
+
+def _choose_for(
+    head: Candidate, candidates: Sequence[Candidate], paces: Mapping[Hashable, Pace], now: float
+) -> Turn:
+    """Return the unit that `head` needs, shared if it is a step."""
+    if head.phase != "step":
+        return Turn(head.phase, (head.key,))
+    rivals = [c for c in candidates if c.phase == "step" and c.group == head.group and c is not head]
+    rivals.sort(key=_due)
     batch = _grow(head, rivals, paces[head.group], now, is_crowded=len(candidates) > CROWD)
-    return Turn("step", tuple(c.key for c in batch))
+    return Turn("step", tuple([c.key for c in batch]))
+
+
+def _at_their_last(
+    candidates: Sequence[Candidate], turn: Turn, paces: Mapping[Hashable, Pace], now: float
+) -> list[Candidate]:
+    """Return those whose promise is lost if `turn` comes first, and is kept if they do.
+
+    That is the earliest deadline until zero laxity, which keeps what the earliest deadline alone keeps and
+    more (Lee 1994, "On-line Multiprocessor Scheduling Algorithms for Real-Time Tasks").
+    """
+    firm = [c for c in candidates if c.latest < math.inf and c.key not in turn.keys]
+    if not firm:
+        return []
+    chosen = [c for c in candidates if c.key in turn.keys]
+    unit_s = chosen[0].unit_s
+    if turn.phase == "step":
+        unit_s = paces[chosen[0].group].seconds(sum([c.rows for c in chosen]))
+    return [c for c in firm if 0.0 <= c.latest - now - c.remaining_s < unit_s]
 
 
 _due = attrgetter("due")

@@ -80,6 +80,24 @@ def test_two_that_are_due_at_once_do_not_take_turns() -> None:
     assert pick(one, other) == pick(one._replace(is_running=True), other) == Turn("step", (0,))
 
 
+def test_a_promise_that_would_be_lost_by_waiting_one_unit_more_goes_first() -> None:
+    """Two steps and a decoding take 0.5 s, a step of others 0.2 s."""
+    first, firm = step(0, due=1.0), step(1, due=9.0, left=2, group="b", latest=0.65)
+    assert pick(first, firm) == Turn("step", (1,))
+    assert pick(first, firm._replace(latest=0.75)) == Turn("step", (0,)), "it can wait for a step"
+    assert pick(first, firm._replace(latest=0.45)) == Turn("step", (0,)), "it is lost anyhow"
+    assert pick(aside(0, "encode", due=1.0, unit_s=0.2), firm) == Turn("step", (1,))
+    assert pick(first, step(3, due=1.1), firm._replace(latest=0.75)) == Turn("step", (1,)), (
+        "others' step is longer that two share"
+    )
+
+
+def test_of_promises_at_their_last_the_first_goes_first_and_the_others_ride_along() -> None:
+    firm = [step(key, due=9.0, left=2, group="b", latest=0.85 - key / 100) for key in (1, 2)]
+    many = [step(key, due=1.0) for key in range(5, 10)]
+    assert pick(*many, *firm) == Turn("step", (2, 1))
+
+
 # ---- the size of a batch --------------------------------------------------------------------------
 
 
