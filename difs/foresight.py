@@ -259,12 +259,12 @@ class _Left:
     def in_haste(self, head: "_Left", moment: float, call_s: float) -> bool:
         """Whether it cannot wait for its own calls after those of a head instead of sharing them now.
 
-        It was told a moment that it keeps by that alone: it was foreseen to ride along.
+        It was told a moment that it comes nearer to by that alone: it was foreseen to ride along.
         """
-        task = self.task
+        task, left_s = self.task, self.task.told - moment
         after_s = head.calls * head.task.call_s + self.calls * task.call_s + task.decode_s
         shared_s = self.calls * call_s + task.decode_s
-        return task.is_in_haste or moment + shared_s <= task.told < moment + after_s
+        return task.is_in_haste or (left_s < after_s and shared_s - left_s < after_s - shared_s)
 
 
 def run_ahead(

@@ -127,8 +127,8 @@ def _at_their_last(
 ) -> list[Candidate]:
     """Return those whose promise is lost if `turn` comes first, and is kept if they do.
 
-    That is the earliest deadline until zero laxity, which keeps what the earliest deadline alone keeps and
-    more (Lee 1994, "On-line Multiprocessor Scheduling Algorithms for Real-Time Tasks").
+    The order is so that of the earliest deadline until zero laxity, which keeps more than the earliest
+    deadline alone (Lee 1994, "On-line Multiprocessor Scheduling Algorithms for Real-Time Tasks").
     """
     firm = [c for c in candidates if c.latest < math.inf and c.key not in turn.keys]
     if not firm:
@@ -149,8 +149,7 @@ def _may_go_aside(aside: Candidate, head: Candidate, pace: Pace, now: float, asi
     may_all = not head.is_running and aside.phase != "measure"  # else pictures of one step run alone
     if aside_s > 0 and aside.unit_s > room_s and not may_all:
         return False
-    rooms_s = [until - now - head.remaining_s for until in (head.latest, head.told)]
-    is_urgent = any(0 <= room_s < aside.unit_s for room_s in rooms_s)
+    is_urgent = 0 <= head.latest - now - head.remaining_s < aside.unit_s
     return not (is_urgent and head.due < aside.due)
 
 
@@ -182,11 +181,12 @@ def _grow(
 def _in_haste(rival: Candidate, head: Candidate, will_s: float, now: float) -> bool:
     """Whether a rival cannot wait for its own calls after those of the head instead of sharing them now.
 
-    It was told a moment that it keeps by that alone: it was foreseen to ride along.
+    It was told a moment that it comes nearer to by that alone: it was foreseen to ride along.
     """
+    left_s = rival.told - now
     after_s = head.evaluations * head.unit_s + rival.remaining_s
     shared_s = rival.remaining_s + rival.evaluations * (will_s - rival.unit_s)
-    return rival.is_in_haste or now + shared_s <= rival.told < now + after_s
+    return rival.is_in_haste or (left_s < after_s and shared_s - left_s < after_s - shared_s)
 
 
 def _unnoticed(

@@ -150,8 +150,13 @@ class Request:
 
     @property
     def due(self) -> float:
-        """Return when it is to be done at its device, by which it has its place there."""
-        return min(self.deadline, self.turn)
+        """Return when it is to be done at its device, by which it has its place there.
+
+        That is its turn, or when it was told to be done where it rides along with others and is done
+        sooner: should it miss them, it does not wait for all that is there.
+        """
+        has_turn = self.told == "late" or self.is_best_effort or self.order is not None
+        return min(self.deadline, self.turn, math.inf if has_turn else self.told_at)
 
     @property
     def deaths(self) -> int:

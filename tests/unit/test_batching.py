@@ -145,7 +145,8 @@ def test_who_was_told_so_rides_along() -> None:
     """10 steps of two images and a decoding take 3.1 s, one after the other 4.1 s."""
     told, rider = step(0, told=2.2), step(1, told=3.2)
     assert pick(told, rider) == Turn("step", (0, 1))
-    assert pick(told, rider._replace(told=3.0)) == Turn("step", (0,)), "it is late anyhow"
+    assert pick(told, rider._replace(told=2.7)) == Turn("step", (0, 1)), "it is nearer to it by that"
+    assert pick(told, rider._replace(told=2.0)) == Turn("step", (0,)), "it is late anyhow"
     assert pick(told, rider._replace(told=4.3)) == Turn("step", (0,)), "it has its own turn in time"
 
 

@@ -262,7 +262,8 @@ def test_nobody_starves_under_an_endless_stream_of_urgent_requests(studio: Any) 
     attempt, next_at = 0, 0.0
     while 10_000 not in ends(reports):
         now = it.clock.now()
-        assert now < 90.0, "the patient request starves"
+        # by 90 s all that was due before it has expired; then only promises at their last go before it
+        assert now < 100.0, "the patient request starves"
         while next_at <= now:
             attempt += 1
             next_at += chance.expovariate(4.0)

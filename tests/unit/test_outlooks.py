@@ -43,6 +43,15 @@ def test_who_can_wait_is_not_told_that_another_is_later_for_it() -> None:
     assert predicted_s(house, "c", latency_s=1.0) == pytest.approx(3 * alone_s)
 
 
+def test_who_rides_along_is_due_when_it_was_told_not_in_its_turn_behind_all() -> None:
+    house = sharing()
+    house.ask("a", guidance_scale=1.0)
+    effects = house.ask("b", guidance_scale=1.0, latency_s=0.4)
+    plan = only(effects, Accepted).plan
+    assert plan is not None
+    assert only(effects, Execute).due == pytest.approx(house.now + plan.prediction.total_s)
+
+
 def test_an_actor_is_told_who_is_in_haste() -> None:
     house = sharing()
     house.ask("a", guidance_scale=1.0)
