@@ -219,6 +219,7 @@ def promises(figures: dict[str, Any]) -> str:
             number(cell["error_p90"]),
             number(cell["own_p90"]),
             ", ".join(map(number, cell["floor_p90"])),
+            number(figures["spared"][load]["error_p90"]),
             number(figures["scripted"][load]["error_p90"]),
             f"{cell['kept']:.0%} of {cell['promised']}",
         )
@@ -230,6 +231,7 @@ def promises(figures: dict[str, Any]) -> str:
         "p90",
         "p90 of unshared work",
         "of the bare pipeline",
+        "with a core to spare",
         "as scripted",
         "kept",
     )
