@@ -26,9 +26,8 @@ from difs.sizes import at, in_table
 
 CROWD = 7
 """Where more tasks are than that, who can wait shares calls, too, even if others are later for that than
-they were told: what is done counts for more. Found with `bench.predictions` and
-`tests/unit/test_promises_under_load.py`: with 6, a tenth more of the predictions' errors at a load of
-0.8; without it, 2 % less in time where more is asked for than can be done."""
+they were told: what is done counts for more. In the scenes of `tests/unit/test_promises_under_load.py` 1 %
+more is in time than without; 5 to 9 differ by no more, and predictions err alike."""
 MOST = 16
 """Tasks whose order is run ahead, as many as a device is sent; behind them stands a sum of seconds."""
 

@@ -2,9 +2,10 @@
 
 Who is due first goes first, as in the broker's queue (Liu and Layland 1973, "Scheduling Algorithms for
 Multiprogramming in a Hard-Real-Time Environment"): a due that was given out stays, that of a newcomer is
-later unless those that it passes bear that, so nothing starves. Best effort gets a unit only when nothing
-else wants one, or a place in a call that takes no longer for it; so whatever comes waits for one unit of
-it at most. No time, no tensors and no jobs here: candidates in, their keys out.
+later unless it rides along or those that it passes bear that, so nothing starves. Before it goes only a
+promise that one unit more would break. Best effort gets a unit only when nothing else wants one, or a
+place in a call that takes no longer for it; so whatever comes waits for one unit of it at most. No time,
+no tensors and no jobs here: candidates in, their keys out.
 """
 
 import math
