@@ -26,8 +26,8 @@ from difs.sizes import at, in_table
 
 CROWD = 7
 """Where more tasks are than that, who can wait shares calls, too, even if others are later for that than
-they were told: what is done counts for more. In the scenes of `tests/unit/test_promises_under_load.py` 1 %
-more is in time than without; 5 to 9 differ by no more, and predictions err alike."""
+they were told: what is done counts for more. In `tests/unit/test_promises_under_load.py` one in a
+hundred more is in time than without; 5 to 9 differ by no more, and predictions err alike."""
 MOST = 16
 """Tasks whose order is run ahead, as many as a device is sent; behind them stands a sum of seconds."""
 
