@@ -153,6 +153,11 @@ class Outlook(Struct, frozen=True):
         """Return when that is done which does not let a newcomer go first."""
         return self.behind.firm
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether one more makes a crowd."""
+        return len(self.places) >= CROWD
+
     def is_over(self, now: float) -> bool:
         """Whether there is nothing to do: time changes nothing of that."""
         return self.ends <= now and not self.places
@@ -195,7 +200,7 @@ class Outlook(Struct, frozen=True):
         time already.
         """
         left, later_s, aside_s = task.calls, 0.0, self.aside_s
-        is_in_haste = is_in_haste or len(self.places) >= CROWD
+        is_in_haste = is_in_haste or self.is_crowded
         is_encoded = task.encode_s <= 0
         opens = max(now, self.opens)
         has_calls = bool(self.stretches) and opens < self.stretches[-1].ends
@@ -263,7 +268,15 @@ class _Left:
         task, left_s = self.task, self.task.told - moment
         after_s = head.calls * head.task.call_s + self.calls * task.call_s + task.decode_s
         shared_s = self.calls * call_s + task.decode_s
-        return task.is_in_haste or (left_s < after_s and shared_s - left_s < after_s - shared_s)
+        return task.is_in_haste or rode_along(left_s, shared_s, after_s)
+
+
+def rode_along(left_s: float, shared_s: float, after_s: float) -> bool:
+    """Whether who was told to be done in `left_s` was foreseen to share calls, and still gains by that.
+
+    It is done in `shared_s` if it does, and in `after_s` if it waits for those that it would share with.
+    """
+    return left_s < after_s and shared_s - left_s < after_s - shared_s
 
 
 def run_ahead(

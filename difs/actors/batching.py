@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from difs.actor_messages import Costs
-from difs.foresight import CROWD
+from difs.foresight import CROWD, rode_along
 from difs.profiles import rows_that_pay, step_seconds
 
 Phase = Literal["encode", "step", "decode", "measure"]
@@ -87,10 +87,11 @@ def choose(
     """
     others = [c for c in candidates if not c.is_best_effort]
     turn = _choose(others or candidates, paces, now, aside_s)
-    last = _at_their_last(others, turn, paces, now) if others and turn is not None else []
-    if last:
+    if not others or turn is None:
+        return turn
+    if last := _at_their_last(others, turn, paces, now):
         turn = _choose_for(min(last, key=attrgetter("latest")), others, paces, now)
-    if not others or turn is None or turn.phase != "step":
+    if turn.phase != "step":
         return turn
     return Turn("step", (*turn.keys, *_unnoticed(turn.keys, candidates, paces, now)))
 
@@ -187,7 +188,7 @@ def _in_haste(rival: Candidate, head: Candidate, will_s: float, now: float) -> b
     left_s = rival.told - now
     after_s = head.evaluations * head.unit_s + rival.remaining_s
     shared_s = rival.remaining_s + rival.evaluations * (will_s - rival.unit_s)
-    return rival.is_in_haste or (left_s < after_s and shared_s - left_s < after_s - shared_s)
+    return rival.is_in_haste or rode_along(left_s, shared_s, after_s)
 
 
 def _unnoticed(

@@ -243,10 +243,7 @@ class Work:
         """Return how many steps follow each other before the choice may be another one."""
         batch = [c for c in candidates if c.key in keys]
         most = min(MOST_UNITS, *(c.evaluations for c in batch))
-        outside = [c for c in candidates if c.key not in keys]
-        if not outside or most <= 1:
-            return max(1, most)
-        return 1 if any(c.phase != "step" for c in outside) else max(1, most)
+        return 1 if any(c.phase != "step" for c in candidates) else max(1, most)
 
     def _may_fall_behind(self, painting: Painting, unit_s: float, now: float) -> bool:
         """Whether steps may have to be left out, which is decided between two of them."""
