@@ -47,13 +47,14 @@ from bench.load import (
 )
 from bench.peers import sdcpp
 from bench.peers.alone import Alone
-from bench.peers.base import WAITING_THREADS, Batching, BatchingSystem, System
+from bench.peers.base import Batching, BatchingSystem, System
 from bench.peers.difs_service import CLIENTS, Difs
 from bench.peers.over_http import BentoMl, LitServe, Mosec, RayServe
 from bench.progress import PLACE, Progress
 from bench.relay import Relay
 from bench.report import keep, say, verdict
 from difs import repository
+from difs.processes import WAITING_THREADS
 
 SYSTEMS: tuple[type[System], ...] = (Alone, LitServe, RayServe, Mosec, BentoMl, Difs)
 SHARES = (0.3, 0.7, 0.9)

@@ -37,12 +37,13 @@ from bench.calibration import (
     warm_up,
 )
 from bench.load import QUIET, Ask, Outcome, Pixels, arrivals, busy_share, mix, offer, wait_until_quiet
-from bench.peers.base import WAITING_THREADS, BatchingSystem, System
+from bench.peers.base import BatchingSystem, System
 from bench.peers.difs_service import Difs
 from bench.peers.over_http import LitServe, RayServe
 from bench.peers.serial import Serial
 from bench.report import RESULTS, keep, say, verdict
 from difs import repository
+from difs.processes import WAITING_THREADS
 
 SYSTEMS: tuple[type[System], ...] = (Serial, LitServe, RayServe, Difs)
 

@@ -35,12 +35,18 @@ def cores_share(devices: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // max(1, devices))
 
 
+WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
+"""Idle OpenMP threads spin for about as long as Python takes between two loops of a step, then sleep.
+
+Sleeping at once (PASSIVE alone) doubled the time of a small UNet's step, and with a sixth of these spins the
+first step after a rest of 0.3 s took 45 ms instead of 12 one time in ten: each loop had to wake a core.
+Spinning for long starves the other processes on the same cores.
+"""
+
+
 def computing_environment(threads: int) -> dict[str, str]:
     """Return the environment of a process that computes with torch, as its parent has to set it."""
-    # Spin briefly, then sleep. Sleeping at once (PASSIVE alone) doubled the time of a small UNet's step;
-    # spinning for long starves the other processes on the same cores.
-    waits = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), **waits}
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), **WAITING_THREADS}
 
 
 def set_name(name: str) -> None:

@@ -9,9 +9,6 @@ import numpy as np
 
 from bench.load import Ask, Pixels
 
-WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
-"""Idle threads spin briefly, then sleep: in every system as in DIFS, whose supervisor sets the same."""
-
 
 def square(data: bytes) -> Pixels:
     """Return the picture of these bytes: the bench's are square."""
