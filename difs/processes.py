@@ -38,9 +38,9 @@ def cores_share(devices: int) -> int:
 WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
 """Idle OpenMP threads spin for about as long as Python takes between two loops of a step, then sleep.
 
-Sleeping at once (PASSIVE alone) doubled the time of a small UNet's step, and with a sixth of these spins the
-first step after a rest of 0.3 s took 45 ms instead of 12 one time in ten: each loop had to wake a core.
-Spinning for long starves the other processes on the same cores.
+Sleeping at once (PASSIVE alone) doubled the time of a small UNet's step, and with a sixth of these spins
+the first step after a rest of 0.3 s took 45 ms instead of 12 one time in ten: each loop had to wake a
+core. Spinning for long starves the other processes on the same cores.
 """
 
 

@@ -239,15 +239,18 @@ def _foresee(request: Request, actor: Actor, decision: Admit, now: float) -> Non
 
 
 def _go_ahead(request: Request, actor: Actor, decision: Admit, now: float) -> None:
-    """Give a request the first turn that others leave it, where its policy has chosen so.
+    """Give a request the first turn that others leave it, where its latency needs that.
 
-    Who is only in time if he rides along with others, by his own turn he would be late, is in haste, too.
+    That is where its policy has chosen so, and where it is only in time if it rides along with others: by
+    its own turn it would be late. Not what may be painted twice: it would push others aside for both.
     """
+    request.goes_ahead = False
     plan, latest = decision.plan, request.latest
     rides = plan.keeps_latency is True and latest is not None and request.turn > latest
     request.is_in_haste = rides and not request.is_best_effort
-    request.goes_ahead = False
-    if request.is_best_effort or not decision.goes_ahead:
+    is_twice = request.is_judged or request.repainted_with is not None
+    may_ride = rides and (decision.waits_again or not is_twice)
+    if request.is_best_effort or not (decision.goes_ahead or may_ride):
         return
     told = plan.prediction
     seconds = told.total_s - told.queue_s
