@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from difs.actor_messages import Costs
-from difs.foresight import CROWD, Rest, Sharer, rode_along
+from difs.foresight import CROWD, rode_along
 from difs.profiles import rows_that_pay, step_seconds
 
 Phase = Literal["encode", "step", "decode", "measure"]
@@ -168,12 +168,12 @@ def _grow(
         if grown > pace.worthwhile_rows:
             continue
         was_s, will_s = pace.seconds(rows), pace.seconds(grown)
-        if _loses(rival, pace.seconds(rival.rows), will_s, now):
+        if _loses(rival, rival.latest, pace.seconds(rival.rows), will_s, now):
             continue
-        if any(_loses(c, was_s, will_s, now) for c in batch):
+        if any(_loses(c, c.latest, was_s, will_s, now) for c in batch):
             continue
         is_in_haste = is_crowded or _in_haste(rival, head, will_s, now)
-        if not is_in_haste and any(_room_s(c, c.told, now) < c.evaluations * will_s for c in batch):
+        if not is_in_haste and any(_loses(c, c.told, was_s, will_s, now) for c in batch):
             continue
         batch.append(rival)
         rows = grown
@@ -181,19 +181,14 @@ def _grow(
 
 
 def _in_haste(rival: Candidate, head: Candidate, will_s: float, now: float) -> bool:
-    """Whether a rival cannot wait until the head bears it, but is to share its calls now."""
-    if rival.is_in_haste:
-        return True
-    promised_s = _room_s(head, head.latest, now)
-    if promised_s < head.evaluations * head.unit_s:
-        promised_s = math.inf
-    sharer = Sharer(head.evaluations, promised_s, _room_s(head, head.told, now))
-    return rode_along(rival.told - now, _rest(rival), _rest(head), sharer, will_s)
+    """Whether a rival cannot wait for its own calls after those of the head instead of sharing them now.
 
-
-def _rest(candidate: Candidate) -> Rest:
-    calls, call_s = candidate.evaluations, candidate.unit_s
-    return Rest(calls, call_s, candidate.remaining_s - calls * call_s)
+    It was told a moment that it comes nearer to by that alone: it was foreseen to ride along.
+    """
+    left_s = rival.told - now
+    after_s = head.evaluations * head.unit_s + rival.remaining_s
+    shared_s = rival.remaining_s + rival.evaluations * (will_s - rival.unit_s)
+    return rival.is_in_haste or rode_along(left_s, shared_s, after_s)
 
 
 def _unnoticed(
@@ -210,18 +205,15 @@ def _unnoticed(
         if guest.group != group or guest.phase != "step" or grown > pace.max_rows:
             continue
         will_s = pace.seconds(grown)
-        if will_s <= UNNOTICED * alone_s and not any(_loses(c, alone_s, will_s, now) for c in batch):
+        if will_s <= UNNOTICED * alone_s and not any(
+            _loses(c, c.latest, alone_s, will_s, now) for c in batch
+        ):
             joined.append(guest.key)
             rows = grown
     return joined
 
 
-def _loses(candidate: Candidate, was_s: float, will_s: float, now: float) -> bool:
-    """Whether a candidate keeps its promise at `was_s` seconds a step, and not at `will_s`."""
-    room_s = _room_s(candidate, candidate.latest, now)
-    return candidate.evaluations * was_s <= room_s < candidate.evaluations * will_s
-
-
-def _room_s(candidate: Candidate, until: float, now: float) -> float:
-    """Return the seconds that a candidate's steps may take so that it is done by then."""
-    return until - now - (candidate.remaining_s - candidate.evaluations * candidate.unit_s)
+def _loses(candidate: Candidate, until: float, was_s: float, will_s: float, now: float) -> bool:
+    """Whether a candidate is done by `until` at `was_s` seconds a step, and not at `will_s`."""
+    left = until - now - (candidate.remaining_s - candidate.evaluations * candidate.unit_s)
+    return candidate.evaluations * was_s <= left < candidate.evaluations * will_s

@@ -20,7 +20,7 @@ from difs.policy.states import State
 from difs.profiles import Work
 
 NO_OUTLOOK: tuple[float, Outlook | None] = (0.0, None)
-LEEWAY = 0.05
+LEEWAY = 0.1
 """By so much of what it was told a request may be late for the sake of those that share its calls."""
 
 

@@ -39,9 +39,8 @@ def test_who_rides_along_is_not_told_to_wait_for_all_others() -> None:
 def test_who_can_wait_is_not_told_that_another_is_later_for_it() -> None:
     house = sharing()
     alone_s = predicted_s(house, "a")
-    for name, turn in (("b", 2), ("c", 3)):
-        found_s = predicted_s(house, name, latency_s=1.0)
-        assert 0.9 < found_s / (turn * alone_s) < 1.0001, "but for a few calls at the end"
+    assert predicted_s(house, "b") == pytest.approx(2 * alone_s)
+    assert predicted_s(house, "c", latency_s=1.0) == pytest.approx(3 * alone_s)
 
 
 def test_who_rides_along_is_due_when_it_was_told_not_in_its_turn_behind_all() -> None:
