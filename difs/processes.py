@@ -19,6 +19,15 @@ EXIT_CONFIG = os.EX_CONFIG
 """78: the configuration is wrong or does not fit the machine."""
 
 
+WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
+"""Idle OpenMP threads spin briefly, then sleep.
+
+Sleeping at once (PASSIVE alone) doubled the time of a small UNet's step. With a sixth of these spins the
+first step after a rest of 0.3 s took 45 ms at the 90th percentile, with these 20: each loop had to wake a
+core. Spinning for long starves the other processes on the same cores.
+"""
+
+
 def die_with_parent(parent_pid: int) -> None:
     """Be killed when the parent ends (prctl(2), PR_SET_PDEATHSIG); exits if it has ended already.
 
@@ -33,15 +42,6 @@ def die_with_parent(parent_pid: int) -> None:
 def cores_share(devices: int) -> int:
     """Return the threads of one of so many computing processes: spinning pools must not overlap."""
     return max(1, len(os.sched_getaffinity(0)) // max(1, devices))
-
-
-WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
-"""Idle OpenMP threads spin for about as long as Python takes between two loops of a step, then sleep.
-
-Sleeping at once (PASSIVE alone) doubled the time of a small UNet's step, and with a sixth of these spins
-the first step after a rest of 0.3 s took 45 ms instead of 12 one time in ten: each loop had to wake a
-core. Spinning for long starves the other processes on the same cores.
-"""
 
 
 def computing_environment(threads: int) -> dict[str, str]:
