@@ -8,7 +8,7 @@ Pure arithmetic; moments are those of one clock, seconds are of a device that do
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -22,6 +22,7 @@ from difs.actor_messages import Costs, RowCost
 from difs.places import Behind, Bounds, Place, Turn
 from difs.profiles import Work
 from difs.samplers import evaluations
+from difs.sharing import Rest, Sharer, joined_after, rode_along
 from difs.sizes import at, in_table
 
 CROWD = 7
@@ -106,10 +107,7 @@ class Stretch(Struct, frozen=True):
     call_s: float
     head_s: float
     """Of a call of the first of them, alone."""
-    bearable_s: float
-    """Of a call: if it were longer, one of them would miss what it was promised;"""
-    foretold_s: float
-    """or what it was told."""
+    sharers: tuple[Sharer, ...]
     aside_s: float
     """After the last call: decoding of those that are done."""
 
@@ -117,6 +115,18 @@ class Stretch(Struct, frozen=True):
     def ends(self) -> float:
         """Return when the last call is done."""
         return self.begins + self.calls * self.call_s
+
+    def joined_after(self, task: Task, pace: Pace, later_s: float, *, is_in_haste: bool) -> int:
+        """Return after how many of the calls one task more may share the rest; all: it may not.
+
+        `later_s`: by which it makes the others later before its first.
+        """
+        rows = self.rows + task.rows
+        if self.group != task.group or rows > pace.most_rows:
+            return self.calls
+        shared_s = pace.seconds(rows)
+        after = joined_after(self.sharers, self.call_s, shared_s, later_s, is_in_haste=is_in_haste)
+        return min(self.calls, after)
 
     def from_now(self, now: float) -> tuple[int, float]:
         """Return how many of the calls have not begun, and when the first of these begins."""
@@ -216,28 +226,19 @@ class Outlook(Struct, frozen=True):
                 continue
             if not is_encoded:
                 is_encoded, later_s = True, later_s + task.encode_s
-            shared_s = _shared_s(stretch, task, pace, later_s, is_in_haste=is_in_haste)
-            if shared_s is None:
+            shared_s = pace.seconds(stretch.rows + task.rows)
+            apart = stretch.joined_after(task, pace, later_s, is_in_haste=is_in_haste)
+            calls, first = min(calls, stretch.calls - apart), max(stretch.calls - calls, apart)
+            if calls <= 0:
                 continue
             if left <= calls:
                 others_s = aside_s if left == calls else 0.0
+                begins = stretch.begins + first * stretch.call_s
                 return begins - now + later_s + left * shared_s + others_s + task.decode_s
             left -= calls
             later_s += calls * (shared_s - stretch.call_s)
         later_s += 0.0 if is_encoded else task.encode_s
         return max(0.0, self.firm - now) + later_s + left * task.call_s + task.decode_s
-
-
-def _shared_s(
-    stretch: Stretch, task: Task, pace: Pace, later_s: float, *, is_in_haste: bool
-) -> float | None:
-    """Return the seconds of a call of a stretch with one task more; None: it cannot join."""
-    rows = stretch.rows + task.rows
-    if stretch.group != task.group or rows > pace.most_rows:
-        return None
-    shared_s = pace.seconds(rows)
-    bearable_s = stretch.bearable_s if is_in_haste else stretch.foretold_s
-    return shared_s if shared_s + later_s / stretch.calls <= bearable_s else None
 
 
 # ---- running ahead --------------------------------------------------------------------------------
@@ -255,28 +256,39 @@ class _Left:
         task = self.task
         return Bounds(task.due, task.bears_until, task.lost_until).place(ends)
 
-    def bears(self, until: float, moment: float, call_s: float) -> float:
-        """Return the seconds of its calls by which it is done `until` then; inf: it misses that."""
-        room_s = (until - moment - self.task.decode_s) / self.calls
-        return room_s if room_s >= call_s else math.inf
+    def bears(self, call_s: float, moment: float) -> bool:
+        """Whether it keeps its promise in calls of `call_s` seconds from then on, or loses it anyhow."""
+        room_s = self.task.latest - moment - self.task.decode_s
+        return not self.calls * self.task.call_s <= room_s < self.calls * call_s
+
+    def sharer(self, moment: float, call_s: float) -> Sharer:
+        """Return it as one sees it that would join calls of `call_s` that it shares from then on."""
+        task = self.task
+        left_s = moment + task.decode_s
+        return Sharer.at(self.calls, call_s, task.latest - left_s, task.told - left_s)
+
+    def rest(self) -> Rest:
+        """Return what is left of it."""
+        return Rest(self.calls, self.task.call_s, self.task.decode_s)
 
     def in_haste(self, head: "_Left", moment: float, call_s: float) -> bool:
-        """Whether it cannot wait for its own calls after those of a head instead of sharing them now.
-
-        It was told a moment that it comes nearer to by that alone: it was foreseen to ride along.
-        """
-        task, left_s = self.task, self.task.told - moment
-        after_s = head.calls * head.task.call_s + self.calls * task.call_s + task.decode_s
-        shared_s = self.calls * call_s + task.decode_s
-        return task.is_in_haste or rode_along(left_s, shared_s, after_s)
+        """Whether it cannot wait until a head bears it, but is to share its calls of `call_s` now."""
+        if self.task.is_in_haste:
+            return True
+        sharer = head.sharer(moment, head.task.call_s)
+        return rode_along(self.task.told - moment, self.rest(), head.rest(), sharer, call_s)
 
 
-def rode_along(left_s: float, shared_s: float, after_s: float) -> bool:
-    """Whether who was told to be done in `left_s` was foreseen to share calls, and still gains by that.
+class _Call(NamedTuple):
+    """One call and who shares it, the first due first."""
 
-    It is done in `shared_s` if it does, and in `after_s` if it waits for those that it would share with.
-    """
-    return left_s < after_s and shared_s - left_s < after_s - shared_s
+    batch: list[_Left]
+    rows: int
+    seconds: float
+
+    def sharers(self, moment: float) -> tuple[Sharer, ...]:
+        """Return them as one sees them that would join."""
+        return tuple([one.sharer(moment, self.seconds) for one in self.batch])
 
 
 def run_ahead(
@@ -328,13 +340,16 @@ def _run(
     known: list[Place] = []
     while left:
         here = [one for one in left if one.task.since <= moment + 1e-9] or left
-        batch, call_s = _next_batch(here, paces, moment)
+        pace = paces[here[0].task.group]
+        call = _next_call(here, pace, moment)
         if not stretches and is_fresh:  # a unit that takes longer than it should is not done
-            moment = max(moment, now - call_s)
-        calls = min([one.calls for one in batch]) if len(here) == len(left) else 1
-        stretches.append(_stretch(batch, moment, calls, call_s))
+            moment = max(moment, now - call.seconds)
+        calls = min([one.calls for one in call.batch])
+        if calls > 1:
+            calls = min([calls, *_joins(left, call, pace, moment)]) if len(here) == len(left) else 1
+        stretches.append(_stretch(call, moment, calls))
         moment = stretches[-1].ends + stretches[-1].aside_s
-        for one in batch:
+        for one in call.batch:
             one.calls -= calls
             if one.calls <= 0:
                 known.append(one.place(moment))
@@ -342,51 +357,50 @@ def _run(
     return stretches, known, moment
 
 
-def _next_batch(
-    left: Sequence[_Left], paces: Mapping[Hashable, Pace], moment: float
-) -> tuple[list[_Left], float]:
-    """Return who shares the next call, the first due first, and its seconds; `left` is in that order.
+def _next_call(left: Sequence[_Left], pace: Pace, moment: float) -> _Call:
+    """Return who shares the next call, the first due first; `left` is in that order.
 
-    Of the group of the first one, whoever has room and costs nobody what was promised.
+    Of the group of the first one, whoever has room and costs nobody what was promised, or told.
     """
     first, *others = left
-    group, pace = first.task.group, paces[first.task.group]
-    batch, rows, call_s = [first], first.task.rows, first.task.call_s
-    bearable_s, foretold_s = _bearable([first], moment, call_s)
+    call = _Call([first], first.task.rows, first.task.call_s)
+    sharers = call.sharers(moment)
     is_crowded = len(left) > CROWD
     for one in others:
-        grown = rows + one.task.rows
-        if one.task.group != group or grown > pace.most_rows:
+        rows = call.rows + one.task.rows
+        if one.task.group != first.task.group or rows > pace.most_rows:
             continue
-        will_s = pace.seconds(grown)
-        if one.bears(one.task.latest, moment, one.task.call_s) < will_s:
+        will_s = pace.seconds(rows)
+        if not one.bears(will_s, moment):
             continue
-        if bearable_s < will_s:
+        is_in_haste = is_crowded or one.in_haste(first, moment, will_s)
+        if joined_after(sharers, call.seconds, will_s, 0.0, is_in_haste=is_in_haste):
             continue
-        if foretold_s < will_s and not (is_crowded or one.in_haste(first, moment, will_s)):
-            continue
-        batch.append(one)
-        rows, call_s = grown, will_s
-        bearable_s, foretold_s = _bearable(batch, moment, call_s)
-    return batch, call_s
+        call = _Call([*call.batch, one], rows, will_s)
+        sharers = call.sharers(moment)
+    return call
 
 
-def _bearable(batch: Sequence[_Left], moment: float, call_s: float) -> tuple[float, float]:
-    """Return the seconds of a call, `call_s` now, by which none misses what it was promised, or told."""
-    bearable_s = min([one.bears(one.task.latest, moment, call_s) for one in batch])
-    return bearable_s, min(bearable_s, *[one.bears(one.task.told, moment, call_s) for one in batch])
+def _joins(left: Sequence[_Left], call: _Call, pace: Pace, moment: float) -> Iterator[int]:
+    """Yield after how many such calls one more of those that are left may share them."""
+    head, sharers = call.batch[0], call.sharers(moment)
+    for one in left:
+        rows = call.rows + one.task.rows
+        if one.task.group == head.task.group and rows <= pace.most_rows and one not in call.batch:
+            will_s = pace.seconds(rows)
+            is_in_haste = one.in_haste(head, moment, will_s)
+            yield max(1, joined_after(sharers, call.seconds, will_s, 0.0, is_in_haste=is_in_haste))
 
 
-def _stretch(batch: Sequence[_Left], moment: float, calls: int, call_s: float) -> Stretch:
-    bearable_s, foretold_s = _bearable(batch, moment, call_s)
+def _stretch(call: _Call, moment: float, calls: int) -> Stretch:
+    batch = call.batch
     return Stretch(
         begins=moment,
         group=batch[0].task.group,
-        rows=sum([one.task.rows for one in batch]),
+        rows=call.rows,
         calls=calls,
-        call_s=call_s,
+        call_s=call.seconds,
         head_s=batch[0].task.call_s,
-        bearable_s=bearable_s,
-        foretold_s=foretold_s,
+        sharers=call.sharers(moment),
         aside_s=sum([one.task.decode_s for one in batch if one.calls <= calls]),
     )

@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from difs.actor_messages import Costs
-from difs.foresight import CROWD, rode_along
+from difs.foresight import CROWD
 from difs.profiles import rows_that_pay, step_seconds
+from difs.sharing import Rest, Sharer, rode_along
 
 Phase = Literal["encode", "step", "decode", "measure"]
 UNNOTICED = 1.02
@@ -168,12 +169,10 @@ def _grow(
         if grown > pace.worthwhile_rows:
             continue
         was_s, will_s = pace.seconds(rows), pace.seconds(grown)
-        if _loses(rival, rival.latest, pace.seconds(rival.rows), will_s, now):
-            continue
-        if any(_loses(c, c.latest, was_s, will_s, now) for c in batch):
+        if _loses(rival, pace.seconds(rival.rows), will_s, now):
             continue
         is_in_haste = is_crowded or _in_haste(rival, head, will_s, now)
-        if not is_in_haste and any(_loses(c, c.told, was_s, will_s, now) for c in batch):
+        if not all(_sharer(c, was_s, now).bears(will_s, is_in_haste=is_in_haste) for c in batch):
             continue
         batch.append(rival)
         rows = grown
@@ -181,14 +180,16 @@ def _grow(
 
 
 def _in_haste(rival: Candidate, head: Candidate, will_s: float, now: float) -> bool:
-    """Whether a rival cannot wait for its own calls after those of the head instead of sharing them now.
+    """Whether a rival cannot wait until the head bears it, but is to share its calls now."""
+    if rival.is_in_haste:
+        return True
+    sharer = _sharer(head, head.unit_s, now)
+    return rode_along(rival.told - now, _rest(rival), _rest(head), sharer, will_s)
 
-    It was told a moment that it comes nearer to by that alone: it was foreseen to ride along.
-    """
-    left_s = rival.told - now
-    after_s = head.evaluations * head.unit_s + rival.remaining_s
-    shared_s = rival.remaining_s + rival.evaluations * (will_s - rival.unit_s)
-    return rival.is_in_haste or rode_along(left_s, shared_s, after_s)
+
+def _rest(candidate: Candidate) -> Rest:
+    calls, call_s = candidate.evaluations, candidate.unit_s
+    return Rest(calls, call_s, candidate.remaining_s - calls * call_s)
 
 
 def _unnoticed(
@@ -205,15 +206,19 @@ def _unnoticed(
         if guest.group != group or guest.phase != "step" or grown > pace.max_rows:
             continue
         will_s = pace.seconds(grown)
-        if will_s <= UNNOTICED * alone_s and not any(
-            _loses(c, c.latest, alone_s, will_s, now) for c in batch
-        ):
+        if will_s <= UNNOTICED * alone_s and not any(_loses(c, alone_s, will_s, now) for c in batch):
             joined.append(guest.key)
             rows = grown
     return joined
 
 
-def _loses(candidate: Candidate, until: float, was_s: float, will_s: float, now: float) -> bool:
-    """Whether a candidate is done by `until` at `was_s` seconds a step, and not at `will_s`."""
-    left = until - now - (candidate.remaining_s - candidate.evaluations * candidate.unit_s)
-    return candidate.evaluations * was_s <= left < candidate.evaluations * will_s
+def _loses(candidate: Candidate, was_s: float, will_s: float, now: float) -> bool:
+    """Whether a candidate keeps its promise at `was_s` seconds a step, and not at `will_s`."""
+    return not _sharer(candidate, was_s, now).bears(will_s, is_in_haste=True)
+
+
+def _sharer(candidate: Candidate, unit_s: float, now: float) -> Sharer:
+    """Return a candidate as one sees it that would join it at `unit_s` seconds a step."""
+    calls = candidate.evaluations
+    left_s = now + candidate.remaining_s - calls * candidate.unit_s
+    return Sharer.at(calls, unit_s, candidate.latest - left_s, candidate.told - left_s)

@@ -233,7 +233,7 @@ class Books:
             order=request.place,
             seconds=request.work_s,
             kind=plan.variant,
-            turn=request.turn if request.order is None else request.order,
+            turn=request.due if request.order is None else request.order,
             told=request.told,
         )
 

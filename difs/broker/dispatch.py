@@ -120,8 +120,8 @@ def _let_pass(books: Books, actor: Actor, now: float) -> None:
 
 
 def _line_of(request: Request) -> tuple[int, float]:
-    """Return where a request stands in the queue: its class, and its turn there."""
-    return request.rank[0], request.turn
+    """Return where a request stands in the queue: its class, and when it is due."""
+    return request.rank[0], request.due
 
 
 def _take_back(books: Books, actor: Actor, attempt: Attempt, now: float, why: str) -> None:

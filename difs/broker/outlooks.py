@@ -148,7 +148,7 @@ def _bounds(request: Request, plan: Plan) -> Bounds:
 
 
 def _found(request: Request, plan: Plan) -> Bounds:
-    told, due = request.told, min(request.deadline, request.turn)
+    told, due = request.told, request.due
     if told == "late":
         return Bounds(due, lost_until=request.deadline, gives_way=True)
     if told == "promised":

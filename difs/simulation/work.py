@@ -192,7 +192,7 @@ class Work:
                 for painting in paintings:
                     self._start(painting, now)
                 if not any(self._may_fall_behind(p, unit_s, now) for p in paintings):
-                    self.run.units = self._units(turn.keys, candidates)
+                    self.run.units = self._units(turn.keys, candidates, unit_s, now)
 
     # ---- choosing ---------------------------------------------------------------------------------
 
@@ -239,11 +239,20 @@ class Work:
                     paces[candidate.group] = Pace(costs, execute.width * execute.height, rows)
         return keys, found, paces
 
-    def _units(self, keys: tuple[int, ...], candidates: list[Candidate]) -> int:
-        """Return how many steps follow each other before the choice may be another one."""
+    def _units(
+        self, keys: tuple[int, ...], candidates: list[Candidate], unit_s: float, now: float
+    ) -> int:
+        """Return how many steps follow each other before the choice may be another one.
+
+        Who may share calls may join the next one, and a promise that has to wait goes first at its last.
+        """
         batch = [c for c in candidates if c.key in keys]
+        others = [c for c in candidates if c.key not in keys]
+        if unit_s <= 0 or any(c.phase != "step" or c.group == batch[0].group for c in others):
+            return 1
         most = min(MOST_UNITS, *(c.evaluations for c in batch))
-        return 1 if any(c.phase != "step" for c in candidates) else max(1, most)
+        spare_s = [c.latest - now - c.remaining_s for c in others if c.latest < math.inf]
+        return max(1, min([most, *(int(spare / unit_s) for spare in spare_s if spare >= 0)]))
 
     def _may_fall_behind(self, painting: Painting, unit_s: float, now: float) -> bool:
         """Whether steps may have to be left out, which is decided between two of them."""

@@ -132,7 +132,16 @@ def test_what_was_told_is_kept_from_those_that_can_wait() -> None:
     told = step(0, told=2.2)
     assert pick(told, step(1)) == Turn("step", (0,))
     assert pick(told._replace(told=3.2), step(1)) == Turn("step", (0, 1))
-    assert pick(told._replace(told=2.0), step(1)) == Turn("step", (0, 1)), "it is missed anyhow"
+    assert pick(told._replace(told=2.0), step(1)) == Turn("step", (0,)), "it is not made later still"
+    assert pick(told._replace(told=1.0), step(1)) == Turn("step", (0, 1)), "that is given up"
+
+
+def test_who_can_wait_joins_once_what_another_has_to_spare_suffices() -> None:
+    """Two images together take 0.1 s a step more: 0.6 s to spare are too few for ten, enough for six."""
+    told = step(0, told=2.7)
+    assert pick(told, step(1)) == Turn("step", (0,))
+    assert pick(step(0, left=7, told=2.7), step(1), now=0.6) == Turn("step", (0,))
+    assert pick(step(0, left=6, told=2.7), step(1), now=0.79) == Turn("step", (0, 1))
 
 
 def test_who_is_in_haste_shares_calls_though_others_are_later_than_they_were_told() -> None:
@@ -148,6 +157,8 @@ def test_who_was_told_so_rides_along() -> None:
     assert pick(told, rider._replace(told=2.7)) == Turn("step", (0, 1)), "it is nearer to it by that"
     assert pick(told, rider._replace(told=2.0)) == Turn("step", (0,)), "it is late anyhow"
     assert pick(told, rider._replace(told=4.3)) == Turn("step", (0,)), "it has its own turn in time"
+    last = step(1, left=1, told=2.8)
+    assert pick(step(0, told=2.35), last) == Turn("step", (0,)), "it shares the last one in time"
 
 
 def test_in_a_crowd_all_share_calls_whatever_they_were_told() -> None:

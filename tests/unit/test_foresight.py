@@ -66,6 +66,15 @@ def test_who_can_wait_does_not_break_what_another_was_told_and_who_cannot_does()
     assert math.isclose(firm.done_in_s(newcomer, PACE, 0.0, is_in_haste=True), 0.01 + 0.45 + 0.1 + 0.05)
 
 
+def test_who_can_wait_joins_once_what_another_has_to_spare_suffices() -> None:
+    """0.04 s to spare are two shared calls of four; with the newcomer's encoding only one."""
+    told = task("a", calls=4, encode_s=0.0, told=0.49, due=1.0)
+    newcomer = task("a", calls=1)
+    assert math.isclose(ahead(told).done_in_s(newcomer, PACE, 0.0), 0.01 + 0.3 + 0.12 + 0.05 + 0.05)
+    here = ahead(told, task("a", calls=2, encode_s=0.0))
+    assert [(s.rows, s.calls) for s in here.stretches] == [(1, 2), (2, 2)]
+
+
 def test_what_is_run_ahead_keeps_what_was_told_as_the_engine_does() -> None:
     told, other = task("a", encode_s=0.0, told=0.46, due=1.0), task("a", encode_s=0.0)
     assert [s.rows for s in ahead(told, other).stretches] == [1, 1]

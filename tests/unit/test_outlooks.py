@@ -39,8 +39,11 @@ def test_who_rides_along_is_not_told_to_wait_for_all_others() -> None:
 def test_who_can_wait_is_not_told_that_another_is_later_for_it() -> None:
     house = sharing()
     alone_s = predicted_s(house, "a")
-    assert predicted_s(house, "b") == pytest.approx(2 * alone_s)
-    assert predicted_s(house, "c", latency_s=1.0) == pytest.approx(3 * alone_s)
+    spare_s = LEEWAY * alone_s - 0.01  # the newcomer's encoding comes before
+    shared = int(spare_s / 0.002)
+    first_s, rest_s = alone_s + 0.01 + shared * 0.002, (20 - shared) * 0.01 + 0.02
+    assert 0 < shared < 20
+    assert predicted_s(house, "b", latency_s=1.0) == pytest.approx(first_s + rest_s)
 
 
 def test_who_rides_along_is_due_when_it_was_told_not_in_its_turn_behind_all() -> None:
@@ -100,7 +103,7 @@ def test_a_turn_is_after_all_that_was_here() -> None:
     house = sharing()
     first = only(house.ask("a", guidance_scale=1.0), Execute)
     second = only(house.ask("b", guidance_scale=1.0), Execute)
-    assert second.due == pytest.approx(first.due + 0.23), "though it comes sooner"
+    assert first.due < second.due < first.due + 0.23 + 1e-9, "it shares the last calls of that"
 
 
 def test_an_outlook_is_remembered_until_something_comes_or_goes() -> None:
