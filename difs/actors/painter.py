@@ -5,8 +5,9 @@ each has a scheduler object of its own. Which images share a call is decided els
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,7 @@ class Painter:
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         noise = randn_tensor(shape, generator=generator, device=self._device, dtype=self._dtype)
-        accepted = inspect.signature(scheduler.step).parameters
+        accepted = _accepted(type(scheduler).step)
         extra: dict[str, Any] = {"eta": 0.0} if "eta" in accepted else {}
         if "generator" in accepted:
             extra["generator"] = generator
@@ -260,6 +261,12 @@ class Painter:
         pixels = (image * 255).round_().to(torch.uint8)
         target.copy_(pixels, non_blocking=True)
         torch.cuda.current_stream(self._device).synchronize()
+
+
+@cache
+def _accepted(step: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of what a step takes."""
+    return frozenset(inspect.signature(step).parameters)
 
 
 def _clean(scheduler: Any, out: Any) -> torch.Tensor | None:

@@ -83,7 +83,7 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
         return
     books.end(attempt, Cause.ENDED, _used_s(message))
     _note_activity(attempt, now)
-    _note_lateness(attempt, now)
+    _note_lateness(attempt, message, now)
     if not attempt.actor.is_proven:
         attempt.actor.is_proven = True
         tell_fleet(books)
@@ -156,12 +156,15 @@ def _note_activity(attempt: Attempt, now: float) -> None:
         actor.activity[plan.variant] = activity.finished(seen_s, profiled_s, now)
 
 
-def _note_lateness(attempt: Attempt, now: float) -> None:
+def _note_lateness(attempt: Attempt, message: Finished, now: float) -> None:
     """Enter what came of a prediction, where nothing but the device's work can have belied it."""
-    request, plan = attempt.request, attempt.plan
-    if request.foreseen_s > 0 and request.attempts == 1:
-        calls = evaluations(plan.sampler, plan.steps)
-        attempt.actor.lateness.saw(calls, (now - request.planned_at) / request.foreseen_s)
+    request, plan, lateness = attempt.request, attempt.plan, attempt.actor.lateness
+    if request.foreseen_s <= 0 or request.attempts > 1:
+        return
+    seen_s, told = now - request.planned_at, plan.prediction
+    if told.queue_s - told.later_s < 1e-6 and message.shared_by <= 1.0:
+        lateness.was_alone(seen_s - message.encode_s - message.steps_s - message.decode_s)
+    lateness.saw(evaluations(plan.sampler, plan.steps), request.foreseen_s, seen_s)
 
 
 def _matches(attempt: Attempt, message: Finished) -> bool:

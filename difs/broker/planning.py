@@ -129,6 +129,7 @@ def _device_view(actor: Actor, now: float, needs: Requirements) -> DeviceView:
         outlook=outlook,
         now=now,
         lateness=actor.lateness.factors,
+        way_s=actor.lateness.way_s,
     )
 
 

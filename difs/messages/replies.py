@@ -23,7 +23,8 @@ class Prediction(Struct, frozen=True, omit_defaults=True):
     total_s: float
     source: Literal["measured", "estimated", "assumed"]
     later_s: float = 0.0
-    """The part of `queue_s` that stands for those who come later; see `difs.policy.lateness`."""
+    """The part of `queue_s` that stands for those who come later, and for messages and the hand-over; see
+    `difs.policy.lateness`."""
 
 
 class Alternative(Struct, frozen=True, omit_defaults=True):

@@ -1,14 +1,17 @@
 """What later arrivals, and all else that no schedule knows, make of predictions: learned.
 
-A prediction runs ahead what is there (`difs.foresight`); who comes later shares calls and slows those
-that it shares with. How much is a matter of the load, so the ratios of seen to foreseen seconds of a
-device's last requests say it. Predicted is the middle of the shortest range that holds nine tenths of
-them: of all numbers the one that is nearest to nine tenths. It is the least quantile of squares of
-Rousseeuw (1984, "Least Median of Squares Regression"), with nine tenths for the half. Pure.
+A prediction runs ahead what is there (`difs.foresight`): the units of work. Between and around them are
+messages, loops and the hand-over, the way, which takes a long picture no longer than a short one: the
+median of what it took those that were alone. And who comes later shares calls and slows those that it
+shares with. How much is a matter of the load, so the ratios of seen to foreseen seconds of a device's
+last requests say it, the way left out. Predicted is the middle of the shortest range that holds nine
+tenths of them: of all numbers the one that is nearest to nine tenths. It is the least quantile of squares
+of Rousseeuw (1984, "Least Median of Squares Regression"), with nine tenths for the half. Pure.
 """
 
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 KEPT = 96
 """Ratios of the last requests."""
@@ -28,22 +31,45 @@ def class_of(calls: int) -> int:
     return calls.bit_length()
 
 
+class _Last:
+    """The last ratios of a class, in the order in which they came, and sorted."""
+
+    def __init__(self) -> None:
+        self._came: deque[float] = deque()
+        self.known: list[float] = []
+
+    def add(self, ratio: float) -> None:
+        self._came.append(ratio)
+        insort(self.known, ratio)
+        if len(self._came) > KEPT:
+            del self.known[bisect_left(self.known, self._came.popleft())]
+
+
 class Lateness:
     """What came of the predictions of one device."""
 
     def __init__(self) -> None:
         """Know nothing."""
-        self._ratios: dict[int, deque[float]] = {}
+        self._last: dict[int, _Last] = {}
         self.factors: dict[int, float] = {}
         """By what to multiply predictions, by class, where enough is known."""
+        self._ways = _Last()
+        self.way_s = 0.0
+        """Seconds that a picture takes beyond its units of work."""
 
-    def saw(self, calls: int, ratio: float) -> None:
-        """Enter seen by foreseen seconds of a request of so many UNet evaluations."""
+    def was_alone(self, way_s: float) -> None:
+        """Enter what a request that nobody was beside took beyond its units of work."""
+        self._ways.add(way_s)
+        self.way_s = max(0.0, self._ways.known[len(self._ways.known) // 2])
+
+    def saw(self, calls: int, foreseen_s: float, seen_s: float) -> None:
+        """Enter what came of a request of so many UNet evaluations."""
+        ratio = (seen_s - self.way_s) / foreseen_s
         for key in (ALL, class_of(calls)):
-            ratios = self._ratios.setdefault(key, deque(maxlen=KEPT))
-            ratios.append(ratio)
-            if len(ratios) >= ENOUGH:
-                self.factors[key] = middle(ratios)
+            last = self._last.get(key) or self._last.setdefault(key, _Last())
+            last.add(ratio)
+            if len(last.known) >= ENOUGH:
+                self.factors[key] = middle(last.known)
 
 
 def factor(factors: Mapping[int, float], calls: int) -> float:
@@ -51,10 +77,10 @@ def factor(factors: Mapping[int, float], calls: int) -> float:
     return factors.get(class_of(calls), factors.get(ALL, 1.0))
 
 
-def middle(ratios: Iterable[float]) -> float:
-    """Return the middle of the shortest range with nine tenths of `ratios`, 1 to `MOST`."""
-    known = sorted(ratios)
+def middle(known: Sequence[float]) -> float:
+    """Return the middle of the shortest range with nine tenths of the sorted `known`, 1 to `MOST`."""
     held = max(2, round(SHARE * len(known)))
-    starts = range(len(known) - held + 1)
-    first = min(starts, key=lambda i: known[i + held - 1] - known[i])
-    return min(MOST, max(1.0, (known[first] + known[first + held - 1]) / 2))
+    _, low, high = min(
+        [(high - low, low, high) for low, high in zip(known, known[held - 1 :], strict=False)]
+    )
+    return min(MOST, max(1.0, (low + high) / 2))

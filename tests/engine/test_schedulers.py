@@ -2,6 +2,8 @@
 
 import inspect
 import math
+from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,13 @@ def sample(
     name: str, scheduler: Any, steps: int, seed: int = 5, cut: tuple[int, int] | None = None
 ) -> torch.Tensor:
     """Denoise 8192 pixels as a pipeline does; `cut`: after so many steps, so many are left."""
+    return list(denoise(name, scheduler, steps, seed, cut))[-1]
+
+
+def denoise(
+    name: str, scheduler: Any, steps: int, seed: int, cut: tuple[int, int] | None = None
+) -> Iterator[torch.Tensor]:
+    """Yield the pixels after each step."""
     generator = torch.Generator("cpu").manual_seed(seed)
     scheduler.set_timesteps(steps, device="cpu")
     accepted = inspect.signature(scheduler.step).parameters
@@ -78,7 +87,7 @@ def sample(
         done += 1
         eps = epsilon(scheduler.scale_model_input(x, t), float(t), is_consistent=name == "lcm")
         x = scheduler.step(eps, t, x, **extra, return_dict=False)[0]
-    return x
+        yield x
 
 
 def test_every_sampler_can_be_built_and_no_other() -> None:
@@ -147,6 +156,16 @@ def test_all_noise_comes_from_the_images_own_generator(name: str) -> None:
     assert torch.equal(sample(name, build(name, BASE), 6), first)
     torch.manual_seed(1)
     assert torch.equal(torch.random.get_rng_state(), state), "it drew from the process' own generator"
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_images_that_are_stepped_in_turn_share_no_state(name: str) -> None:
+    runs = ((6, 1), (9, 2))
+    alone = [list(denoise(name, build(name, BASE), *run)) for run in runs]
+    in_turn = zip_longest(*[denoise(name, build(name, BASE), *run) for run in runs])
+    for here, there in zip(in_turn, zip_longest(*alone), strict=True):
+        for one, other in zip(here, there, strict=True):
+            assert one is other is None or torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

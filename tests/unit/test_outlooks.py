@@ -152,8 +152,16 @@ def test_what_later_arrivals_do_is_learned() -> None:
     for i in range(ENOUGH):
         execute = only(house.ask(f"r{i}", guidance_scale=1.0), Execute)
         house.now += 1.2 * 0.23
-        house.tell(finished(execute))
+        house.tell(finished(execute, shared_by=1.5))
     assert predicted_s(house, "last") == pytest.approx(1.2 * first_s)
+
+
+def test_what_a_picture_takes_beyond_its_units_is_learned_from_those_that_were_alone() -> None:
+    house = sharing()
+    execute = only(house.ask("a", guidance_scale=1.0), Execute)
+    house.now += 0.23 + 0.05
+    house.tell(finished(execute))  # its units took 0.23 s
+    assert predicted_s(house, "short", steps=5) == pytest.approx(0.08 + 0.05)
 
 
 def test_what_is_explained_is_what_is_done() -> None:
@@ -236,7 +244,7 @@ def test_what_is_told_for_later_arrivals_is_no_part_of_what_was_foreseen() -> No
     house = sharing()
     (actor,) = house.state.books.ready
     for _ in range(ENOUGH):
-        actor.lateness.saw(20, 1.3)
+        actor.lateness.saw(20, 1.0, 1.3)
     house.ask("a", guidance_scale=1.0)
     request = house.state.books.requests["a"]
     assert request.plan is not None
