@@ -76,14 +76,22 @@ def _known(found: Resident) -> Known:
 def _forms(
     info: VariantInfo, kind: str, nearest: Known, by_profile: tuple[Known, ...], load_s: float
 ) -> tuple[Form, ...]:
-    then = next((k for k in by_profile if k.memory_mode == nearest.memory_mode), None)
-    changed = _slowdown(nearest.costs, then.costs) if then is not None else 1.0
-    profiles_by_mode = {k.memory_mode: _as_now(k, changed) for k in by_profile}
-    profiles_by_mode[nearest.memory_mode] = nearest
     modes = [
         mode for mode in memory_modes.available(kind) if mode in ASSUMED or mode == nearest.memory_mode
     ]
-    return tuple(_form(info, mode, profiles_by_mode.get(mode), nearest, load_s) for mode in modes)
+    known = {k.memory_mode: k for k in by_profile}
+    now = _form(info, nearest.memory_mode, nearest, nearest, load_s)
+    then = now
+    if nearest.memory_mode in known:
+        then = _form(info, nearest.memory_mode, known[nearest.memory_mode], nearest, load_s)
+
+    def form_of(mode: MemoryMode) -> Form:
+        if mode == nearest.memory_mode:
+            return now
+        found = _form(info, mode, known.get(mode), nearest, load_s)
+        return _changed(found, then, now) if mode in known else found
+
+    return tuple(form_of(mode) for mode in modes)
 
 
 def _form(
@@ -107,15 +115,18 @@ def _form(
     )
 
 
-def _slowdown(now: Costs, then: Costs) -> float:
-    """Return how many times the seconds of a profile steps take now; modes are compared as of now."""
-    before_s = profiles.step_seconds(then, then.pixels, 2)
-    return profiles.step_seconds(now, then.pixels, 2) / before_s if before_s > 0 else 1.0
+def _changed(form: Form, then: Form, now: Form) -> Form:
+    """Return a form of a profile as another one of it has changed since: modes are compared as of now."""
+    return replace(
+        form,
+        serve_s=form.serve_s * _ratio(now.serve_s, then.serve_s),
+        latency_s=form.latency_s * _ratio(now.latency_s, then.latency_s),
+        draft_s=form.draft_s * _ratio(now.draft_s, then.draft_s),
+    )
 
 
-def _as_now(known: Known, slowdown: float) -> Known:
-    costs = profiles.slowed(known.costs, steps=slowdown, decode=slowdown)
-    return replace(known, costs=costs)
+def _ratio(now_s: float, then_s: float) -> float:
+    return now_s / then_s if then_s > 0 else 1.0
 
 
 def _weights(known: Known) -> int:

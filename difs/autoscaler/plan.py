@@ -35,6 +35,9 @@ SLIGHT = 1.1
 """A resident is made slower for others' sake only where its device gets worth so many times more;"""
 URGENT = 1.6
 """one that is busy, so many times: its requests were promised what they are told by its mode."""
+ERRS = 0.1
+"""A mode that takes as much memory must save more of the seconds than profiles err by, or residents would
+follow their noise from mode to mode, and no picture have the bits of the one before."""
 PATIENCE_MOST = 8.0
 """Pressure that returns soon after a recovery doubles the wait for the next, up to so many times;"""
 RELAPSE_S = 30.0
@@ -258,10 +261,13 @@ class _Planning:
         meant = {device.device: room.present(device) for device in view.devices}
         now = {name: dict(found) for name, found in meant.items()}
         wanted = {*wanted, *(s.device.device for s in switches if s.grows)}
-        for device, variant, old, new in sorted(switches, key=attrgetter("grows")):  # the last
+        for switch in sorted(switches, key=attrgetter("grows")):  # the last
+            device, variant, old, new = switch
             name = device.device
             least = URGENT if device.residents[variant].is_busy else SLIGHT
             if new.serve_s > old.serve_s and (name not in wanted or gain < least):
+                continue
+            if switch.is_for_time and new.serve_s > (1 - ERRS) * old.serve_s:
                 continue
             meant[name][variant] = new
             if _fits(now[name], variant, new, room.budget(device, view.options)):
@@ -324,8 +330,16 @@ class Switch(NamedTuple):
     @property
     def grows(self) -> bool:
         """Whether it needs more memory then."""
-        old, new = self.old, self.new
-        return new.rest_bytes + new.peak_bytes > old.rest_bytes + old.peak_bytes
+        return _most_bytes(self.new) > _most_bytes(self.old)
+
+    @property
+    def is_for_time(self) -> bool:
+        """Whether it takes as much memory as before, so that only time is gained."""
+        return _most_bytes(self.new) == _most_bytes(self.old)
+
+
+def _most_bytes(form: Form) -> int:
+    return form.rest_bytes + form.peak_bytes
 
 
 def _gain(asked: Problem, picks: search.Picks) -> float:

@@ -62,6 +62,24 @@ def test_modes_are_compared_as_they_are_now_not_now_with_then() -> None:
     assert found["tiled"].serve_s > found["full"].serve_s, "what slows the device slows every mode"
 
 
+@pytest.mark.parametrize("changed", range(len(COSTS.steps)))
+def test_what_is_learned_of_calls_of_some_rows_changes_what_is_served_in_no_mode_alone(
+    changed: int,
+) -> None:
+    steps = [
+        replace(row, seconds=row.seconds * (0.8 if i == changed else 1.0))
+        for i, row in enumerate(COSTS.steps)
+    ]
+    here = replace(resident(), costs=replace(COSTS, steps=tuple(steps)))
+    now, then = (
+        made(here=here, profiled=(resident(), resident("tiled", 1.2))),
+        made(here=resident(), profiled=(resident(), resident("tiled", 1.2))),
+    )
+    for told in ("serve_s", "latency_s", "draft_s"):
+        ratios = [getattr(found["tiled"], told) / getattr(found["full"], told) for found in (now, then)]
+        assert ratios[0] == pytest.approx(ratios[1])
+
+
 def test_what_is_parked_returns_as_quickly_as_it_says() -> None:
     parked = replace(resident(), costs=replace(COSTS, load_s=0.1))
     assert made(parked=parked)["full"].load_s == 0.1

@@ -288,6 +288,13 @@ def test_a_mode_that_an_administrator_chose_is_changed_by_pressure_only() -> Non
     assert actions(here) == [(SetMode, "cuda-0", "a")]
 
 
+def test_a_mode_that_frees_no_memory_must_be_faster_by_more_than_profiles_err() -> None:
+    for serve_s, expected in ((0.95, []), (0.8, [(SetMode, "cuda-0", "a")])):
+        forms = {"a": (form("full", serve_s=1.0), form("sliced", serve_s=serve_s))}
+        here = device(residents={"a": FULL}, forms=forms)
+        assert actions(here, streams=[stream("a", uses=60.0)]) == expected
+
+
 @settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.floats(0.1, 40), st.floats(0.1, 8)), min_size=1, max_size=3), st.floats(0.2, 3)
