@@ -8,7 +8,8 @@
 - steps: see `bench.house_steps`.
 - broker: CPU of the broker's process, paced at 1 000 requests a second of four steps each, policy
   `modelless`, the simulated engine. On a machine that is too busy for that rate the share is scaled from
-  the CPU of one request.
+  the CPU of one request. Beside it, in the same run, that of `bench.bare_broker`: what the sockets and
+  the messages alone cost.
 - memory: what the broker's process grows by for each request that waits.
 """
 
@@ -20,17 +21,20 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import zmq
 
 from bench import footprint
 from bench.report import keep, verdict
 from difs import sockets, wire
+from difs.actor_messages import Execute, Finished, Sealed
 from difs.messages import Accepted, Beat, Delivery, Error, Generate, Overrides, Result
 from difs.private import PrivateService
 
@@ -141,6 +145,7 @@ class Asker:
 
     def __init__(self, address: str) -> None:
         """Connect."""
+        self.heard: dict[type, list[bytes]] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.sndhwm = self._socket.rcvhwm = 0
@@ -168,9 +173,11 @@ class Asker:
             return
         while True:
             try:
-                message = wire.decode_from_broker(sockets.receive(self._socket, sockets.DONTWAIT))
+                frames = sockets.receive(self._socket, sockets.DONTWAIT)
             except zmq.Again:
                 return
+            message = wire.decode_from_broker(frames)
+            self.heard[type(message)] = frames
             self.accepted += isinstance(message, Accepted)
             self.ended += isinstance(message, (Result, Error))
             self.failed += isinstance(message, Error)
@@ -196,51 +203,98 @@ def _stopped_actors(service: PrivateService) -> Iterator[None]:
         actor.kill()
 
 
-def _await(client: Asker, answered: Callable[[], int]) -> None:
+def _nothing() -> None:
+    pass
+
+
+def _await(client: Asker, answered: Callable[[], int], meanwhile: Callable[[], None] = _nothing) -> None:
     """Wait until as many requests are answered as were sent."""
     heard, heard_at = answered(), time.perf_counter()
     while answered() < client.sent:
-        client.hear(0.1)
+        client.hear(0.001)
+        meanwhile()
         if answered() > heard:
             heard, heard_at = answered(), time.perf_counter()
         elif time.perf_counter() - heard_at > SILENCE_S:
             raise SystemExit("the broker gave this client up, which took its answers too slowly")
 
 
-def _paced(client: Asker, seconds: float) -> float:
-    """Send RATE requests a second; returns how many were answered in a second."""
+def _paced(client: Asker, seconds: float, meanwhile: Callable[[], None] = _nothing) -> None:
+    """Send RATE requests a second, and wait until all are answered."""
     started, first = time.perf_counter(), client.sent
     while (at := time.perf_counter() - started) < seconds:
         while client.sent - first < at * RATE:
             client.ask()
         client.hear(0.001)
-    _await(client, lambda: client.ended)
-    return (client.sent - first) / (time.perf_counter() - started)
+        meanwhile()
+    _await(client, lambda: client.ended, meanwhile)
 
 
 def measure_broker(rounds: int) -> dict[str, float]:
-    """Return the broker's CPU for one request, and its share of a core at RATE."""
+    """Return the broker's CPU for one request, and its share of a core at RATE; and a bare one's."""
     options = [*SIMULATED, *WIDE]
     with PrivateService(options) as service:
         client, broker = Asker(service.address), _broker(service)
         _paced(client, 1.0)
-        costs, rates = [], []
-        for _ in range(rounds):
-            before, first = _cpu_s(broker), client.sent
-            rates.append(_paced(client, SECONDS))
-            costs.append((_cpu_s(broker) - before) / (client.sent - first))
+        answers = [client.heard[Accepted], client.heard[Result]]
+        with _bare(answers) as bare:
+            taken = [(_cost_s(client, broker), bare()) for _ in range(rounds)]
         idle = _cpu_s(broker)
         time.sleep(3.0)
         idle = (_cpu_s(broker) - idle) / 3.0
         failed = client.failed
         client.close()
+    request_s, bare_s = (statistics.median(costs) for costs in zip(*taken, strict=True))
     return {
-        "request_us": round(statistics.median(costs) * 1e6, 1),
-        "share_of_a_core": round(statistics.median(costs) * RATE, 4),
-        "per_s": round(statistics.median(rates), 1),
+        "request_us": round(request_s * 1e6, 1),
+        "share_of_a_core": round(request_s * RATE, 4),
+        "bare_us": round(bare_s * 1e6, 1),
+        "of_bare": round(request_s / bare_s, 2),
         "idle_share_of_a_core": round(idle, 4),
         "failed": failed,
     }
+
+
+def _cost_s(client: Asker, process: psutil.Process, meanwhile: Callable[[], None] = _nothing) -> float:
+    """Return the CPU seconds of a process for one request."""
+    before, first = _cpu_s(process), client.sent
+    _paced(client, SECONDS, meanwhile)
+    return (_cpu_s(process) - before) / (client.sent - first)
+
+
+@contextlib.contextmanager
+def _bare(answers: list[list[bytes]]) -> Iterator[Callable[[], float]]:
+    """Lend what measures the CPU seconds of one request of a bare broker; this process is its actor."""
+    with tempfile.TemporaryDirectory(prefix="difs-bare-") as folder:
+        told = Path(folder) / "answers"
+        told.write_bytes(msgspec.msgpack.encode(answers))
+        front, back = (f"ipc://{folder}/{name}" for name in ("clients", "actors"))
+        process = subprocess.Popen([sys.executable, "-m", "bench.bare_broker", front, back, str(told)])
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        actor = context.socket(zmq.DEALER)
+        actor.connect(back)
+        sockets.send(actor, [b"", b"here"])
+        client = Asker(front)
+        try:
+            yield lambda: _cost_s(client, psutil.Process(process.pid), lambda: _work(actor))
+        finally:
+            process.kill()
+            process.wait()
+            client.close()
+            context.destroy(linger=0)
+
+
+def _work(actor: "zmq.Socket[bytes]") -> None:
+    """Answer all orders as if they were done."""
+    while True:
+        try:
+            order = wire.decode_to_actor(sockets.receive(actor, sockets.DONTWAIT))
+        except zmq.Again:
+            return
+        assert isinstance(order, Execute), order
+        sealed = tuple(Sealed(slot.index, 12_288, 7) for slot in order.slots)
+        done = Finished(order.attempt, sealed, 0.001, 0.01, 0.005, 0.0, "same-noise", shared_by=4.0)
+        sockets.send(actor, wire.encode(done))
 
 
 def measure_memory(_: int) -> dict[str, float]:
