@@ -162,8 +162,10 @@ def _note_lateness(attempt: Attempt, message: Finished, now: float) -> None:
     if request.foreseen_s <= 0 or request.attempts > 1:
         return
     seen_s, told = now - request.planned_at, plan.prediction
-    if told.queue_s - told.later_s < 1e-6 and message.shared_by <= 1.0:
-        lateness.was_alone(seen_s - message.encode_s - message.steps_s - message.decode_s)
+    was_alone = told.queue_s - told.later_s < 1e-6 and message.shared_by <= 1.0
+    if was_alone and not request.is_judged:
+        units_s = message.encode_s + message.steps_s + message.decode_s + message.deliver_s
+        lateness.was_alone(seen_s - units_s)
     lateness.saw(evaluations(plan.sampler, plan.steps), request.foreseen_s, seen_s)
 
 
