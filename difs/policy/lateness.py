@@ -1,8 +1,8 @@
 """What later arrivals, and all else that no schedule knows, make of predictions: learned.
 
 A prediction runs ahead what is there (`difs.foresight`): the units of work. Between and around them are
-messages, loops and the hand-over, the way, which takes a long picture no longer than a short one: the
-median of what it took those that were alone. And who comes later shares calls and slows those that it
+messages and loops, the way, which takes a long picture hardly longer than a short one: the median of what
+it took those that were alone. And who comes later shares calls and slows those that it
 shares with. How much is a matter of the load, so the ratios of seen to foreseen seconds of a device's
 last requests say it, the way left out. Predicted is the middle of the shortest range that holds nine
 tenths of them: of all numbers the one that is nearest to nine tenths. It is the least quantile of squares
