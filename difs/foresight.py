@@ -285,10 +285,8 @@ class _Call(NamedTuple):
     batch: list[_Left]
     rows: int
     seconds: float
-
-    def sharers(self, moment: float) -> tuple[Sharer, ...]:
-        """Return them as one sees them that would join."""
-        return tuple([one.sharer(moment, self.seconds) for one in self.batch])
+    sharers: tuple[Sharer, ...]
+    """They, as one sees them that would join."""
 
 
 def run_ahead(
@@ -363,8 +361,7 @@ def _next_call(left: Sequence[_Left], pace: Pace, moment: float) -> _Call:
     Of the group of the first one, whoever has room and costs nobody what was promised, or told.
     """
     first, *others = left
-    call = _Call([first], first.task.rows, first.task.call_s)
-    sharers = call.sharers(moment)
+    call = _call([first], first.task.rows, first.task.call_s, moment)
     is_crowded = len(left) > CROWD
     for one in others:
         rows = call.rows + one.task.rows
@@ -374,22 +371,25 @@ def _next_call(left: Sequence[_Left], pace: Pace, moment: float) -> _Call:
         if not one.bears(will_s, moment):
             continue
         is_in_haste = is_crowded or one.in_haste(first, moment, will_s)
-        if joined_after(sharers, call.seconds, will_s, 0.0, is_in_haste=is_in_haste):
+        if joined_after(call.sharers, call.seconds, will_s, 0.0, is_in_haste=is_in_haste):
             continue
-        call = _Call([*call.batch, one], rows, will_s)
-        sharers = call.sharers(moment)
+        call = _call([*call.batch, one], rows, will_s, moment)
     return call
+
+
+def _call(batch: list[_Left], rows: int, seconds: float, moment: float) -> _Call:
+    return _Call(batch, rows, seconds, tuple([one.sharer(moment, seconds) for one in batch]))
 
 
 def _joins(left: Sequence[_Left], call: _Call, pace: Pace, moment: float) -> Iterator[int]:
     """Yield after how many such calls one more of those that are left may share them."""
-    head, sharers = call.batch[0], call.sharers(moment)
+    head = call.batch[0]
     for one in left:
         rows = call.rows + one.task.rows
         if one.task.group == head.task.group and rows <= pace.most_rows and one not in call.batch:
             will_s = pace.seconds(rows)
             is_in_haste = one.in_haste(head, moment, will_s)
-            yield max(1, joined_after(sharers, call.seconds, will_s, 0.0, is_in_haste=is_in_haste))
+            yield max(1, joined_after(call.sharers, call.seconds, will_s, 0.0, is_in_haste=is_in_haste))
 
 
 def _stretch(call: _Call, moment: float, calls: int) -> Stretch:
@@ -401,6 +401,6 @@ def _stretch(call: _Call, moment: float, calls: int) -> Stretch:
         calls=calls,
         call_s=call.seconds,
         head_s=batch[0].task.call_s,
-        sharers=call.sharers(moment),
+        sharers=call.sharers,
         aside_s=sum([one.task.decode_s for one in batch if one.calls <= calls]),
     )
