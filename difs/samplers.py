@@ -4,6 +4,7 @@ Pure names and numbers: how a sampler is built stands in `difs.actors.schedulers
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from difs.messages import MAX_STEPS
@@ -81,6 +82,7 @@ _BY_ANY_NAME: dict[str, str] = {
 }
 
 
+@lru_cache(maxsize=256)  # asked for at every point of every decision
 def canonical(name: str) -> str | None:
     """Return our name of the sampler that `name` means (any case), or None."""
     return _BY_ANY_NAME.get(name.strip().lower())
