@@ -256,11 +256,6 @@ class _Left:
         task = self.task
         return Bounds(task.due, task.bears_until, task.lost_until).place(ends)
 
-    def bears(self, call_s: float, moment: float) -> bool:
-        """Whether it keeps its promise in calls of `call_s` seconds from then on, or loses it anyhow."""
-        room_s = self.task.latest - moment - self.task.decode_s
-        return not self.calls * self.task.call_s <= room_s < self.calls * call_s
-
     def sharer(self, moment: float, call_s: float) -> Sharer:
         """Return it as one sees it that would join calls of `call_s` that it shares from then on."""
         task = self.task
@@ -368,7 +363,7 @@ def _next_call(left: Sequence[_Left], pace: Pace, moment: float) -> _Call:
         if one.task.group != first.task.group or rows > pace.most_rows:
             continue
         will_s = pace.seconds(rows)
-        if not one.bears(will_s, moment):
+        if not one.sharer(moment, one.task.call_s).bears(will_s, is_in_haste=True):
             continue
         is_in_haste = is_crowded or one.in_haste(first, moment, will_s)
         if joined_after(call.sharers, call.seconds, will_s, 0.0, is_in_haste=is_in_haste):
