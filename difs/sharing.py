@@ -8,9 +8,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-GIVEN_UP = 0.5
+GIVEN_UP = 0.9
 """Who has less than this share of the seconds that it needs is made later by who can wait: late as it is,
-it would hold up all others for long."""
+it would hold up all others for long. With a half, predictions err a little less (bench.predictions with
+noise), and under overload 0.5 % less comes in time (bench.policy, six times the trace)."""
 
 
 class Sharer(NamedTuple):
