@@ -37,11 +37,11 @@ class BareBroker:
             (wire.decode_from_broker(frames), frames[2:]) for frames in answers
         ]
         self._open: dict[int, tuple[bytes, Generate]] = {}
-        self._actor = b""
         self._count = 0
 
     def run(self) -> None:
-        """Serve until killed."""
+        """Serve until killed; the actor's first message only shows where it is."""
+        self._actor, *_ = sockets.receive(self._back)
         poller = zmq.Poller()
         for socket in (self._front, self._back):
             poller.register(socket, zmq.POLLIN)
@@ -63,9 +63,6 @@ class BareBroker:
         self._tell(self._back, self._actor, execute_of(asked, self._count))
 
     def _from_actor(self, route: bytes, frames: list[bytes]) -> None:
-        if not self._actor:  # its first message only shows where it is
-            self._actor = route
-            return
         done = wire.decode_from_actor(frames)
         assert isinstance(done, Finished)
         client, asked = self._open.pop(done.attempt)

@@ -116,15 +116,15 @@ class Stretch(Struct, frozen=True):
         """Return when the last call is done."""
         return self.begins + self.calls * self.call_s
 
-    def joined_after(self, task: Task, pace: Pace, later_s: float, *, is_in_haste: bool) -> int:
+    def joined_after(
+        self, task: Task, most_rows: int, shared_s: float, later_s: float, *, is_in_haste: bool
+    ) -> int:
         """Return after how many of the calls one task more may share the rest; all: it may not.
 
-        `later_s`: by which it makes the others later before its first.
+        They take `shared_s` then. `later_s`: by which it makes the others later before its first.
         """
-        rows = self.rows + task.rows
-        if self.group != task.group or rows > pace.most_rows:
+        if self.group != task.group or self.rows + task.rows > most_rows:
             return self.calls
-        shared_s = pace.seconds(rows)
         after = joined_after(self.sharers, self.call_s, shared_s, later_s, is_in_haste=is_in_haste)
         return min(self.calls, after)
 
@@ -227,7 +227,7 @@ class Outlook(Struct, frozen=True):
             if not is_encoded:
                 is_encoded, later_s = True, later_s + task.encode_s
             shared_s = pace.seconds(stretch.rows + task.rows)
-            apart = stretch.joined_after(task, pace, later_s, is_in_haste=is_in_haste)
+            apart = stretch.joined_after(task, pace.most_rows, shared_s, later_s, is_in_haste=is_in_haste)
             calls, first = min(calls, stretch.calls - apart), max(stretch.calls - calls, apart)
             if calls <= 0:
                 continue

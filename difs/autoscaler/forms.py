@@ -79,19 +79,12 @@ def _forms(
     modes = [
         mode for mode in memory_modes.available(kind) if mode in ASSUMED or mode == nearest.memory_mode
     ]
-    known = {k.memory_mode: k for k in by_profile}
-    now = _form(info, nearest.memory_mode, nearest, nearest, load_s)
-    then = now
-    if nearest.memory_mode in known:
-        then = _form(info, nearest.memory_mode, known[nearest.memory_mode], nearest, load_s)
-
-    def form_of(mode: MemoryMode) -> Form:
-        if mode == nearest.memory_mode:
-            return now
-        found = _form(info, mode, known.get(mode), nearest, load_s)
-        return _changed(found, then, now) if mode in known else found
-
-    return tuple(form_of(mode) for mode in modes)
+    known, at = {k.memory_mode: k for k in by_profile}, nearest.memory_mode
+    now = _form(info, at, nearest, nearest, load_s)
+    then = _form(info, at, known[at], nearest, load_s) if at in known else now
+    others = {mode: _form(info, mode, known.get(mode), nearest, load_s) for mode in modes if mode != at}
+    as_now = {mode: _changed(form, then, now) if mode in known else form for mode, form in others.items()}
+    return tuple(as_now.get(mode, now) for mode in modes)
 
 
 def _form(

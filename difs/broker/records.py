@@ -67,7 +67,7 @@ class Request:
     bounds: tuple[Plan, Bounds] | None = None
     """What it bears that others go before it, under which plan; see `difs.broker.outlooks`."""
     turn: float = 0.0
-    """When it would be done if all that was on its device before it were done first: its place there."""
+    """When it would be done if all that was on its device before it were done first; see `due`."""
     planned_at: float = 0.0
     """When its plan was made: what that predicts counts from there."""
     foreseen_s: float = 0.0

@@ -67,8 +67,9 @@ class DeviceView(Struct, frozen=True):
     now: float = 0.0
     """The moment of this view, by the clock of `outlook`."""
     lateness: Mapping[int, float] = {}
-    """By what its predictions are to be multiplied, and what to add; see `difs.policy.lateness`."""
+    """By what its predictions are to be multiplied; see `difs.policy.lateness`."""
     way_s: float = 0.0
+    """What is to be added to them then."""
 
     def loadable(self, variant: str, pixels: int) -> tuple[Resident, ...]:
         """Return what `variant`, which is not loaded here, could be loaded as to paint `pixels` pixels.

@@ -2,15 +2,15 @@
 
 A prediction runs ahead what is there (`difs.foresight`): the units of work. Between and around them are
 messages and loops, the way, which takes a long picture hardly longer than a short one: the median of what
-it took those that were alone. And who comes later shares calls and slows those that it
-shares with. How much is a matter of the load, so the ratios of seen to foreseen seconds of a device's
-last requests say it, the way left out. Predicted is the middle of the shortest range that holds nine
-tenths of them: of all numbers the one that is nearest to nine tenths. It is the least quantile of squares
-of Rousseeuw (1984, "Least Median of Squares Regression"), with nine tenths for the half. Pure.
+it took those that were alone. And who comes later shares calls and slows those that it shares with. How
+much is a matter of the load, so the ratios of seen to foreseen seconds of a device's last requests say
+it, the way left out. Predicted is the middle of the shortest range that holds nine tenths of them: of all
+numbers the one that is nearest to nine tenths. It is the least quantile of squares of Rousseeuw (1984,
+"Least Median of Squares Regression"), with nine tenths for the half. Pure.
 """
 
 from bisect import bisect_left, insort
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 
 KEPT = 96
@@ -32,15 +32,15 @@ def class_of(calls: int) -> int:
 
 
 class _Last:
-    """The last ratios of a class, in the order in which they came, and sorted."""
+    """The last numbers of a kind, in the order in which they came, and sorted."""
 
     def __init__(self) -> None:
         self._came: deque[float] = deque()
         self.known: list[float] = []
 
-    def add(self, ratio: float) -> None:
-        self._came.append(ratio)
-        insort(self.known, ratio)
+    def add(self, number: float) -> None:
+        self._came.append(number)
+        insort(self.known, number)
         if len(self._came) > KEPT:
             del self.known[bisect_left(self.known, self._came.popleft())]
 
@@ -50,7 +50,7 @@ class Lateness:
 
     def __init__(self) -> None:
         """Know nothing."""
-        self._last: dict[int, _Last] = {}
+        self._last: defaultdict[int, _Last] = defaultdict(_Last)
         self.factors: dict[int, float] = {}
         """By what to multiply predictions, by class, where enough is known."""
         self._ways = _Last()
@@ -66,7 +66,7 @@ class Lateness:
         """Enter what came of a request of so many UNet evaluations."""
         ratio = (seen_s - self.way_s) / foreseen_s
         for key in (ALL, class_of(calls)):
-            last = self._last.get(key) or self._last.setdefault(key, _Last())
+            last = self._last[key]
             last.add(ratio)
             if len(last.known) >= ENOUGH:
                 self.factors[key] = middle(last.known)

@@ -240,9 +240,8 @@ def wait_s(
     pace = foresight.pace_of(known.costs, work.pixels)
     foreseen_s = device.outlook.done_in_s(task, pace, device.now)
     stretch = lateness.factor(device.lateness, task.calls)
-    if (
-        stretch * foreseen_s + device.way_s > within_s and not device.outlook.is_crowded
-    ):  # there all share anyhow
+    is_late = stretch * foreseen_s + device.way_s > within_s
+    if is_late and not device.outlook.is_crowded:  # there all share anyhow
         foreseen_s = device.outlook.done_in_s(task, pace, device.now, is_in_haste=True)
     stretched_s = stretch * foreseen_s + device.way_s
     waits_s = max(0.0, stretched_s - alone_s)

@@ -103,7 +103,7 @@ def test_a_turn_is_after_all_that_was_here() -> None:
     house = sharing()
     first = only(house.ask("a", guidance_scale=1.0), Execute)
     second = only(house.ask("b", guidance_scale=1.0), Execute)
-    assert first.due < second.due < first.due + 0.23 + 1e-9, "it shares the last calls of that"
+    assert first.due < second.due < first.due + 0.23, "it shares the last calls of that"
 
 
 def test_an_outlook_is_remembered_until_something_comes_or_goes() -> None:
