@@ -123,7 +123,7 @@ def revoked(books: Books, names: frozenset[str], now: float) -> None:
 def _generate(books: Books, route: bytes, message: Generate, now: float) -> None:
     known = books.requests.get(message.request_id)
     if known is not None:
-        _join(books, route, known, message)
+        _join(books, route, known, message, now)
         return
     client = books.client(route)
     refused = admission.check_entry(books, client, message, now)
@@ -136,9 +136,7 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
         if refused is None:
             request = books.open(message, client, now)
             planning.place(books, request, decision, now)
-            dispatch.dispatch(books, now)  # first: the device's way is longer than the client's
-            if request.is_open:
-                dispatch.announce(books, request)
+            _dispatch_and_announce(books, request, now)
             return
     books.counts["rejected"] += 1
     books.tally.rejected(refused.code)
@@ -146,7 +144,14 @@ def _generate(books: Books, route: bytes, message: Generate, now: float) -> None
     books.forget_if_idle(client)
 
 
-def _join(books: Books, route: bytes, known: Request, message: Generate) -> None:
+def _dispatch_and_announce(books: Books, request: Request, now: float) -> None:
+    """Hand on what can begin now that a request stands in its line, then tell its client the plan."""
+    dispatch.dispatch(books, now)  # first: the device's way is longer than the client's
+    if request.is_open:
+        dispatch.announce(books, request)
+
+
+def _join(books: Books, route: bytes, known: Request, message: Generate, now: float) -> None:
     """Let a repeated `generate` share the open request of its id, if it asks for the same."""
     if known.message != message or known.client.peer != books.peer:
         words = "this request_id belongs to an open request with other content"
@@ -157,7 +162,7 @@ def _join(books: Books, route: bytes, known: Request, message: Generate) -> None
         )
         return
     books.adopt(known, books.client(route))
-    dispatch.announce(books, known)
+    _dispatch_and_announce(books, known, now)  # among the other's, another may be next
 
 
 def _explain(books: Books, route: bytes, message: Explain, now: float) -> None:

@@ -124,6 +124,16 @@ def test_who_goes_on_over_another_connection_waits_for_its_share_there() -> None
     assert is_over(house)
 
 
+def test_who_is_next_since_another_goes_on_over_another_connection_begins_at_once() -> None:
+    house = served(credits=3)
+    house.ask("b0", BOB, n=3)
+    assert not told(house.ask("a1", ANN, n=2), Execute), "one slot is free"
+    assert not told(house.ask("e1", EVE), Execute), "a1 is next"
+    effects = house.ask("a1", BOB, n=2)
+    assert only(effects, Execute).request_id == "e1", "who was served takes a1 upon himself"
+    assert only(effects, Accepted, BOB).request_id == "a1"
+
+
 @settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.sampled_from([ANN, BOB, EVE]), st.integers(4, 50)), min_size=12, max_size=40),
