@@ -23,6 +23,8 @@ from difs.speeds import Speed, amounts
 BYTES_EACH = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 SMALL = 16
 """A picture of so many times fewer pixels than the native size is estimated too; between, costs curve."""
+FARTHER = (1 / 4, 4.0)
+"""What was measured at one size only is estimated at so many times its pixels, too."""
 USUAL_ROWS = (1, 2, 4, 8)
 """Of the calls whose seconds are told of a device of which nothing is known."""
 
@@ -51,6 +53,21 @@ def of_all(
         elif info.efforts is not None:
             found[name] = device.as_usual(info, info.efforts)
     return found
+
+
+def at_other_sizes(measured: Costs, efforts: Efforts | None, kind: str) -> Costs:
+    """Return costs measured at one size with what a smaller and a larger one would take.
+
+    Its own calls tell how fast the device is. Where the structure is not known everything is taken to be
+    linear in the pixels, as `difs.sizes` does it.
+    """
+    if efforts is None or not all(0 < cost.seconds < math.inf for cost in measured.steps):
+        return measured
+    calls = [(amounts(efforts.step, measured.pixels, cost.rows), cost.seconds) for cost in measured.steps]
+    device = _Device(kind, speeds.fitted(calls, speeds.usual(kind)), speeds.USUAL_LOAD)
+    own = SizeCost(measured.pixels, measured.steps, measured.decode_s)
+    sizes = [device.scaled(own, round(measured.pixels * times), efforts, efforts) for times in FARTHER]
+    return replace(measured, sizes=tuple(sizes))
 
 
 # ---- by count -------------------------------------------------------------------------------------
@@ -114,7 +131,7 @@ class _Device(Struct, frozen=True):
         asked = {size.pixels * pixels // now.pixels: size for size in reversed(grid)}
         if min(asked) == pixels:
             asked[pixels // SMALL] = grid[0]
-        sizes = {at: self._scaled(size, at, efforts, theirs) for at, size in sorted(asked.items())}
+        sizes = {at: self.scaled(size, at, efforts, theirs) for at, size in sorted(asked.items())}
         own = sizes.pop(pixels)
         loads = speeds.seconds(self.load, self.load_amounts(nearest.info, theirs))
         costs = replace(
@@ -151,7 +168,7 @@ class _Device(Struct, frozen=True):
         parts = (self._seconds(part, pixels) for part in (efforts.encode, efforts.step, efforts.decode))
         return 1.0, float(max(1, info.bytes)), sum(parts)
 
-    def _scaled(self, size: SizeCost, pixels: int, ours: Efforts, theirs: Efforts) -> SizeCost:
+    def scaled(self, size: SizeCost, pixels: int, ours: Efforts, theirs: Efforts) -> SizeCost:
         """Return what a picture of `pixels` pixels costs, from what another variant's of `size` does."""
 
         def ratio(our: Effort, their: Effort, rows: int) -> float:

@@ -1,8 +1,9 @@
 """The cost model: predicted seconds of an operating point from measured costs.
 
 `cost = encode + evaluations x step(rows) + n x decode`, `step` linear between the numbers of UNet rows
-that were measured; what both cost at another size is `difs.sizes`'. Pure arithmetic over what an actor
-measured when it loaded (`difs.actors.warmup`), or a profile before that (`difs.profiling`).
+that were measured; what both cost at another size is `difs.sizes`', what is learned of them by serving is
+`difs.learning`'s. Pure arithmetic over what an actor measured when it loaded (`difs.actors.warmup`), or a
+profile before that (`difs.profiling`).
 """
 
 from collections.abc import Sequence
@@ -151,31 +152,6 @@ def shared_seconds(work: Work, costs: Costs | None, others: int | None = None) -
     return known.encode_s + work.n * (steps_s + decode_s)
 
 
-LEARNING_RATE = 0.2
-
-
-def learn_step(costs: Costs, pixels: int, rows: int, seconds: float) -> Costs:
-    """Return `costs` with all steps moved a fifth of the way towards what one call showed.
-
-    Interference and thermal throttling slow every batch and every size alike, so all tables move.
-    """
-    predicted = step_seconds(costs, pixels, rows)
-    return slowed(costs, steps=_towards(1.0, seconds / predicted)) if predicted > 0 else costs
-
-
-def learn_encode(costs: Costs, seconds: float) -> Costs:
-    """Return `costs` moved towards the seconds that one prompt took."""
-    return replace(costs, encode_s=_towards(costs.encode_s, seconds))
-
-
-def learn_decode(costs: Costs, pixels: int, seconds: float) -> Costs:
-    """Return `costs` moved towards the seconds that one image's decoding took, at every size alike."""
-    predicted = decode_seconds(costs, pixels)
-    if predicted <= 0:
-        return replace(costs, decode_s=_towards(0.0, seconds * costs.pixels / pixels))
-    return slowed(costs, decode=_towards(1.0, seconds / predicted))
-
-
 def reconciled(measured: Costs, profiled: Costs | None) -> Costs:
     """Return what was measured now at one size, with a profile's other sizes and rows in proportion."""
     if profiled is None:
@@ -225,7 +201,3 @@ def _first(table: tuple[RowCost, ...], rows: int) -> tuple[RowCost, ...]:
 
 def _times(table: tuple[RowCost, ...], factor: float) -> tuple[RowCost, ...]:
     return tuple([RowCost(cost.rows, cost.seconds * factor) for cost in table])
-
-
-def _towards(old: float, seen: float) -> float:
-    return old + LEARNING_RATE * (seen - old)

@@ -36,7 +36,7 @@ class Candidate(NamedTuple):
     """UNet rows that its step takes."""
     due: float
     remaining_s: float
-    """Seconds that it still needs, alone."""
+    """Seconds that it still needs, alone, and the decoding of all that is asked for with it."""
     unit_s: float
     """Seconds of its next unit, alone."""
     evaluations: int = 0

@@ -172,7 +172,9 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
     latest, told, gives_way = execute.latest or math.inf, execute.told or math.inf, execute.is_best_effort
     in_haste = execute.is_in_haste
     if job.conditioning is None:
-        all_s = costs.encode_s + len(job.paintings) * (evaluations * step_s + decode_s)
+        n = len(job.paintings)
+        calls_s = evaluations * step_seconds(costs, pixels, n * rows)
+        all_s = costs.encode_s + calls_s + n * decode_s
         first = Candidate(
             key,
             "encode",
@@ -188,6 +190,7 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
         )
         return [first]
     found = []
+    last_s = sum(not p.is_decoded for p in job.paintings) * decode_s  # it is done with the last of them
     for painting in job.paintings:
         if painting.is_decoded:
             continue
@@ -198,7 +201,7 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
             (*group, key + painting.index) if painting.is_alone else group,
             rows,
             due,
-            left * step_s + decode_s,
+            left * step_s + last_s,
             step_s if left else decode_s,
             left,
             latest,

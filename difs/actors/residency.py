@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from msgspec.structs import replace
 
-from difs import config, telemetry
+from difs import config, estimates, telemetry
 from difs.actor_messages import Evicted, Loaded, LoadFailed, Resident
 from difs.actors import generic, loading, painters, pinning, warmup
 from difs.actors.delivery import Easel
@@ -258,12 +258,13 @@ class Residency(Engine):
             yield None if measured is None else self._as_measured(painter, found, measured)
 
     def _as_measured(self, painter: Any, variant: Variant, measured: Measured) -> Resident:
+        kind = self._device.type
         return Resident(
             variant.name,
             painter.keeper.mode,
-            variant.precision_on(self._device.type),
+            variant.precision_on(kind),
             loading.weight_bytes(painter.pipe),
-            measured.costs,
+            estimates.at_other_sizes(measured.costs, variant.efforts, kind),
             measured.seed_bound,
         )
 

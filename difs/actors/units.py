@@ -13,7 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from difs import memory_modes, profiles, samplers
+from difs import learning, memory_modes, profiles, samplers
 from difs.actor_messages import (
     Costs,
     Ended,
@@ -214,7 +214,7 @@ class Units(ABC):
         def then(seconds: float) -> None:
             job.encode_s += seconds
             if not job.is_cached:
-                self._learn(job, lambda costs: profiles.learn_encode(costs, seconds))
+                self._learn(job, lambda costs: learning.encode(costs, seconds))
 
         self._guarded("encode", job.paintings, lambda: self.timed(lambda: self.encode(job), then))
 
@@ -237,7 +237,7 @@ class Units(ABC):
         def then(seconds: float) -> None:
             for job in jobs:
                 job.steps_s += seconds
-            self._learn(first, lambda costs: profiles.learn_step(costs, pixels, rows, seconds))
+            self._learn(first, lambda costs: learning.step(costs, pixels, rows, seconds))
 
         self._guarded("step", paintings, lambda: self.timed(lambda: self.step(paintings), then))
         self._tell_steps(paintings, before)
@@ -276,7 +276,7 @@ class Units(ABC):
 
         def then(seconds: float) -> None:
             job.decode_s += seconds
-            self._learn(job, lambda costs: profiles.learn_decode(costs, pixels, seconds))
+            self._learn(job, lambda costs: learning.decode(costs, pixels, seconds))
 
         def act() -> None:
             canvas = self._easel.canvas(job.execute, painting.index)

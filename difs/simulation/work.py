@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from difs import profiles, samplers
+from difs import learning, samplers
 from difs.actor_messages import Costs, Ended, Execute, Finished, Resident, Sealed, Stepped
 from difs.actors import batching, ladder
 from difs.actors.batching import Candidate, Pace
@@ -328,7 +328,7 @@ class Work:
             costs = self._known(first)
             if costs is None or not _is_news(step_seconds(costs, pixels, rows), run.unit_s):
                 break
-            self._learn(first, profiles.learn_step(costs, pixels, rows, run.unit_s))
+            self._learn(first, learning.step(costs, pixels, rows, run.unit_s))
 
     def _end_encode(self, run: Run) -> None:
         job = run.paintings[0].job
@@ -337,7 +337,7 @@ class Work:
         job.conditioning = True
         costs = self._known(job)
         if costs is not None and _is_news(costs.encode_s, run.unit_s):
-            self._learn(job, profiles.learn_encode(costs, run.unit_s))
+            self._learn(job, learning.encode(costs, run.unit_s))
 
     def _end_decode(self, run: Run) -> None:
         painting = run.paintings[0]
@@ -348,7 +348,7 @@ class Work:
         self._seal(painting)
         costs = self._known(job)
         if costs is not None and _is_news(decode_seconds(costs, pixels), run.unit_s):
-            self._learn(job, profiles.learn_decode(costs, pixels, run.unit_s))
+            self._learn(job, learning.decode(costs, pixels, run.unit_s))
 
     def _seal(self, painting: Painting) -> None:
         job, execute = painting.job, painting.job.execute

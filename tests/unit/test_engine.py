@@ -22,6 +22,7 @@ from difs.actor_messages import (
 )
 from difs.actors.simulated import Fault, Script
 from difs.actors.units import Report
+from difs.profiles import step_seconds
 from difs.shm import segment
 from difs.shm.writer import SegmentWriter
 from tests.studio import PLAN, Studio, ends, stepped
@@ -453,11 +454,17 @@ def test_a_mode_that_does_not_apply_is_refused(studio: Any, variant: str, mode: 
 def test_costs_are_corrected_by_what_steps_really_take(studio: Any) -> None:
     it = studio(step_s=SECOND)
     told: Execute = it.order(1, steps=10)
-    before = {c.rows: c.seconds for c in it.engine.residents[0].costs.steps}
+    before, pixels = it.engine.residents[0].costs, told.width * told.height
     it.engine.submit(told)
     sleep = it.engine._sleep
     it.engine._sleep = lambda seconds: sleep(2 * seconds)  # another program takes half of the device
     (done,) = finished(it.run()).values()
     assert done.costs is not None
-    after = {c.rows: c.seconds for c in done.costs.steps}
-    assert all(1.8 < after[rows] / before[rows] < 2.0 for rows in before)
+
+    def times(size: int, rows: int) -> float:
+        return step_seconds(done.costs, size, rows) / step_seconds(before, size, rows)
+
+    assert 1.8 < times(pixels, 2) < 2.0
+    assert 1.3 < times(before.pixels, 2) < times(pixels, 8) < times(pixels, 2), (
+        "the device is to blame, too"
+    )

@@ -113,6 +113,41 @@ def estimated(name: str, known: dict[str, Resident], kind: str = "cpu") -> Resid
     return estimates.of_all(INFOS, known, kind)[name]
 
 
+TABLES = tables.read(Path(__file__).parents[2] / "bench" / "tables", SHIPPED)
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_other_sizes_are_told_far_better_by_count_than_by_pixels(name: str) -> None:
+    """Each measured size and number of rows, told from the native size alone."""
+    truth = TABLES[name].modes["full"].resident.costs
+    native = replace(truth, sizes=())
+    counted = estimates.at_other_sizes(native, SHIPPED[name].efforts, "cpu")
+    by_pixels, by_count = [], []
+    for size in truth.sizes:
+        for cost in size.steps:
+            by_pixels.append(step_seconds(native, size.pixels, cost.rows) / cost.seconds)
+            by_count.append(step_seconds(counted, size.pixels, cost.rows) / cost.seconds)
+    assert max(by_pixels) > 1.6, "what is small takes less than its pixels say"
+    assert max(by_count) < 1.4
+    assert min(by_count) > 0.75
+    assert sum(abs(r - 1) for r in by_count) < 0.5 * sum(abs(r - 1) for r in by_pixels)
+
+
+def test_the_size_that_was_measured_stays_as_it_was_measured() -> None:
+    native = replace(TABLES["emoji-base"].modes["full"].resident.costs, sizes=())
+    counted = estimates.at_other_sizes(native, SHIPPED["emoji-base"].efforts, "cpu")
+    assert replace(counted, sizes=()) == native
+    assert [size.pixels for size in counted.sizes] == [32 * 32, 128 * 128]
+
+
+@pytest.mark.parametrize("seconds", [0.0, float("inf")])
+def test_of_what_was_not_counted_or_measured_no_other_size_is_told(seconds: float) -> None:
+    native = replace(TABLES["emoji-base"].modes["full"].resident.costs, sizes=())
+    assert estimates.at_other_sizes(native, None, "cpu") is native
+    odd = replace(native, steps=(RowCost(1, seconds),))
+    assert estimates.at_other_sizes(odd, SHIPPED["emoji-base"].efforts, "cpu") is odd
+
+
 @pytest.mark.parametrize(
     ("known", "asked"),
     [

@@ -1,24 +1,20 @@
-"""difs.profiles: seconds from measured costs, and costs from seen seconds."""
+"""difs.profiles: seconds from measured costs."""
 
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from difs.actor_messages import Costs, RowCost, SizeCost
 from difs.profiles import (
     ASSUMED,
-    LEARNING_RATE,
     SATURATED,
     Work,
     best_rows,
     images_a_call,
-    learn_decode,
-    learn_encode,
-    learn_step,
     limited,
     may_pay,
     predict,
@@ -303,62 +299,6 @@ def test_a_share_is_never_more_than_the_whole(asked: Work, costs: Costs) -> None
 )
 def test_one_doubling_of_rows_that_hardly_pays_is_not_the_end(each_s: list[float], may: bool) -> None:
     assert may_pay(each_s) is may
-
-
-# ---- learn --------------------------------------------------------------------------------------
-
-
-def test_what_was_predicted_and_seen_changes_nothing() -> None:
-    learned = learn_encode(WIDE, 0.5)
-    learned = learn_step(learned, 250, 3, step_seconds(WIDE, 250, 3))
-    learned = learn_decode(learned, 250, 4.0 * 2.5)
-    assert [cost.seconds for cost in learned.steps] == pytest.approx([c.seconds for c in WIDE.steps])
-    assert replace(learned, steps=WIDE.steps) == replace(WIDE, decode_s=pytest.approx(4.0))
-
-
-def test_costs_move_a_fifth_of_the_way_to_what_was_seen() -> None:
-    assert LEARNING_RATE == 0.2
-    assert learn_encode(COSTS, 1.5) == replace(COSTS, encode_s=0.7)
-    assert learn_decode(COSTS, 100, 0.0) == replace(COSTS, decode_s=3.2)
-    assert learn_decode(COSTS, 200, 16.0).decode_s == pytest.approx(4.8)
-    assert step_seconds(learn_step(COSTS, 100, 2, 4.0), 100, 2) == pytest.approx(2.4)
-
-
-def test_a_slow_step_slows_all_numbers_of_rows_alike() -> None:
-    learned = learn_step(WIDE, 200, 3, 2 * 2.8)
-    assert [cost.rows for cost in learned.steps] == [1, 2, 4, 8]
-    assert [cost.seconds for cost in learned.steps] == pytest.approx([1.2, 1.44, 1.92, 3.78])
-    assert replace(learned, steps=WIDE.steps) == WIDE, "nothing else is learned from a step"
-
-
-def test_a_device_that_takes_no_time_learns_nothing_from_a_step() -> None:
-    costs = replace(COSTS, steps=table(r1=0.0))
-    assert learn_step(costs, 100, 1, 5.0) == costs
-
-
-@EXAMPLES
-@given(WORKS, MEASURED, SECONDS, SECONDS, SECONDS)
-def test_what_is_seen_again_and_again_is_learned(
-    asked: Work, costs: Costs, encode_s: float, step_s: float, decode_s: float
-) -> None:
-    rows = rows_of(asked.guidance_scale)
-    assume(step_seconds(costs, asked.pixels, rows) > 0)
-    for _ in range(100):
-        costs = learn_encode(costs, encode_s)
-        costs = learn_step(costs, asked.pixels, rows, step_s)
-        costs = learn_decode(costs, asked.pixels, decode_s)
-    found = predict(replace(asked, n=1), costs)
-    seen_s = encode_s + evaluations(asked.sampler, asked.steps) * step_s + decode_s
-    assert found.total_s == pytest.approx(seen_s, rel=1e-3)
-
-
-@EXAMPLES
-@given(MEASURED, st.integers(1, 64), SECONDS)
-def test_learning_a_step_keeps_the_best_batch(costs: Costs, rows: int, seconds: float) -> None:
-    learned = learn_step(costs, 100, rows, seconds)
-    each = [cost.seconds / cost.rows for cost in learned.steps]
-    best = learned.steps[[cost.rows for cost in learned.steps].index(best_rows(costs))]
-    assert best.seconds / best.rows <= SATURATED * min(each) * (1 + 1e-9)
 
 
 # ---- where there is no room for full calls ------------------------------------------------------------

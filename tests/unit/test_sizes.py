@@ -13,8 +13,6 @@ from difs.profiles import (
     Work,
     decode_seconds,
     images_a_call,
-    learn_decode,
-    learn_step,
     predict,
     reconciled,
     step_seconds,
@@ -132,22 +130,7 @@ def test_costs_at_a_size_are_worked_out_once() -> None:
     assert sizes.at(LINEAR, NATIVE) is LINEAR
 
 
-# ---- learning -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pixels", [1024, 4096, 9000])
-def test_a_slow_call_slows_every_size_alike(pixels: int) -> None:
-    learned = learn_step(LINEAR, pixels, 2, 2 * step_seconds(LINEAR, pixels, 2))
-    for size in (1024, 4096, 9000, 16384):
-        assert step_seconds(learned, size, 2) == pytest.approx(1.2 * step_seconds(LINEAR, size, 2))
-    assert decode_seconds(learned, 1024) == decode_seconds(LINEAR, 1024)
-
-
-def test_a_slow_decoding_slows_every_size_alike() -> None:
-    learned = learn_decode(QUADRATIC, 16384, 2 * decode_seconds(QUADRATIC, 16384))
-    for size in (1024, 4096, 16384):
-        assert decode_seconds(learned, size) == pytest.approx(1.2 * decode_seconds(QUADRATIC, size))
-    assert learned.steps == QUADRATIC.steps
+# ---- with what was measured now --------------------------------------------------------------------
 
 
 def test_what_was_measured_now_keeps_a_profiles_other_sizes_in_proportion() -> None:

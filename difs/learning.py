@@ -1,0 +1,119 @@
+"""What a resident's costs become with every call that is seen: pure arithmetic.
+
+A call may be slower than it was told because the device is (interference, thermal throttling), because
+all calls of its size are, or only those with its number of rows. Nobody sees which, so each of the three
+takes its part of what was wrong. Where a table is wrong in one place only, the others move back what it
+moved, and in the end it is moved alone; where the device is slow, all are moved at once.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from operator import attrgetter
+
+from msgspec.structs import replace
+
+from difs.actor_messages import Costs, RowCost, SizeCost
+from difs.profiles import decode_seconds, step_seconds
+from difs.sizes import at
+
+RATE = 0.2
+"""What was told moves by so much of the way to what was seen,"""
+DEVICE, SIZE, ROWS = 0.5, 0.25, 0.25
+"""of which the device takes so much, the size, and the number of rows. Of 300 recorded pictures of mixed
+sizes, half the device's part to nearly all of it told the next equally well; all of it, as if nothing but
+the device could be wrong, told them twice to four times worse."""
+APART = 1.25
+"""A size whose pixels differ by less than this factor from one that is known is taken for that one."""
+MOST_SIZES = 12
+"""So many sizes are told apart; what else is asked for is taken for the nearest."""
+
+
+def encode(costs: Costs, seconds: float) -> Costs:
+    """Return `costs` moved towards the seconds that one prompt took."""
+    return replace(costs, encode_s=_towards(costs.encode_s, seconds))
+
+
+def step(costs: Costs, pixels: int, rows: int, seconds: float) -> Costs:
+    """Return `costs` moved towards the seconds of one UNet evaluation with `rows` rows of `pixels`."""
+    predicted_s = step_seconds(costs, pixels, rows)
+    if predicted_s <= 0:
+        return costs
+    error = RATE * (seconds / predicted_s - 1.0)
+    known, own = _with_size(costs, pixels)
+    return _joined(
+        known, [_moved(size, error, rows if size.pixels == own else None) for size in _grid(known)]
+    )
+
+
+def decode(costs: Costs, pixels: int, seconds: float) -> Costs:
+    """Return `costs` moved towards the seconds that decoding one image of `pixels` pixels took."""
+    predicted_s = decode_seconds(costs, pixels)
+    if predicted_s <= 0:
+        return replace(costs, decode_s=_towards(0.0, seconds * costs.pixels / pixels))
+    error = RATE * (seconds / predicted_s - 1.0)
+    known, own = _with_size(costs, pixels)
+    sizes = [
+        replace(size, decode_s=size.decode_s * (1.0 + error * (1.0 if size.pixels == own else DEVICE)))
+        for size in _grid(known)
+    ]
+    return _joined(known, sizes)
+
+
+def _towards(old: float, seen: float) -> float:
+    return old + RATE * (seen - old)
+
+
+# ---- sizes ----------------------------------------------------------------------------------------
+
+
+def _grid(costs: Costs) -> list[SizeCost]:
+    """Return what is known of each size, the one that was loaded for among them."""
+    return [SizeCost(costs.pixels, costs.steps, costs.decode_s), *costs.sizes]
+
+
+def _joined(costs: Costs, grid: Sequence[SizeCost]) -> Costs:
+    """Return `costs` with other seconds at each size."""
+    (own,) = (size for size in grid if size.pixels == costs.pixels)
+    others = sorted((size for size in grid if size is not own), key=lambda size: size.pixels)
+    return replace(costs, steps=own.steps, decode_s=own.decode_s, sizes=tuple(others))
+
+
+def _with_size(costs: Costs, pixels: int) -> tuple[Costs, int]:
+    """Return costs that know a size such as this, and the pixels of that one."""
+    grid = _grid(costs)
+    nearest = min([size.pixels for size in grid], key=lambda known: abs(math.log(known / pixels)))
+    is_known = max(nearest, pixels) < APART * min(nearest, pixels)
+    if is_known or len(grid) >= MOST_SIZES:
+        return costs, nearest
+    there = at(costs, pixels)
+    return _joined(costs, [*grid, SizeCost(pixels, there.steps, there.decode_s)]), pixels
+
+
+# ---- rows -----------------------------------------------------------------------------------------
+
+
+def _moved(size: SizeCost, error: float, rows: int | None) -> SizeCost:
+    """Return a size after such an error of a call: of `rows` rows of this size, or of another (None)."""
+    if rows is None:
+        parts = [DEVICE] * len(size.steps)
+    else:
+        parts = [DEVICE + SIZE + ROWS * share for share in _shares(size.steps, rows)]
+    steps = [
+        RowCost(cost.rows, cost.seconds * (1.0 + part * error))
+        for cost, part in zip(size.steps, parts, strict=True)
+    ]
+    return replace(size, steps=tuple(steps))
+
+
+def _shares(table: Sequence[RowCost], rows: int) -> list[float]:
+    """Return for each line of a table how much of `rows` rows is read there; see `sizes.in_table`."""
+    shares = [0.0] * len(table)
+    at_or_above = bisect_left(table, rows, key=attrgetter("rows"))
+    if at_or_above in (0, len(table)):
+        shares[min(at_or_above, len(table) - 1)] = 1.0
+        return shares
+    low, high = table[at_or_above - 1].rows, table[at_or_above].rows
+    shares[at_or_above] = (rows - low) / (high - low)
+    shares[at_or_above - 1] = 1.0 - shares[at_or_above]
+    return shares
