@@ -13,6 +13,8 @@ its last ones, painting at the same times just before and just after (see `bench
 the seconds of pictures that shared no call, their waiting left out; the same requests to a service that
 leaves one core to its broker and its clients (`actors.threads`), with loads of its own mean seconds; and
 to an engine that sleeps as its script says, where all else is as it is, clocks and processes and sockets.
+These are all for one picture of the native size. A last service is asked for one to four, of three sizes:
+what was never measured is told then, and several pictures wait for each other.
 """
 
 import argparse
@@ -68,8 +70,14 @@ class Ended:
     """Predicted and measured seconds without the waiting; None: it shared calls."""
 
 
-def wishes(count: int, seed: int, variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the arguments of `generate` for so many requests."""
+SIZES = ((64, 64), (64, 64), (64, 128), (128, 128))
+NUMBERS = (1, 1, 2, 4)
+
+
+def wishes(
+    count: int, seed: int, variants: Sequence[str], *, is_varied: bool = False
+) -> list[dict[str, Any]]:
+    """Return so many requests; `is_varied`: of several sizes, and for several pictures."""
     dice = random.Random(f"wishes {seed}")
     captions = embedded.captions("emoji-base")
     found = []
@@ -84,6 +92,9 @@ def wishes(count: int, seed: int, variants: Sequence[str]) -> list[dict[str, Any
             wish["variant"] = dice.choice(variants)
         found.append(wish)
     dice.shuffle(found)
+    for wish in found if is_varied else ():
+        wish["width"], wish["height"] = dice.choice(SIZES)
+        wish["n"] = dice.choice(NUMBERS)
     return found
 
 
@@ -182,19 +193,21 @@ def _bare() -> Any:
 
 
 async def measure(
-    address: str, requests: int, loads: Sequence[float], seed: int, paint: Painted | None
+    address: str, asked: argparse.Namespace, paint: Painted | None, is_varied: bool
 ) -> dict[str, Any]:
     """Return the figures of each load."""
     found: dict[str, Any] = {}
+    count, seed = asked.requests, asked.seed
     async with AsyncClient(address) as client:
         names = sorted(info.name for info in await client.variants())
         await offer(client, wishes(12, 0, names), [0.0] * 12)  # warm up
         mean_s = 0.0
-        for load in sorted({0.0, *loads}):
+        for load in sorted({0.0, *asked.loads}):
             rate = load / mean_s if load else 0.0
-            times = arrivals(rate, requests / rate, seed) if load else [0.0] * requests
+            times = arrivals(rate, count / rate, seed) if load else [0.0] * count
             before = paint(times) if paint else None
-            ended = await offer(client, wishes(requests, seed + round(100 * load), names), times)
+            wanted = wishes(count, seed + round(100 * load), names, is_varied=is_varied)
+            ended = await offer(client, wanted, times)
             cell = figures(ended)
             mean_s = mean_s or cell["mean_s"]
             floors = [before, paint(times)] if paint else []
@@ -204,12 +217,16 @@ async def measure(
 
 
 def serve(
-    options: Sequence[str], asked: argparse.Namespace, paint: Painted | None = None
+    options: Sequence[str],
+    asked: argparse.Namespace,
+    paint: Painted | None = None,
+    *,
+    is_varied: bool = False,
 ) -> dict[str, Any]:
     """Return the figures of each load with a service of its own."""
     with PrivateService(options) as service:
         wait_until_loaded(service.address)
-        return asyncio.run(measure(service.address, asked.requests, asked.loads, asked.seed, paint))
+        return asyncio.run(measure(service.address, asked, paint, is_varied))
 
 
 def main() -> None:
@@ -227,17 +244,20 @@ def main() -> None:
     scripted = serve(
         (*SCRIPTED, "--set", f"actors.preload={json.dumps(sorted(embedded.models()))}"), asked
     )
+    print("  of several sizes and numbers:")
+    varied = serve((), asked, is_varied=True)
+    runs = {", as scripted": scripted, ", a core to spare": spared, ", varied": varied, "": found}
     goals = [
         verdict(f"error p90 at load {load}{how}", cell["error_p90"], 0.15)
-        for how, cells in ((", as scripted", scripted), (", a core to spare", spared), ("", found))
+        for how, cells in runs.items()
         for load, cell in cells.items()
     ]
-    for how, cells in (("", found), (", a core to spare", spared)):
+    for how, cells in (("", found), (", a core to spare", spared), (", varied", varied)):
         if "0.8" in cells:
             name = f"latencies kept at load 0.8{how}"
             goals.append(verdict(name, cells["0.8"]["kept"], 0.95, at_least=True))
     command = f"python -m bench.promises --requests {asked.requests} --seed {asked.seed}"
-    kept = {"loads": found, "spared": spared, "scripted": scripted, "goals": goals}
+    kept = {"loads": found, "spared": spared, "scripted": scripted, "varied": varied, "goals": goals}
     print(keep("promises", command, {"busy_before": round(busy, 3), **kept}))
 
 

@@ -751,6 +751,6 @@ class BrokerMachine(RuleBasedStateMachine):
             assert not self.ledger.open, "a healthy actor leaves a request in the queue"
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(6 * 3600)  # a night's examples take hours
 def test_whatever_happens_every_accepted_request_ends_exactly_once_and_nothing_leaks() -> None:
     run_state_machine_as_test(BrokerMachine, settings=settings.default)

@@ -460,9 +460,10 @@ def test_costs_are_corrected_by_what_steps_really_take(studio: Any) -> None:
     it.engine._sleep = lambda seconds: sleep(2 * seconds)  # another program takes half of the device
     (done,) = finished(it.run()).values()
     assert done.costs is not None
+    after = done.costs
 
     def times(size: int, rows: int) -> float:
-        return step_seconds(done.costs, size, rows) / step_seconds(before, size, rows)
+        return step_seconds(after, size, rows) / step_seconds(before, size, rows)
 
     assert 1.8 < times(pixels, 2) < 2.0
     assert 1.3 < times(before.pixels, 2) < times(pixels, 8) < times(pixels, 2), (
