@@ -127,6 +127,8 @@ class SizeCost(Struct, frozen=True, array_like=True):
     pixels: int
     steps: tuple[RowCost, ...]
     decode_s: float
+    is_measured: bool = True
+    """False: reckoned from another size, and nothing of this one was seen yet."""
 
 
 class Costs(Struct, frozen=True, cache_hash=True):
@@ -144,7 +146,7 @@ class Costs(Struct, frozen=True, cache_hash=True):
     sizes: tuple[SizeCost, ...] = ()
     """The same at other numbers of pixels, ascending; empty: steps and decoding are linear in pixels."""
     source: Literal["measured", "estimated", "assumed"] = "measured"
-    """Estimated: from what other variants cost on this device; assumed: from its kind's usual speed."""
+    """Estimated: from what other variants, or sizes, cost here; assumed: from its kind's usual speed."""
 
 
 class Room(Struct, frozen=True):

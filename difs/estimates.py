@@ -67,7 +67,7 @@ def at_other_sizes(measured: Costs, efforts: Efforts | None, kind: str) -> Costs
     device = _Device(kind, speeds.fitted(calls, speeds.usual(kind)), speeds.USUAL_LOAD)
     own = SizeCost(measured.pixels, measured.steps, measured.decode_s)
     sizes = [device.scaled(own, round(measured.pixels * times), efforts, efforts) for times in FARTHER]
-    return replace(measured, sizes=tuple(sizes))
+    return replace(measured, sizes=tuple([replace(size, is_measured=False) for size in sizes]))
 
 
 # ---- by count -------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class Counted(NamedTuple):
     known: Resident
 
     def grid(self) -> tuple[SizeCost, ...]:
-        """Return the measured seconds at each size, the first of which is the one that was loaded for."""
+        """Return the seconds at each size, the first of which is the one that was loaded for."""
         costs = self.known.costs
         return (SizeCost(costs.pixels, costs.steps, costs.decode_s), *costs.sizes)
 
@@ -103,6 +103,7 @@ def _device(counted: list[Counted], kind: str) -> "_Device":
         (amounts(one.efforts.step, size.pixels, cost.rows), cost.seconds)
         for one in counted
         for size in one.grid()
+        if size.is_measured
         for cost in size.steps
         if 0 < cost.seconds < math.inf
     ]

@@ -103,7 +103,7 @@ def _moved(size: SizeCost, error: float, rows: int | None) -> SizeCost:
         RowCost(cost.rows, cost.seconds * (1.0 + part * error))
         for cost, part in zip(size.steps, parts, strict=True)
     ]
-    return replace(size, steps=tuple(steps))
+    return replace(size, steps=tuple(steps), is_measured=size.is_measured or rows is not None)
 
 
 def _shares(table: Sequence[RowCost], rows: int) -> list[float]:

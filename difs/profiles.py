@@ -13,7 +13,7 @@ from itertools import pairwise
 from msgspec import Struct
 from msgspec.structs import replace
 
-from difs.actor_messages import Costs, RowCost, SizeCost
+from difs.actor_messages import Costs, RowCost
 from difs.messages import Prediction
 from difs.samplers import evaluations
 from difs.sizes import at, in_table
@@ -105,7 +105,7 @@ def predict(
         steps_s=steps_s,
         decode_s=decode_s,
         total_s=queue_s + load_s + known.encode_s + steps_s + decode_s,
-        source=costs.source if costs is not None else "assumed",
+        source=at(costs, work.pixels).source if costs is not None else "assumed",
         later_s=later_s,
     )
 
@@ -174,7 +174,7 @@ def slowed(costs: Costs, *, steps: float = 1.0, decode: float = 1.0) -> Costs:
         steps=_times(costs.steps, steps),
         decode_s=costs.decode_s * decode,
         sizes=tuple(
-            [SizeCost(s.pixels, _times(s.steps, steps), s.decode_s * decode) for s in costs.sizes]
+            [replace(s, steps=_times(s.steps, steps), decode_s=s.decode_s * decode) for s in costs.sizes]
         ),
     )
 
@@ -185,7 +185,7 @@ def limited(costs: Costs, rows: int) -> Costs:
     tables = [costs.steps, *(size.steps for size in costs.sizes)]
     if all(table[-1].rows <= rows for table in tables):
         return costs
-    sizes = [SizeCost(s.pixels, _first(s.steps, rows), s.decode_s) for s in costs.sizes]
+    sizes = [replace(s, steps=_first(s.steps, rows)) for s in costs.sizes]
     return replace(costs, steps=_first(costs.steps, rows), sizes=tuple(sizes))
 
 

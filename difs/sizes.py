@@ -22,24 +22,33 @@ MOST_GROWTH = 2.0
 
 @lru_cache(maxsize=2048)  # a policy asks for the same few sizes with every request
 def at(costs: Costs, pixels: int) -> Costs:
-    """Return what a resident costs at `pixels` pixels: `steps` and `decode_s` are those of this size."""
+    """Return what a resident costs at `pixels` pixels: `steps` and `decode_s` are those of this size.
+
+    Beside a size that was not measured, or where only one was, they are estimated.
+    """
     if pixels == costs.pixels:
         return costs
-    if not costs.sizes:
-        return _scaled(costs, pixels, pixels / costs.pixels)
     own = SizeCost(costs.pixels, costs.steps, costs.decode_s)
-    grid = sorted((*costs.sizes, own), key=lambda size: size.pixels)
-    found = _find(grid, pixels)
-    return replace(costs, pixels=pixels, steps=found.steps, decode_s=found.decode_s, sizes=())
+    if costs.sizes:
+        found = _find(sorted((*costs.sizes, own), key=lambda size: size.pixels), pixels)
+    else:
+        found = _scaled(own, pixels, pixels / costs.pixels)
+    source = "estimated" if costs.source == "measured" and not found.is_measured else costs.source
+    return replace(
+        costs, pixels=pixels, steps=found.steps, decode_s=found.decode_s, sizes=(), source=source
+    )
 
 
-def _scaled(costs: Costs, pixels: int, factor: float) -> Costs:
-    steps = tuple(RowCost(cost.rows, cost.seconds * factor) for cost in costs.steps)
-    return replace(costs, pixels=pixels, steps=steps, decode_s=costs.decode_s * factor)
+def _scaled(size: SizeCost, pixels: int, factor: float) -> SizeCost:
+    steps = tuple(RowCost(cost.rows, cost.seconds * factor) for cost in size.steps)
+    return SizeCost(pixels, steps, size.decode_s * factor, is_measured=False)
 
 
 def _find(grid: Sequence[SizeCost], pixels: int) -> SizeCost:
-    """Return the costs at `pixels` pixels from those at two or more other numbers of them."""
+    """Return the costs at `pixels` pixels from those at two or more numbers of them."""
+    known = next((size for size in grid if size.pixels == pixels), None)
+    if known is not None:
+        return known
     low, high = next((pair for pair in pairwise(grid) if pixels <= pair[1].pixels), (grid[-2], grid[-1]))
     rows = sorted({cost.rows for size in (low, high) for cost in size.steps})
     steps, least = [], 0.0
@@ -48,7 +57,7 @@ def _find(grid: Sequence[SizeCost], pixels: int) -> SizeCost:
         least = max(least, own)  # outside the chords of noisy rows may cross
         steps.append(RowCost(r, least))
     decode_s = _along(low.pixels, low.decode_s, high.pixels, high.decode_s, pixels)
-    return SizeCost(pixels, tuple(steps), decode_s)
+    return SizeCost(pixels, tuple(steps), decode_s, low.is_measured and high.is_measured)
 
 
 def _along(low: int, low_s: float, high: int, high_s: float, pixels: int) -> float:

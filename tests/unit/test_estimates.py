@@ -44,8 +44,9 @@ def test_a_file_of_twice_the_precision_has_no_more_parameters() -> None:
 
 def test_a_prediction_from_an_estimate_says_so() -> None:
     found = estimates.of_all(named(BASE, builders.variant("other")), KNOWN)["other"]
-    assert predict(work(), found.costs).source == "estimated"
-    assert predict(work(), KNOWN["base"].costs).source == "measured"
+    own = work(pixels=KNOWN["base"].costs.pixels)
+    assert predict(own, found.costs).source == "estimated"
+    assert predict(own, KNOWN["base"].costs).source == "measured"
 
 
 def test_of_several_relatives_the_nearest_in_size_counts() -> None:

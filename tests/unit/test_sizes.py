@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from difs import sizes
+from difs import learning, sizes
 from difs.actor_messages import Costs, RowCost, SizeCost
 from difs.profiles import (
     Work,
@@ -128,6 +128,25 @@ def test_how_many_share_a_call_depends_on_the_size() -> None:
 def test_costs_at_a_size_are_worked_out_once() -> None:
     assert sizes.at(LINEAR, 9999) is sizes.at(LINEAR, 9999)
     assert sizes.at(LINEAR, NATIVE) is LINEAR
+
+
+def test_what_is_told_of_a_size_says_whether_it_was_measured() -> None:
+    alone = replace(LINEAR, sizes=())
+    beside = replace(alone, sizes=(replace(LINEAR.sizes[1], is_measured=False),))
+    for costs, pixels, source in (
+        (LINEAR, 9999, "measured"),
+        (LINEAR, 1024, "measured"),
+        (alone, NATIVE, "measured"),
+        (alone, 9999, "estimated"),
+        (beside, NATIVE, "measured"),
+        (beside, 9999, "estimated"),
+        (beside, 16384, "estimated"),
+        (learning.step(beside, 16384, 1, 9.0), 16384, "measured"),
+        (learning.step(alone, 16384, 1, 9.0), 9999, "measured"),
+        (replace(LINEAR, source="assumed"), 9999, "assumed"),
+        (replace(beside, source="assumed"), 9999, "assumed"),
+    ):
+        assert predict(Work(pixels, 10, "ddim", 1.0, 1), costs).source == source, (costs, pixels)
 
 
 # ---- with what was measured now --------------------------------------------------------------------
