@@ -3,7 +3,8 @@
 A call may be slower than it was told because the device is (interference, thermal throttling), because
 all calls of its size are, or only those with its number of rows. Nobody sees which, so each of the three
 takes its part of what was wrong. Where a table is wrong in one place only, the others move back what it
-moved, and in the end it is moved alone; where the device is slow, all are moved at once.
+moved, and in the end it is moved alone; where the device is slow, all are moved at once. Logarithms are
+moved: so what one call moved too far comes back everywhere, as the next ones take what they should.
 """
 
 import math
@@ -25,6 +26,8 @@ sizes a third to seven tenths for the device told the next equally well; all of 
 could be wrong, missed a fifth more where sizes were told by count, 2.5 times as much where by pixels."""
 APART = 1.25
 """A size whose pixels differ by less than this factor from one that is known is taken for that one."""
+FARTHEST = 100.0
+"""A call that takes more than so many times what was told, or less than that part, counts as that."""
 MOST_SIZES = 12
 """So many sizes are told apart; what else is asked for is taken for the nearest."""
 
@@ -39,7 +42,7 @@ def step(costs: Costs, pixels: int, rows: int, seconds: float) -> Costs:
     predicted_s = step_seconds(costs, pixels, rows)
     if predicted_s <= 0:
         return costs
-    error = RATE * (seconds / predicted_s - 1.0)
+    error = _error(seconds, predicted_s)
     known, own = _with_size(costs, pixels)
     return _joined(
         known, [_moved(size, error, rows if size.pixels == own else None) for size in _grid(known)]
@@ -51,10 +54,10 @@ def decode(costs: Costs, pixels: int, seconds: float) -> Costs:
     predicted_s = decode_seconds(costs, pixels)
     if predicted_s <= 0:
         return replace(costs, decode_s=_towards(0.0, seconds * costs.pixels / pixels))
-    error = RATE * (seconds / predicted_s - 1.0)
+    error = _error(seconds, predicted_s)
     known, own = _with_size(costs, pixels)
     sizes = [
-        replace(size, decode_s=size.decode_s * (1.0 + error * (1.0 if size.pixels == own else DEVICE)))
+        replace(size, decode_s=size.decode_s * math.exp(error * (1.0 if size.pixels == own else DEVICE)))
         for size in _grid(known)
     ]
     return _joined(known, sizes)
@@ -62,6 +65,11 @@ def decode(costs: Costs, pixels: int, seconds: float) -> Costs:
 
 def _towards(old: float, seen: float) -> float:
     return old + RATE * (seen - old)
+
+
+def _error(seconds: float, predicted_s: float) -> float:
+    """Return how far the logarithm of what was told is to move."""
+    return RATE * math.log(min(FARTHEST, max(1.0 / FARTHEST, seconds / predicted_s)))
 
 
 # ---- sizes ----------------------------------------------------------------------------------------
@@ -100,7 +108,7 @@ def _moved(size: SizeCost, error: float, rows: int | None) -> SizeCost:
     else:
         parts = [DEVICE + SIZE + ROWS * share for share in _shares(size.steps, rows)]
     steps = [
-        RowCost(cost.rows, cost.seconds * (1.0 + part * error))
+        RowCost(cost.rows, cost.seconds * math.exp(part * error))
         for cost, part in zip(size.steps, parts, strict=True)
     ]
     return replace(size, steps=tuple(steps), is_measured=size.is_measured or rows is not None)

@@ -15,6 +15,8 @@ from difs.profiles import Work, decode_seconds, predict, rows_of, step_seconds
 from difs.samplers import evaluations
 from tests.unit.test_profiles import COSTS, EXAMPLES, MEASURED, SECONDS, WIDE, WORKS, table
 
+TWICE = 2**RATE
+"""What was told moves so far, in proportion, where a call took twice as long."""
 TWO_SIZES = replace(WIDE, sizes=(SizeCost(400, table(r1=3.0, r2=4.0, r4=6.0), 14.0),))
 """100 pixels and 400."""
 
@@ -50,16 +52,15 @@ def test_what_was_predicted_and_seen_changes_nothing() -> None:
 def test_what_was_told_moves_a_fifth_of_the_way_to_what_was_seen() -> None:
     assert RATE == 0.2
     assert learning.encode(COSTS, 1.5) == replace(COSTS, encode_s=0.7)
-    assert learning.decode(COSTS, 100, 0.0) == replace(COSTS, decode_s=3.2)
-    assert decode_seconds(learning.decode(TWO_SIZES, 400, 28.0), 400) == pytest.approx(1.2 * 14.0)
-    assert step_seconds(learning.step(COSTS, 100, 2, 4.0), 100, 2) == pytest.approx(2.4)
+    assert decode_seconds(learning.decode(TWO_SIZES, 400, 28.0), 400) == pytest.approx(TWICE * 14.0)
+    assert step_seconds(learning.step(COSTS, 100, 2, 4.0), 100, 2) == pytest.approx(TWICE * 2.0)
 
 
 def test_other_rows_of_the_size_move_less_and_other_sizes_least() -> None:
     assert DEVICE + SIZE + ROWS == 1
     learned = learning.step(TWO_SIZES, 100, 2, 2 * 1.2)
-    other, mine = 1 + RATE * DEVICE, 1 + RATE * (DEVICE + SIZE)
-    assert times(learned, TWO_SIZES) == pytest.approx([mine, 1.2, mine, mine, other, other, other])
+    other, mine = TWICE**DEVICE, TWICE ** (DEVICE + SIZE)
+    assert times(learned, TWO_SIZES) == pytest.approx([mine, TWICE, mine, mine, other, other, other])
     assert (learned.decode_s, learned.encode_s) == (WIDE.decode_s, WIDE.encode_s)
     slower = learning.decode(TWO_SIZES, 100, 8.0)
     assert slower.sizes[0].decode_s == pytest.approx(14.0 * other)
@@ -68,15 +69,14 @@ def test_other_rows_of_the_size_move_less_and_other_sizes_least() -> None:
 
 def test_rows_between_two_that_were_measured_move_both() -> None:
     learned = learning.step(WIDE, 100, 5, 2 * step_seconds(WIDE, 100, 5))
-    rest = RATE * (DEVICE + SIZE)
-    near, far = 0.75 * RATE * ROWS, 0.25 * RATE * ROWS
-    assert times(learned, WIDE) == pytest.approx([1 + rest, 1 + rest, 1 + rest + near, 1 + rest + far])
+    rest, near, far = [TWICE**part for part in (DEVICE + SIZE, 0.75 * ROWS, 0.25 * ROWS)]
+    assert times(learned, WIDE) == pytest.approx([rest, rest, rest * near, rest * far])
 
 
 @pytest.mark.parametrize(("rows", "at"), [(16, 3), (1, 0)])
 def test_rows_beyond_those_that_were_measured_move_the_last(rows: int, at: int) -> None:
     learned = learning.step(WIDE, 100, rows, 2 * step_seconds(WIDE, 100, rows))
-    assert times(learned, WIDE)[at] == pytest.approx(1 + RATE)
+    assert times(learned, WIDE)[at] == pytest.approx(TWICE)
 
 
 # ---- what is wrong ------------------------------------------------------------------------------------
@@ -133,6 +133,16 @@ def test_no_more_sizes_are_told_apart_than_a_message_bears() -> None:
     pixels = [size.pixels for size in costs.sizes]
     assert len(pixels) == MOST_SIZES - 1
     assert pixels == sorted(pixels)
+
+
+@pytest.mark.parametrize("taken_s", [0.0, 1e-9, 50.0, 1e9])
+def test_what_one_strange_call_moved_comes_back_everywhere(taken_s: float) -> None:
+    """A machine that was suspended for a while makes no size slow for ever that is not asked for."""
+    learned = learning.step(TWO_SIZES, 100, 2, taken_s)
+    for at in times(learned, TWO_SIZES):
+        assert 1 / 3 < at < 3, "and it does not say much"
+    learned = taught(learned, lambda pixels, rows: step_seconds(TWO_SIZES, pixels, rows), [(100, 2)])
+    assert times(learned, TWO_SIZES) == pytest.approx([1.0] * 7, rel=0.01)
 
 
 # ---- always -------------------------------------------------------------------------------------------
