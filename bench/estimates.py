@@ -25,7 +25,7 @@ from difs import efforts, estimates, repository
 from difs.actor_messages import Costs, Resident, RowCost, SizeCost
 from difs.messages import VariantInfo
 from difs.profiles import step_seconds
-from difs.sizes import at
+from difs.sizes import at, grid
 
 BUDGET_S, LEAST, MOST = 1.5, 3, 40
 """Seconds and number of the calls of which one figure is made."""
@@ -109,7 +109,7 @@ def measure(parts: dict[str, Path], rows: dict[int, tuple[int, ...]]) -> Costs:
 def ratios(found: Costs, seen: Costs) -> dict[str, float]:
     """Return estimated over measured seconds, call by call."""
     told = {}
-    for size in (SizeCost(seen.pixels, seen.steps, seen.decode_s), *seen.sizes):
+    for size in grid(seen):
         side = round(size.pixels**0.5)
         for cost in size.steps:
             told[f"step {side} x{cost.rows}"] = step_seconds(found, size.pixels, cost.rows) / cost.seconds

@@ -18,6 +18,7 @@ from difs import speeds
 from difs.actor_messages import Costs, Resident, RowCost, SizeCost
 from difs.messages import Effort, Efforts, VariantInfo
 from difs.profiles import slowed
+from difs.sizes import grid
 from difs.speeds import Speed, amounts
 
 BYTES_EACH = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
@@ -65,8 +66,8 @@ def at_other_sizes(measured: Costs, efforts: Efforts | None, kind: str) -> Costs
         return measured
     calls = [(amounts(efforts.step, measured.pixels, cost.rows), cost.seconds) for cost in measured.steps]
     device = _Device(kind, speeds.fitted(calls, speeds.usual(kind)), speeds.USUAL_LOAD)
-    own = SizeCost(measured.pixels, measured.steps, measured.decode_s)
-    sizes = [device.scaled(own, round(measured.pixels * times), efforts, efforts) for times in FARTHER]
+    own, *_ = grid(measured)
+    sizes = [device.scaled(own, round(own.pixels * times), efforts, efforts) for times in FARTHER]
     return replace(measured, sizes=tuple([replace(size, is_measured=False) for size in sizes]))
 
 
@@ -79,11 +80,6 @@ class Counted(NamedTuple):
     info: VariantInfo
     efforts: Efforts
     known: Resident
-
-    def grid(self) -> tuple[SizeCost, ...]:
-        """Return the seconds at each size, the first of which is the one that was loaded for."""
-        costs = self.known.costs
-        return (SizeCost(costs.pixels, costs.steps, costs.decode_s), *costs.sizes)
 
 
 def _counted(variants: Mapping[str, VariantInfo], measured: Mapping[str, Resident]) -> list[Counted]:
@@ -102,7 +98,7 @@ def _device(counted: list[Counted], kind: str) -> "_Device":
     calls = [
         (amounts(one.efforts.step, size.pixels, cost.rows), cost.seconds)
         for one in counted
-        for size in one.grid()
+        for size in grid(one.known.costs)
         if size.is_measured
         for cost in size.steps
         if 0 < cost.seconds < math.inf
@@ -128,10 +124,10 @@ class _Device(Struct, frozen=True):
     def by_count(self, info: VariantInfo, efforts: Efforts, nearest: Counted) -> Resident:
         """Return what a variant would be: each cost of the nearest, times the ratio of what it takes."""
         theirs, now = nearest.efforts, nearest.known.costs
-        pixels, grid = _pixels(info), nearest.grid()
-        asked = {size.pixels * pixels // now.pixels: size for size in reversed(grid)}
+        pixels, known = _pixels(info), grid(now)
+        asked = {size.pixels * pixels // now.pixels: size for size in reversed(known)}
         if min(asked) == pixels:
-            asked[pixels // SMALL] = grid[0]
+            asked[pixels // SMALL] = known[0]
         sizes = {at: self.scaled(size, at, efforts, theirs) for at, size in sorted(asked.items())}
         own = sizes.pop(pixels)
         loads = speeds.seconds(self.load, self.load_amounts(nearest.info, theirs))

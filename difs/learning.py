@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from difs.actor_messages import Costs, RowCost, SizeCost
 from difs.profiles import decode_seconds, step_seconds
-from difs.sizes import at
+from difs.sizes import at, grid
 
 RATE = 0.2
 """What was told moves by so much of the way to what was seen,"""
@@ -45,7 +45,7 @@ def step(costs: Costs, pixels: int, rows: int, seconds: float) -> Costs:
     error = _error(seconds, predicted_s)
     known, own = _with_size(costs, pixels)
     return _joined(
-        known, [_moved(size, error, rows if size.pixels == own else None) for size in _grid(known)]
+        known, [_moved(size, error, rows if size.pixels == own else None) for size in grid(known)]
     )
 
 
@@ -58,7 +58,7 @@ def decode(costs: Costs, pixels: int, seconds: float) -> Costs:
     known, own = _with_size(costs, pixels)
     sizes = [
         replace(size, decode_s=size.decode_s * math.exp(error * (1.0 if size.pixels == own else DEVICE)))
-        for size in _grid(known)
+        for size in grid(known)
     ]
     return _joined(known, sizes)
 
@@ -75,27 +75,22 @@ def _error(seconds: float, predicted_s: float) -> float:
 # ---- sizes ----------------------------------------------------------------------------------------
 
 
-def _grid(costs: Costs) -> list[SizeCost]:
-    """Return what is known of each size, the one that was loaded for among them."""
-    return [SizeCost(costs.pixels, costs.steps, costs.decode_s), *costs.sizes]
-
-
-def _joined(costs: Costs, grid: Sequence[SizeCost]) -> Costs:
-    """Return `costs` with other seconds at each size."""
-    (own,) = (size for size in grid if size.pixels == costs.pixels)
-    others = sorted((size for size in grid if size is not own), key=lambda size: size.pixels)
+def _joined(costs: Costs, sizes: Sequence[SizeCost]) -> Costs:
+    """Return `costs` with other seconds at each size, which stand as in their grid."""
+    own, *others = sizes
     return replace(costs, steps=own.steps, decode_s=own.decode_s, sizes=tuple(others))
 
 
 def _with_size(costs: Costs, pixels: int) -> tuple[Costs, int]:
     """Return costs that know a size such as this, and the pixels of that one."""
-    grid = _grid(costs)
-    nearest = min([size.pixels for size in grid], key=lambda known: abs(math.log(known / pixels)))
+    known = [size.pixels for size in grid(costs)]
+    nearest = min(known, key=lambda other: abs(math.log(other / pixels)))
     is_known = max(nearest, pixels) < APART * min(nearest, pixels)
-    if is_known or len(grid) >= MOST_SIZES:
+    if is_known or len(known) >= MOST_SIZES:
         return costs, nearest
-    there = at(costs, pixels)
-    return _joined(costs, [*grid, SizeCost(pixels, there.steps, there.decode_s)]), pixels
+    new, *_ = grid(at(costs, pixels))
+    sizes = sorted([*costs.sizes, new], key=attrgetter("pixels"))
+    return replace(costs, sizes=tuple(sizes)), pixels
 
 
 # ---- rows -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from operator import attrgetter
 
 from msgspec.structs import replace
 
@@ -18,6 +19,11 @@ from difs.actor_messages import Costs, RowCost, SizeCost
 
 MOST_GROWTH = 2.0
 """The highest power of the pixels: attention's. Steeper than that is noise."""
+
+
+def grid(costs: Costs) -> tuple[SizeCost, ...]:
+    """Return what is known of each size, the one that was loaded for first, the others ascending."""
+    return (SizeCost(costs.pixels, costs.steps, costs.decode_s), *costs.sizes)
 
 
 @lru_cache(maxsize=2048)  # a policy asks for the same few sizes with every request
@@ -28,28 +34,28 @@ def at(costs: Costs, pixels: int) -> Costs:
     """
     if pixels == costs.pixels:
         return costs
-    own = SizeCost(costs.pixels, costs.steps, costs.decode_s)
-    if costs.sizes:
-        found = _find(sorted((*costs.sizes, own), key=lambda size: size.pixels), pixels)
-    else:
-        found = _scaled(own, pixels, pixels / costs.pixels)
+    known = sorted(grid(costs), key=attrgetter("pixels"))
+    found = _find(known, pixels) if costs.sizes else _scaled(known[0], pixels)
     source = "estimated" if costs.source == "measured" and not found.is_measured else costs.source
     return replace(
         costs, pixels=pixels, steps=found.steps, decode_s=found.decode_s, sizes=(), source=source
     )
 
 
-def _scaled(size: SizeCost, pixels: int, factor: float) -> SizeCost:
+def _scaled(size: SizeCost, pixels: int) -> SizeCost:
+    factor = pixels / size.pixels
     steps = tuple(RowCost(cost.rows, cost.seconds * factor) for cost in size.steps)
     return SizeCost(pixels, steps, size.decode_s * factor, is_measured=False)
 
 
-def _find(grid: Sequence[SizeCost], pixels: int) -> SizeCost:
+def _find(sizes: Sequence[SizeCost], pixels: int) -> SizeCost:
     """Return the costs at `pixels` pixels from those at two or more numbers of them."""
-    known = next((size for size in grid if size.pixels == pixels), None)
+    known = next((size for size in sizes if size.pixels == pixels), None)
     if known is not None:
         return known
-    low, high = next((pair for pair in pairwise(grid) if pixels <= pair[1].pixels), (grid[-2], grid[-1]))
+    low, high = next(
+        (pair for pair in pairwise(sizes) if pixels <= pair[1].pixels), (sizes[-2], sizes[-1])
+    )
     rows = sorted({cost.rows for size in (low, high) for cost in size.steps})
     steps, least = [], 0.0
     for r in rows:

@@ -83,6 +83,11 @@ class Job:
         return (self.execute.variant, self.execute.width, self.execute.height)
 
     @property
+    def undecoded(self) -> int:
+        """Return how many of its images are still to be decoded: it is done with the last of them."""
+        return sum(not p.is_decoded for p in self.paintings)
+
+    @property
     def is_delivering(self) -> bool:
         """Whether one of its slots is being written in the background."""
         return any(p.delivery is not None for p in self.paintings)
@@ -140,8 +145,7 @@ def lagging(job: Job, costs: Costs, rows: int, now: float) -> Iterator[tuple[Pai
     """
     execute = job.execute
     pixels = execute.width * execute.height
-    unfinished = sum(not p.is_decoded for p in job.paintings)
-    rest_s = unfinished * decode_seconds(costs, pixels)
+    rest_s = job.undecoded * decode_seconds(costs, pixels)
     for painting in job.paintings:
         left = painting.total - painting.done
         if left <= 1 or painting.done == 0:
@@ -190,7 +194,7 @@ def candidates_of(key: int, job: Job, costs: Costs, rows: int, evaluations: int)
         )
         return [first]
     found = []
-    last_s = sum(not p.is_decoded for p in job.paintings) * decode_s  # it is done with the last of them
+    last_s = job.undecoded * decode_s
     for painting in job.paintings:
         if painting.is_decoded:
             continue

@@ -143,7 +143,7 @@ class Units(ABC):
 
     def _can_work(self, job: Job) -> bool:
         is_here = job.execute.variant in self._residents and job.ending is None
-        return is_here and not all(p.is_decoded for p in job.paintings)
+        return is_here and job.undecoded > 0
 
     def _settle(self) -> None:
         """Report the jobs that are over."""
