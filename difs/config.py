@@ -93,6 +93,7 @@ class Actors(Struct, frozen=True):
     devices: tuple[str, ...] = ("auto",)
     preload: tuple[str, ...] = ("*",)
     threads: Annotated[int, Meta(ge=0)] = 0
+    awake: Seconds = 2.0
     memory_budget: Bytes = 0
     memory_sharers: tuple[str, ...] = ()
     parking_budget: Bytes = 2 * 2**30

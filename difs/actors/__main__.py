@@ -8,6 +8,7 @@ from pathlib import Path
 from difs import catalogue, config, logs, processes, telemetry
 from difs.actor_messages import Resident
 from difs.actors.actor import Actor
+from difs.actors.awake import Cores
 from difs.actors.delivery import Easel
 from difs.actors.engine import Engine
 from difs.actors.link import Link
@@ -113,6 +114,7 @@ def main(run_dir: str, device: str, threads: str, parent_pid: str) -> int:
                 max_credits=settings.actors.credits,
                 profiled=profiled,
                 read=read,
+                cores=Cores(settings.actors.awake) if telemetry.kind_of(device) == "cpu" else None,
             )
             processes.collect_rarely()  # what was imported is looked at no more
             link.start_pulse(read, lambda: actor.progress)

@@ -30,6 +30,7 @@ from difs.actor_messages import (
     ToActor,
     Welcome,
 )
+from difs.actors.awake import Cores
 from difs.actors.engine import Engine
 from difs.actors.link import Link
 from difs.actors.reporting import Reporter
@@ -63,10 +64,12 @@ class Actor:
         max_credits: int,
         profiled: tuple[Resident, ...] = (),
         read: Callable[[], Reading] | None = None,
+        cores: Cores | None = None,
     ) -> None:
         """Put the parts together; nothing runs yet. `profiled`: see `Ready`.
 
-        `read`: looks at the device; None: nobody can tell how much memory there is.
+        `read`: looks at the device; None: nobody can tell how much memory there is. `cores`: what computes,
+        kept awake for the work; None: it is not they that compute.
         """
         self._device = device
         self._pid = pid
@@ -76,6 +79,7 @@ class Actor:
         self._credits = max_credits
         self._profiled = profiled
         self._read = read
+        self._cores = cores
         self._epoch: int | None = None
         self._heard_at = clock.now()
         self._is_draining = False
@@ -106,6 +110,7 @@ class Actor:
         """
         self._wanted = deque(variants)
         problem = None
+        self._rouse()
         while self._wanted and not self._engine.residents:
             self._engine.load(self._wanted.popleft())
             while not self._engine.is_idle:
@@ -154,6 +159,7 @@ class Actor:
         for message in self._link.receive(self.rest_s()):
             self._heard_at = self._clock.now()
             self._obey(message)
+        self._rouse()
         reports = self._engine.turn()
         for report in self._reporter.pass_on(reports, self._clock.now()):
             _tell(report)
@@ -166,12 +172,19 @@ class Actor:
         if self._clock.now() - self._heard_at > BROKER_SILENCE_S:
             self.announce()
 
-    def _load_another(self) -> None:
-        """Load one more of the variants for the start, once nobody has wanted anything for a while."""
+    def _rouse(self) -> None:
+        """Take note of work, and keep the cores awake for it and for what may follow."""
         now = self._clock.now()
         if self._engine.is_busy or not self._engine.is_idle:
             self._worked_at = now
-        elif self._wanted and not self._is_draining and now - self._worked_at > CALM_S:
+        if self._cores is not None:
+            self._cores.rouse(now - self._worked_at)
+
+    def _load_another(self) -> None:
+        """Load one more of the variants for the start, once nobody has wanted anything for a while."""
+        is_calm = self._engine.is_idle and not self._engine.is_busy
+        rested_s = self._clock.now() - self._worked_at
+        if self._wanted and not self._is_draining and is_calm and rested_s > CALM_S:
             variant = self._wanted.popleft()
             if self._has_room(variant):
                 self._engine.load(variant)
