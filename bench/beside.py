@@ -3,10 +3,11 @@
     python -m bench.beside [--model emoji-base] [--rounds 2] [--quick] [--fresh]
 
 Serial diffusers, LitServe, Ray Serve, Mosec, BentoML and DIFS, one after the other, each alone on the
-machine with all cores for torch; their order turns from round to round. A peer that is not installed is
-named as not measured (`pip install -e '.[bench]'`). The batch size and wait of each are swept first, the
-best kept (`bench.calibration`). Twenty minutes; a run that was cut short goes on where it was, unless
-`--fresh` is given; `--quick` takes a few minutes, sweeps nothing, and its figures are rough.
+machine with all cores for torch, which are kept awake; their order turns from round to round. A peer that
+is not installed is named as not measured (`pip install -e '.[bench]'`). The batch size and wait of each
+are swept first, the best kept (`bench.calibration`). Twenty minutes; a run that was cut short goes on
+where it was, unless `--fresh` is given; `--quick` takes a few minutes, sweeps nothing, and its figures
+are rough.
 
 - first picture: seconds from the start of its processes until the first picture is there; files are in
   the page cache.
@@ -40,6 +41,7 @@ from bench.load import (
     Outcome,
     Pixels,
     arrivals,
+    awake,
     busy_share,
     mix,
     offer,
@@ -297,7 +299,8 @@ def main() -> None:
     os.environ.update(WAITING_THREADS)  # before torch is loaded, in every system
     asked = options()
     bench = Bench(asked)
-    asyncio.run(bench.run())
+    with awake():
+        asyncio.run(bench.run())
     found = bench.figures()
     goals = [
         verdict(f"{name}: a value of a picture differs by, of 255", entry["largest_difference_of_255"], 2)

@@ -4,8 +4,8 @@
 
 Open-loop Poisson arrivals at fractions of the serial capacity, which is measured first, in this run,
 with bare diffusers. Every system gets the same prompts, seeds, settings and arrival times, the same
-size, all cores for torch, and returns bare pixels; every one has the machine for itself while it is
-measured (the others are stopped); their order turns round from round to round. Each
+size, all cores for torch, which are kept awake, and returns bare pixels; every one has the machine for
+itself while it is measured (the others are stopped); their order turns round from round to round. Each
 latency counts from the scheduled arrival. The knobs of the peers are found by a short sweep first
 (see `bench.calibration`). A peer that is not installed is named as not measured:
 `pip install -e '.[bench]'` installs them.
@@ -36,7 +36,18 @@ from bench.calibration import (
     serial_capacity,
     warm_up,
 )
-from bench.load import QUIET, Ask, Outcome, Pixels, arrivals, busy_share, mix, offer, wait_until_quiet
+from bench.load import (
+    QUIET,
+    Ask,
+    Outcome,
+    Pixels,
+    arrivals,
+    awake,
+    busy_share,
+    mix,
+    offer,
+    wait_until_quiet,
+)
 from bench.peers.base import BatchingSystem, System
 from bench.peers.difs_service import Difs
 from bench.peers.over_http import LitServe, RayServe
@@ -261,7 +272,8 @@ def main() -> None:
     os.environ.update(WAITING_THREADS)  # before torch is loaded, here and in the servers
     asked = options()
     bench = Bench(asked)
-    asyncio.run(bench.run())
+    with awake():
+        asyncio.run(bench.run())
     found = bench.figures()
     for name, by_load in bench.outcomes.items():
         for load, outcome in by_load.items():

@@ -6,9 +6,11 @@ hide it (no coordinated omission). The same seed gives every system the same arr
 """
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle, islice, product
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.report import percentile
+from difs.actors.awake import Cores
 from difs.clock import MonotonicClock
 from difs.trials import openloop
 
@@ -108,6 +111,17 @@ def wait_until_quiet(patience_s: float = 60.0) -> float:
     while (share := busy_share()) > QUIET and time.monotonic() < end:
         pass
     return share
+
+
+@contextmanager
+def awake() -> Iterator[bool]:
+    """Keep the cores awake for all that is compared, as DIFS would; yields whether that is allowed."""
+    cores = Cores(math.inf)
+    cores.rouse(0.0)
+    try:
+        yield cores.are_held
+    finally:
+        cores.close()
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> list[float]:

@@ -3,7 +3,8 @@
     python -m bench.overhead [--pairs 60] [--steps 4]
 
 The same weights, prompt, seed, steps and guidance, in pairs, alternating, in one run: the pipeline in
-this process, DIFS as a private service beside it, both with the same number of threads. Two figures:
+this process, DIFS as a private service beside it, both with the threads that DIFS takes, and with cores
+that are kept awake. Two figures:
 
 - added: the DIFS call less the bare call, pair by pair. Noisy: two computations differ by more than
   the way costs; `noise` says by how much two bare calls in a row differ (its 99th percentile).
@@ -21,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from bench.calibration import largest_difference
+from bench.load import awake
 from bench.peers import pipeline
 from bench.report import keep, percentile, verdict
-from difs import Client
+from difs import Client, processes
 from difs.private import PrivateService
 
 MODEL = Path(__file__).parents[1] / "model_repo" / "emoji-base"
@@ -58,7 +60,7 @@ def paint_difs(client: Client, seed: int, steps: int) -> tuple[float, float, Any
 
 def measure(pairs: int, steps: int) -> dict[str, float]:
     """Return the figures in milliseconds."""
-    pipe = pipeline.load(MODEL)
+    pipe = pipeline.load(MODEL, processes.cores_share(1))
     added, ways, bares, ours = [], [], [], []
     with PrivateService() as service, Client(service.address) as client:
         for seed in range(-5, pairs):  # the first few only warm up
@@ -91,7 +93,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--steps", type=int, default=4)
     asked = parser.parse_args()
-    figures = measure(asked.pairs, asked.steps)
+    with awake():
+        figures = measure(asked.pairs, asked.steps)
     for name, value in figures.items():
         print(f"  {name:>14} {value}")
     goals = [

@@ -2,21 +2,22 @@
 
     python -m bench.rests [--pictures 240] [--load 0.5]
 
-The bare pipeline paints one picture again and again, at Poisson times, in turns with cores that sleep as the
-system lets them and with cores that are kept awake as an actor keeps them (`actors.awake`). Reported for
-both: seconds of a picture as a multiple of those without any rest, and how well the next one can be told
-from the last ones (see `bench.floor`). Nothing is measured where the kernel may not be asked.
+The bare pipeline paints one picture again and again, at Poisson times, in turns with cores that sleep as
+the system lets them and with cores that are kept awake as an actor keeps them (`actors.awake`). Reported
+for both: seconds of a picture as a multiple of those without any rest, and how well the next one can be
+told from the last ones (see `bench.floor`). Nothing is measured where the kernel may not be asked.
 """
 
 import argparse
-import math
 import sys
+from contextlib import nullcontext
 
 from bench import floor, overhead
-from bench.load import arrivals, wait_until_quiet
+from bench.load import arrivals, awake, wait_until_quiet
 from bench.peers import pipeline
 from bench.report import keep, percentile, verdict
-from difs.actors.awake import REQUEST, Cores
+from difs import processes
+from difs.actors.awake import REQUEST
 
 ROUNDS = 6
 WAYS = ("without rests", "asleep", "awake")
@@ -24,19 +25,17 @@ WAYS = ("without rests", "asleep", "awake")
 
 def measure(pictures: int, load: float) -> dict[str, list[list[float]]]:
     """Return the seconds of each picture, by way and round."""
-    pipe = pipeline.load(overhead.MODEL)
+    pipe = pipeline.load(overhead.MODEL, processes.cores_share(1))
     found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     each = pictures // ROUNDS
     for i in range(ROUNDS):
         for way in WAYS:
-            cores = Cores(math.inf if way == "awake" else 0.0)
-            cores.rouse(0.0)
             times = [0.0] * each
             if way != "without rests":
                 rate = load / percentile(found["without rests"][-1], 0.5)
                 times = arrivals(rate, each / rate, i)
-            found[way].append(floor.seconds_at(pipe, times))
-            cores.close()
+            with awake() if way == "awake" else nullcontext():
+                found[way].append(floor.seconds_at(pipe, times))
         medians = {way: round(percentile(rounds[-1], 0.5) * 1e3, 1) for way, rounds in found.items()}
         print(f"  round {i + 1} of {ROUNDS}: median ms {medians}", flush=True)
     return found
@@ -62,11 +61,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=240, help="of each way")
     parser.add_argument("--load", type=float, default=0.5)
     asked = parser.parse_args()
-    cores = Cores(math.inf)
-    cores.rouse(0.0)
-    if not cores.are_held:
-        sys.exit(f"not measured: {REQUEST} may not be written here; docs/guides/GOALS.md says how it may")
-    cores.close()
+    with awake() as is_allowed:
+        if not is_allowed:
+            sys.exit(f"not measured: {REQUEST} may not be written; docs/guides/GOALS.md says how it may")
     busy = wait_until_quiet()
     cells = figures(measure(asked.pictures, asked.load))
     for way, cell in cells.items():

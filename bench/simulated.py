@@ -133,10 +133,8 @@ def simulated_alone_s(models: Mapping[str, Model]) -> float:
 
 def models_here() -> tuple[dict[str, Model], str]:
     """Return the variants profiled on this machine, else those of bench/tables; and which they are."""
-    settings = config.load(None)
-    threads = settings.actors.threads or processes.cores_share(1)
-    known = catalogue.open_for(settings).found
-    facts = store.device_facts(DEVICE, threads)
+    known = catalogue.open_for(config.load(None)).found
+    facts = store.device_facts(DEVICE, processes.cores())
     try:
         return tables.here(known.variants.values(), facts), "profiled here"
     except errors.ConfigError:
@@ -160,7 +158,7 @@ def main() -> None:
     prompt = "red apple"
     found: dict[str, Any] = {}
     goals = []
-    with PrivateService(["--device", "cpu"]) as service:
+    with PrivateService(["--device", "cpu", "--set", f"actors.threads={processes.cores()}"]) as service:
         wait_until_loaded(service.address)
         before_s = real_alone_s(service.address, prompt)
         for load in asked.loads:

@@ -40,8 +40,17 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def cores_share(devices: int) -> int:
-    """Return the threads of one of so many computing processes: spinning pools must not overlap."""
-    return max(1, len(os.sched_getaffinity(0)) // max(1, devices))
+    """Return the threads of one of so many computing processes: spinning pools must not overlap.
+
+    One core is left to all else, as vLLM's CPU back end leaves one: a call that takes all of them waits
+    for whatever wants one meanwhile, a broker or a browser, and nobody can tell how long.
+    """
+    return max(1, (cores() - 1) // max(1, devices))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def computing_environment(threads: int) -> dict[str, str]:

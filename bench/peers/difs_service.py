@@ -1,13 +1,14 @@
 """DIFS itself: a private service, pictures through shared memory.
 
-Its settings are the default ones, but that it loads the model under test alone: so do its peers.
+Its settings are the default ones, but that it loads the model under test alone and computes with all
+cores: so do its peers.
 """
 
 from itertools import cycle
 
 from bench.load import Ask, Pixels
 from bench.peers.base import System
-from difs import AsyncClient
+from difs import AsyncClient, processes
 from difs.private import PrivateService
 
 CLIENTS = 4
@@ -22,7 +23,10 @@ class Difs(System):
     async def start(self) -> None:
         """See System.start."""
         self._clients: list[AsyncClient] = []
-        self._service = PrivateService(["--set", f'actors.preload=["{self.model.name}"]'])
+        threads = f"actors.threads={processes.cores()}"
+        self._service = PrivateService(
+            ["--set", f'actors.preload=["{self.model.name}"]', "--set", threads]
+        )
         self._service.start()
         await self.approach(self.front)
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from bench.load import Ask, Pixels
+from difs import processes
 
 
-def load(model: Path) -> Any:
-    """Load a model folder on the CPU, with all cores for torch."""
+def load(model: Path, threads: int = 0) -> Any:
+    """Load a model folder on the CPU, with so many threads for torch; 0: one for each core."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     import torch
     from diffusers import StableDiffusionPipeline
@@ -21,7 +22,7 @@ def load(model: Path) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     progress.disable_progress_bar()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads or processes.cores())
     pipe = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -68,8 +68,8 @@ class Actor:
     ) -> None:
         """Put the parts together; nothing runs yet. `profiled`: see `Ready`.
 
-        `read`: looks at the device; None: nobody can tell how much memory there is. `cores`: what computes,
-        kept awake for the work; None: it is not they that compute.
+        `read`: looks at the device; None: nobody can tell how much memory there is. `cores`: are kept
+        awake for the work; None: they do not do it.
         """
         self._device = device
         self._pid = pid

@@ -22,7 +22,7 @@ class Cores:
     """The machine's cores, as one process may ask for them."""
 
     def __init__(self, awake_s: float, request: Path = REQUEST) -> None:
-        """`awake_s`: how long they are kept awake after work. `request`: the device where that is asked."""
+        """`awake_s`: how long they are kept awake after work. `request`: where that is asked."""
         self._awake_s = awake_s
         self._request = request
         self._held: int | None = None
@@ -34,7 +34,7 @@ class Cores:
         return self._held is not None
 
     def rouse(self, rested_s: float) -> None:
-        """Keep the cores awake, or let them sleep: their last work is `rested_s` ago, 0 in the midst of it."""
+        """Keep the cores awake, or let them sleep: their last work is `rested_s` ago, 0: it goes on."""
         if rested_s >= self._awake_s:
             self.close()
         elif not self.are_held and not self._is_refused:

@@ -32,7 +32,9 @@ def test_cores_are_asked_to_wake_at_once_while_there_is_work(request_file: Path)
     assert struct.unpack("i", request_file.read_bytes()) == (0,)
 
 
-def test_cores_may_sleep_some_seconds_after_the_last_work_and_are_roused_again(request_file: Path) -> None:
+def test_cores_may_sleep_some_seconds_after_the_last_work_and_are_roused_again(
+    request_file: Path,
+) -> None:
     cores = Cores(2.0, request_file)
     cores.rouse(0.0)
     cores.rouse(2.0)
