@@ -243,6 +243,8 @@ class Finished(Struct, frozen=True, tag="finished"):
     """Images in a call of its steps, on average."""
     costs: Costs | None = None
     """The resident's costs as they are known now."""
+    drift: float = 0.0
+    """By how much the logarithm of every resident's costs has moved since the start; see `difs.drift`."""
     score: float | None = None
     """0..1, of the worst picture; None: not asked for, or it cannot be judged."""
 

@@ -1,10 +1,11 @@
 """What a resident's costs become with every call that is seen: pure arithmetic.
 
-A call may be slower than it was told because the device is (interference, thermal throttling), because
-all calls of its size are, or only those with its number of rows. Nobody sees which, so each of the three
-takes its part of what was wrong. Where a table is wrong in one place only, the others move back what it
-moved, and in the end it is moved alone; where the device is slow, all are moved at once. Logarithms are
-moved: so what one call moved too far comes back everywhere, as the next ones take what they should.
+A call may be slower than it was told because the device is (interference, thermal throttling; see
+`difs.drift`), because all calls of its size are, or only those with its number of rows. Nobody sees
+which, so each of the three takes its part of what was wrong. Where a table is wrong in one place only,
+the others move back what it moved, and in the end it is moved alone; where the device is slow, all are
+moved at once. Logarithms are moved: so what one call moved too far comes back everywhere, as the next
+ones take what they should.
 """
 
 import math
@@ -18,16 +19,17 @@ from difs.actor_messages import Costs, RowCost, SizeCost
 from difs.profiles import decode_seconds, step_seconds
 from difs.sizes import at, grid
 
-RATE = 0.2
+RATE = 0.25
 """What was told moves by so much of the way to what was seen,"""
-DEVICE, SIZE, ROWS = 0.5, 0.25, 0.25
+DEVICE, SIZE, ROWS = 0.7, 0.15, 0.15
 """of which the device takes so much, the size, and the number of rows. Of 300 recorded pictures of mixed
 sizes a third to seven tenths for the device told the next equally well; all of it, as if nothing else
 could be wrong, missed a fifth more where sizes were told by count, 2.5 times as much where by pixels."""
 APART = 1.25
 """A size whose pixels differ by less than this factor from one that is known is taken for that one."""
-FARTHEST = 100.0
-"""A call that takes more than so many times what was told, or less than that part, counts as that."""
+FARTHEST = 3.0
+"""A call that takes more than so many times what was told, or less than that part, counts as that: hosts
+stop their guests for a tenth of a second now and then, ten of the embedded family's steps."""
 MOST_SIZES = 12
 """So many sizes are told apart; what else is asked for is taken for the nearest."""
 
@@ -49,6 +51,18 @@ def step(costs: Costs, pixels: int, rows: int, seconds: float) -> Costs:
     )
 
 
+def common(costs: Costs, pixels: int, rows: int, seconds: float) -> float:
+    """Return by how much the logarithm of every resident's seconds moves after such a call.
+
+    `rows` 0: a decoding. Only calls of the size for which a resident was loaded, and measured, say
+    something of the others.
+    """
+    if max(pixels, costs.pixels) >= APART * min(pixels, costs.pixels):
+        return 0.0
+    told_s = step_seconds(costs, pixels, rows) if rows else decode_seconds(costs, pixels)
+    return DEVICE * _error(seconds, told_s) if told_s > 0 else 0.0
+
+
 def decode(costs: Costs, pixels: int, seconds: float) -> Costs:
     """Return `costs` moved towards the seconds that decoding one image of `pixels` pixels took."""
     predicted_s = decode_seconds(costs, pixels)
@@ -57,7 +71,11 @@ def decode(costs: Costs, pixels: int, seconds: float) -> Costs:
     error = _error(seconds, predicted_s)
     known, own = _with_size(costs, pixels)
     sizes = [
-        replace(size, decode_s=size.decode_s * math.exp(error * (1.0 if size.pixels == own else DEVICE)))
+        replace(
+            size,
+            steps=_times(size.steps, [math.exp(DEVICE * error)] * len(size.steps)),
+            decode_s=size.decode_s * math.exp(error * (1.0 if size.pixels == own else DEVICE)),
+        )
         for size in grid(known)
     ]
     return _joined(known, sizes)
@@ -102,11 +120,16 @@ def _moved(size: SizeCost, error: float, rows: int | None) -> SizeCost:
         parts = [DEVICE] * len(size.steps)
     else:
         parts = [DEVICE + SIZE + ROWS * share for share in _shares(size.steps, rows)]
-    steps = [
-        RowCost(cost.rows, cost.seconds * math.exp(part * error))
-        for cost, part in zip(size.steps, parts, strict=True)
-    ]
-    return replace(size, steps=tuple(steps), is_measured=size.is_measured or rows is not None)
+    return replace(
+        size,
+        steps=_times(size.steps, [math.exp(part * error) for part in parts]),
+        decode_s=size.decode_s * math.exp(DEVICE * error),
+        is_measured=size.is_measured or rows is not None,
+    )
+
+
+def _times(table: Sequence[RowCost], times: Sequence[float]) -> tuple[RowCost, ...]:
+    return tuple([RowCost(cost.rows, cost.seconds * by) for cost, by in zip(table, times, strict=True)])
 
 
 def _shares(table: Sequence[RowCost], rows: int) -> list[float]:

@@ -34,6 +34,7 @@ from difs.actors.delivery import Easel
 from difs.actors.jobs import Job, Painting, candidates_of, lagging
 from difs.actors.measuring import Measuring, measurement
 from difs.clock import Clock
+from difs.drift import Drift
 from difs.errors import DifsError, EngineFailed, OutOfMemory
 from difs.messages import MAX_IMAGES, MemoryMode, Preview
 from difs.profiles import rows_of
@@ -74,6 +75,7 @@ class Units(ABC):
         self._reports: list[Report] = []
         self._aside_s = 0.0
         self._incidents = ladder.Incidents()
+        self._drift = Drift()
 
     # ---- what a subclass computes -----------------------------------------------------------------
 
@@ -154,7 +156,8 @@ class Units(ABC):
                 self.catch_up()
                 variant = job.execute.variant
                 rows = self._limits.allowed(variant, self._clock.now())
-                self._reports.append(job.finished(self._residents.get(variant), rows))
+                done = job.finished(self._residents.get(variant), rows)
+                self._reports.append(replace(done, drift=self._drift.moved))
             job.part()
 
     def _hurry(self, now: float) -> None:
@@ -237,7 +240,7 @@ class Units(ABC):
         def then(seconds: float) -> None:
             for job in jobs:
                 job.steps_s += seconds
-            self._learn(first, lambda costs: learning.step(costs, pixels, rows, seconds))
+            self._learn(first, lambda costs: learning.step(costs, pixels, rows, seconds), rows, seconds)
 
         self._guarded("step", paintings, lambda: self.timed(lambda: self.step(paintings), then))
         self._tell_steps(paintings, before)
@@ -276,7 +279,7 @@ class Units(ABC):
 
         def then(seconds: float) -> None:
             job.decode_s += seconds
-            self._learn(job, lambda costs: learning.decode(costs, pixels, seconds))
+            self._learn(job, lambda costs: learning.decode(costs, pixels, seconds), 0, seconds)
 
         def act() -> None:
             canvas = self._easel.canvas(job.execute, painting.index)
@@ -342,10 +345,18 @@ class Units(ABC):
     def forget(self, variant: str) -> None:
         """Let go of whatever is held of a variant."""
 
-    def _learn(self, job: Job, learn: Callable[[Costs], Costs]) -> None:
-        resident = self._residents.get(job.execute.variant)
-        if resident is not None:
-            self._residents[job.execute.variant] = replace(resident, costs=learn(resident.costs))
+    def _learn(
+        self, job: Job, learn: Callable[[Costs], Costs], rows: int = 0, seconds: float | None = None
+    ) -> None:
+        """Enter what a call of a job took; `seconds`: of a step of so many rows, of a decoding if 0."""
+        execute = job.execute
+        resident = self._residents.get(execute.variant)
+        if resident is None:
+            return
+        common = 0.0
+        if seconds is not None:
+            common = learning.common(resident.costs, execute.width * execute.height, rows, seconds)
+        self._drift.learned(self._residents, execute.variant, learn(resident.costs), common)
 
     # ---- failures ---------------------------------------------------------------------------------
 

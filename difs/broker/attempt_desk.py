@@ -7,7 +7,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from difs import profiles
-from difs.actor_messages import Costs, Counted, Ended, Finished, Stepped
+from difs.actor_messages import Counted, Ended, Finished, Stepped
 from difs.broker import admission, dispatch, planning
 from difs.broker.books import Books
 from difs.broker.effects import Payload, TellClient
@@ -23,11 +23,12 @@ from difs.shm.layout import HEADER_BYTES
 CHANNELS = admission.CHANNELS
 
 
-def _learn(actor: Actor, variant: str, costs: Costs | None) -> None:
-    """Enter the costs of a resident as its actor knows them now."""
+def _learn(actor: Actor, variant: str, message: Finished) -> None:
+    """Enter the costs of a resident as its actor knows them now, and what all of them have in common."""
     resident = actor.residents.get(variant)
-    if costs is not None and resident is not None:
-        actor.residents[variant] = replace(resident, costs=costs)
+    if message.costs is not None and resident is not None:
+        actor.residents[variant] = replace(resident, costs=message.costs)
+        actor.drift.catch_up(actor.residents, message.drift)
 
 
 def _attempt(books: Books, route: bytes, number: int) -> Attempt | None:
@@ -74,7 +75,7 @@ def _finished(books: Books, route: bytes, message: Finished, now: float) -> None
     attempt.actor.has_told(now)
     request = attempt.request
     wanted = attempt.state is AttemptState.RUNNING
-    _learn(attempt.actor, attempt.plan.variant, message.costs)
+    _learn(attempt.actor, attempt.plan.variant, message)
     if not wanted or not _matches(attempt, message):
         books.free_slots(attempt)
         books.end(attempt, Cause.ENDED)

@@ -10,6 +10,7 @@ from difs.broker.events import LOCAL, Peer
 from difs.broker.line import Told
 from difs.broker.queue import BEST_EFFORT, Queue
 from difs.broker.states import ActorState, AttemptState, RequestState
+from difs.drift import Drift
 from difs.foresight import Outlook, Task
 from difs.messages import Generate, Happening, MemoryMode, Plan, Reading, Requirements
 from difs.places import Bounds
@@ -244,6 +245,7 @@ class Actor:
     moved_at: float = 0.0
     """and when its heartbeat last told that it does something."""
     residents: dict[str, Resident] = field(default_factory=dict)
+    drift: Drift = field(default_factory=Drift)
     parked: dict[str, Resident] = field(default_factory=dict)
     """What it keeps in host memory, as it would be when it returns."""
     profiled: dict[str, tuple[Resident, ...]] = field(default_factory=dict)

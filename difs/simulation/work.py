@@ -16,6 +16,7 @@ from difs.actor_messages import Costs, Ended, Execute, Finished, Resident, Seale
 from difs.actors import batching, ladder
 from difs.actors.batching import Candidate, Pace
 from difs.actors.jobs import Job, Painting, candidates_of, lagging
+from difs.drift import Drift
 from difs.messages import MAX_IMAGES, MemoryMode
 from difs.profiles import decode_seconds, rows_of, step_seconds
 from difs.simulation.memory import Memory
@@ -84,6 +85,7 @@ class Work:
         self._jobs: list[Job] = []
         self._limits = ladder.RowLimits(max_rows)
         self._aside_s = 0.0
+        self._drift = Drift()
         self._reports: list[Finished | Ended] = []
         self._is_ripe = False
         """Some job may be over."""
@@ -169,7 +171,8 @@ class Work:
                 self._painted(job.execute, min(_steps_of(p) for p in job.paintings))
             variant = job.execute.variant
             resident, rows = self._residents.here.get(variant), self._limits.allowed(variant, now)
-            self._reports.append(job.ending or job.finished(resident, rows))
+            done = job.ending or replace(job.finished(resident, rows), drift=self._drift.moved)
+            self._reports.append(done)
             job.part()
 
     def begin(self, now: float) -> None:
@@ -328,7 +331,8 @@ class Work:
             costs = self._known(first)
             if costs is None or not _is_news(step_seconds(costs, pixels, rows), run.unit_s):
                 break
-            self._learn(first, learning.step(costs, pixels, rows, run.unit_s))
+            common = learning.common(costs, pixels, rows, run.unit_s)
+            self._learn(first, learning.step(costs, pixels, rows, run.unit_s), common)
 
     def _end_encode(self, run: Run) -> None:
         job = run.paintings[0].job
@@ -348,7 +352,8 @@ class Work:
         self._seal(painting)
         costs = self._known(job)
         if costs is not None and _is_news(decode_seconds(costs, pixels), run.unit_s):
-            self._learn(job, learning.decode(costs, pixels, run.unit_s))
+            common = learning.common(costs, pixels, 0, run.unit_s)
+            self._learn(job, learning.decode(costs, pixels, run.unit_s), common)
 
     def _seal(self, painting: Painting) -> None:
         job, execute = painting.job, painting.job.execute
@@ -363,9 +368,8 @@ class Work:
         found = self._residents.here.get(job.execute.variant)
         return found.costs if found is not None else None
 
-    def _learn(self, job: Job, costs: Costs) -> None:
-        here = self._residents.here
-        here[job.execute.variant] = replace(here[job.execute.variant], costs=costs)
+    def _learn(self, job: Job, costs: Costs, common: float = 0.0) -> None:
+        self._drift.learned(self._residents.here, job.execute.variant, costs, common)
 
     # ---- memory -----------------------------------------------------------------------------------
 

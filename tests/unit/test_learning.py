@@ -1,5 +1,6 @@
 """difs.learning: costs from seen seconds."""
 
+import math
 from collections.abc import Callable
 from itertools import cycle, islice
 
@@ -49,9 +50,9 @@ def test_what_was_predicted_and_seen_changes_nothing() -> None:
     assert replace(learned, steps=WIDE.steps, sizes=TWO_SIZES.sizes) == TWO_SIZES
 
 
-def test_what_was_told_moves_a_fifth_of_the_way_to_what_was_seen() -> None:
-    assert RATE == 0.2
-    assert learning.encode(COSTS, 1.5) == replace(COSTS, encode_s=0.7)
+def test_what_was_told_moves_a_quarter_of_the_way_to_what_was_seen() -> None:
+    assert RATE == 0.25
+    assert learning.encode(COSTS, 1.5) == replace(COSTS, encode_s=0.75)
     assert decode_seconds(learning.decode(TWO_SIZES, 400, 28.0), 400) == pytest.approx(TWICE * 14.0)
     assert step_seconds(learning.step(COSTS, 100, 2, 4.0), 100, 2) == pytest.approx(TWICE * 2.0)
 
@@ -61,10 +62,11 @@ def test_other_rows_of_the_size_move_less_and_other_sizes_least() -> None:
     learned = learning.step(TWO_SIZES, 100, 2, 2 * 1.2)
     other, mine = TWICE**DEVICE, TWICE ** (DEVICE + SIZE)
     assert times(learned, TWO_SIZES) == pytest.approx([mine, TWICE, mine, mine, other, other, other])
-    assert (learned.decode_s, learned.encode_s) == (WIDE.decode_s, WIDE.encode_s)
+    assert learned.encode_s == WIDE.encode_s
+    assert learned.decode_s == pytest.approx(WIDE.decode_s * other), "the device decodes, too"
     slower = learning.decode(TWO_SIZES, 100, 8.0)
     assert slower.sizes[0].decode_s == pytest.approx(14.0 * other)
-    assert times(slower, TWO_SIZES) == pytest.approx([1.0] * 7)
+    assert times(slower, TWO_SIZES) == pytest.approx([other] * 7)
 
 
 def test_rows_between_two_that_were_measured_move_both() -> None:
@@ -145,6 +147,30 @@ def test_what_one_strange_call_moved_comes_back_everywhere(taken_s: float) -> No
     assert times(learned, TWO_SIZES) == pytest.approx([1.0] * 7, rel=0.01)
 
 
+# ---- what is common to all residents -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "told_s"), [(2, 1.2), (0, 4.0)])
+def test_what_a_call_moves_in_all_of_its_own_costs_it_moves_in_others_too(
+    rows: int, told_s: float
+) -> None:
+    common = learning.common(TWO_SIZES, 100, rows, 2 * told_s)
+    assert math.exp(common) == pytest.approx(TWICE**DEVICE)
+    assert learning.common(TWO_SIZES, 100, rows, told_s) == pytest.approx(0.0)
+
+
+def test_calls_of_a_size_that_was_not_measured_with_it_say_nothing_of_others() -> None:
+    assert learning.common(TWO_SIZES, 400, 2, 99.0) == 0.0
+    assert learning.common(TWO_SIZES, 120, 2, 99.0) > 0
+
+
+@pytest.mark.parametrize(("taken_s", "counts_s"), [(50.0, 6.0), (0.0, 2.0 / 3.0), (3.0, 3.0)])
+def test_a_call_that_a_host_stopped_counts_as_three_times_what_was_told(
+    taken_s: float, counts_s: float
+) -> None:
+    assert learning.step(COSTS, 100, 2, taken_s) == learning.step(COSTS, 100, 2, counts_s)
+
+
 # ---- always -------------------------------------------------------------------------------------------
 
 
@@ -155,7 +181,7 @@ def test_a_device_that_takes_no_time_learns_nothing_from_a_step() -> None:
 
 def test_a_decoding_that_was_told_to_take_no_time_is_learned() -> None:
     learned = learning.decode(replace(COSTS, decode_s=0.0), 200, 10.0)
-    assert learned.decode_s == pytest.approx(1.0)
+    assert learned.decode_s == pytest.approx(RATE * 5.0)
 
 
 @EXAMPLES
@@ -165,7 +191,7 @@ def test_what_is_seen_again_and_again_is_learned(
 ) -> None:
     rows = rows_of(asked.guidance_scale)
     assume(step_seconds(costs, asked.pixels, rows) > 0)
-    for _ in range(100):
+    for _ in range(300):
         costs = learning.encode(costs, encode_s)
         costs = learning.step(costs, asked.pixels, rows, step_s)
         costs = learning.decode(costs, asked.pixels, decode_s)

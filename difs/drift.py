@@ -1,0 +1,52 @@
+"""What all residents of a device have in common: how much slower it has become, told to each of them.
+
+A neighbour, heat, or the host of a virtual machine makes every variant slow at once, and the next request
+may name one that was not called since. So a part of what was wrong with a call of one of them is moved in
+all (see `difs.learning`). The actor sees the calls; the broker hears the sum with each picture. Pure.
+"""
+
+import math
+from collections.abc import MutableMapping
+
+from msgspec.structs import replace
+
+from difs.actor_messages import Costs, Resident
+from difs.profiles import slowed
+
+NEWS = 0.02
+"""Less is not told to the others: all that was reckoned with their costs would be reckoned anew."""
+
+
+class Drift:
+    """Of one device."""
+
+    def __init__(self) -> None:
+        """Know of no move."""
+        self.moved = 0.0
+        """The logarithm of how many times as slow it is as when all began."""
+        self._known: dict[str, tuple[Costs, float]] = {}
+
+    def learned(
+        self, residents: MutableMapping[str, Resident], variant: str, costs: Costs, common: float = 0.0
+    ) -> None:
+        """Enter the new costs of one of them, of whose move that much is `common` to all."""
+        residents[variant] = replace(residents[variant], costs=costs)
+        self.catch_up(residents, self.moved + common)
+
+    def catch_up(self, residents: MutableMapping[str, Resident], moved: float) -> None:
+        """Note what the device has `moved` to by now, and move the costs of those that were not called.
+
+        Costs that are others than at the last time were measured, or told, meanwhile: they are as of now.
+        """
+        self.moved = moved
+        for variant, resident in list(residents.items()):
+            costs, at = self._known.get(variant, (None, moved))
+            if costs is resident.costs and abs(moved - at) > NEWS:
+                times = math.exp(moved - at)
+                costs = slowed(resident.costs, steps=times, decode=times)
+                residents[variant] = replace(resident, costs=costs)
+            elif costs is resident.costs:
+                continue
+            self._known[variant] = (residents[variant].costs, moved)
+        for variant in self._known.keys() - residents.keys():
+            del self._known[variant]
