@@ -150,7 +150,7 @@ def test_what_a_slow_device_costs_is_learned() -> None:
     bench.tell(order(1))
     bench.run()
     step_s = bench.told(Finished)[0].costs.steps[1].seconds
-    assert 0.016 < step_s <= 0.032 + 1e-9
+    assert 0.016 < step_s < 1.05 * 0.032, "the decoding, as slow, moves it a little further"
 
 
 # ---- loads ----------------------------------------------------------------------------------------
