@@ -27,11 +27,12 @@ class Drift:
         self._known: dict[str, tuple[Costs, float]] = {}
 
     def learned(
-        self, residents: MutableMapping[str, Resident], variant: str, costs: Costs, common: float = 0.0
+        self, residents: MutableMapping[str, Resident], variant: str, costs: Costs, moved: float
     ) -> None:
-        """Enter the new costs of one of them, of whose move that much is `common` to all."""
+        """Enter the costs of one of them as they are now that the device has `moved` so far."""
         residents[variant] = replace(residents[variant], costs=costs)
-        self.catch_up(residents, self.moved + common)
+        self._known[variant] = (costs, moved)
+        self.catch_up(residents, moved)
 
     def catch_up(self, residents: MutableMapping[str, Resident], moved: float) -> None:
         """Note what the device has `moved` to by now, and move the costs of those that were not called.

@@ -353,10 +353,10 @@ class Units(ABC):
         resident = self._residents.get(execute.variant)
         if resident is None:
             return
-        common = 0.0
+        moved = self._drift.moved
         if seconds is not None:
-            common = learning.common(resident.costs, execute.width * execute.height, rows, seconds)
-        self._drift.learned(self._residents, execute.variant, learn(resident.costs), common)
+            moved += learning.common(resident.costs, execute.width * execute.height, rows, seconds)
+        self._drift.learned(self._residents, execute.variant, learn(resident.costs), moved)
 
     # ---- failures ---------------------------------------------------------------------------------
 

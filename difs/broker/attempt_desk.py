@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import UNSET
-from msgspec.structs import replace
 
 from difs import profiles
 from difs.actor_messages import Counted, Ended, Finished, Stepped
@@ -25,10 +24,8 @@ CHANNELS = admission.CHANNELS
 
 def _learn(actor: Actor, variant: str, message: Finished) -> None:
     """Enter the costs of a resident as its actor knows them now, and what all of them have in common."""
-    resident = actor.residents.get(variant)
-    if message.costs is not None and resident is not None:
-        actor.residents[variant] = replace(resident, costs=message.costs)
-        actor.drift.catch_up(actor.residents, message.drift)
+    if message.costs is not None and variant in actor.residents:
+        actor.drift.learned(actor.residents, variant, message.costs, message.drift)
 
 
 def _attempt(books: Books, route: bytes, number: int) -> Attempt | None:

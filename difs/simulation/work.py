@@ -369,7 +369,8 @@ class Work:
         return found.costs if found is not None else None
 
     def _learn(self, job: Job, costs: Costs, common: float = 0.0) -> None:
-        self._drift.learned(self._residents.here, job.execute.variant, costs, common)
+        moved = self._drift.moved + common
+        self._drift.learned(self._residents.here, job.execute.variant, costs, moved)
 
     # ---- memory -----------------------------------------------------------------------------------
 

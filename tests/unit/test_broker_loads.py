@@ -1,5 +1,6 @@
 """difs.broker: variants come, go, are parked and change their memory mode; unwanted loads end."""
 
+import math
 from typing import Any
 
 import pytest
@@ -420,6 +421,19 @@ def test_predictions_follow_the_costs_that_finished_requests_bring() -> None:
     slower = Costs(64 * 64, 0.02, builders.SHARED.steps, 0.04, 1.0)
     house.tell(finished(only(house.ask("a"), Execute), costs=slower))
     assert explained(house).prediction.total_s == pytest.approx(0.02 + 20 * 0.01 + 0.04)
+
+
+def test_what_one_variant_shows_of_the_device_is_told_of_the_others() -> None:
+    house = House(variants=TWO)
+    house.join(residents=(resident("tiny"), resident("wide")))
+    twice = math.log(2)
+    house.tell(finished(only(house.ask("a", variant="tiny"), Execute), costs=COSTS, drift=5.0))
+    before = explained(house, variant="wide").prediction
+    assert before.steps_s == pytest.approx(20 * 0.01), "as it was when it was loaded"
+    house.tell(finished(only(house.ask("b", variant="tiny"), Execute), costs=COSTS, drift=5.0 + twice))
+    after = explained(house, variant="wide").prediction
+    assert (after.steps_s, after.decode_s) == pytest.approx((2 * before.steps_s, 2 * before.decode_s))
+    assert explained(house, variant="tiny").prediction.steps_s == pytest.approx(20 * 0.01)
 
 
 def test_a_finished_request_that_brings_no_costs_teaches_nothing() -> None:

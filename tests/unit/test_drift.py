@@ -32,6 +32,7 @@ def test_who_was_not_called_is_told_what_all_have_in_common() -> None:
     drift.catch_up(residents, 0.0)
     slower = learning.step(COSTS, 100, 1, 2.0)
     drift.learned(residents, "a", slower, TWICE)
+    drift.learned(residents, "a", slower, TWICE)
     assert residents["a"].costs is slower, "as it was told, and no more"
     assert told_s(residents, "b") == pytest.approx(2 * told_s(device("b"), "b"))
     assert residents["b"].costs.decode_s == pytest.approx(2 * COSTS.decode_s)
@@ -81,7 +82,7 @@ def test_whatever_came_what_is_told_is_within_what_is_no_news(moves: list[float]
     drift, residents = Drift(), device("a", "b")
     drift.catch_up(residents, 0.0)
     for move in moves:
-        drift.learned(residents, "a", residents["a"].costs, move)
+        drift.catch_up(residents, drift.moved + move)
     for name in residents:
         off = math.log(told_s(residents, name) / told_s(device(name), name)) - drift.moved
         assert abs(off) <= NEWS + 1e-9
@@ -96,7 +97,7 @@ def test_where_the_device_is_slow_the_next_variant_is_told_so_before_its_first_c
         for _ in range(times):
             costs = residents[name].costs
             common = learning.common(costs, 100, 1, seconds)
-            drift.learned(residents, name, learning.step(costs, 100, 1, seconds), common)
+            drift.learned(residents, name, learning.step(costs, 100, 1, seconds), drift.moved + common)
 
     usual = told_s(residents, "b")
     called("a", 1.4 * usual, 20)
@@ -116,7 +117,8 @@ def test_what_was_told_wrong_of_one_is_told_right_of_all_in_the_end() -> None:
                 costs = residents[name].costs
                 learn = learning.decode(costs, 100, seconds) if not rows else None
                 learned = learn or learning.step(costs, 100, rows, seconds)
-                drift.learned(residents, name, learned, learning.common(costs, 100, rows, seconds))
+                common = learning.common(costs, 100, rows, seconds)
+                drift.learned(residents, name, learned, drift.moved + common)
     for name, (step_s, decode_s) in takes.items():
         assert told_s(residents, name) == pytest.approx(step_s, rel=0.03)
         assert residents[name].costs.decode_s == pytest.approx(decode_s, rel=0.03)
