@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.report import percentile
+from difs import processes
 from difs.actors.awake import Cores
 from difs.clock import MonotonicClock
 from difs.trials import openloop
@@ -111,6 +112,10 @@ def wait_until_quiet(patience_s: float = 60.0) -> float:
     while (share := busy_share()) > QUIET and time.monotonic() < end:
         pass
     return share
+
+
+ALL_CORES = ("--set", f"actors.threads={processes.cores()}")
+"""For a service that is compared with what leaves no core to all else."""
 
 
 @contextmanager

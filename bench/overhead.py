@@ -33,6 +33,11 @@ PROMPT, GUIDANCE = "red apple", 2.5
 REST_S = 0.01
 
 
+def load_bare() -> Any:
+    """Load the pipeline with as many threads as DIFS takes."""
+    return pipeline.load(MODEL, processes.cores_share(1))
+
+
 def paint_bare(pipe: Any, seed: int, steps: int) -> tuple[float, Any]:
     """Return seconds and pixels of one call of the pipeline."""
     import torch
@@ -60,7 +65,7 @@ def paint_difs(client: Client, seed: int, steps: int) -> tuple[float, float, Any
 
 def measure(pairs: int, steps: int) -> dict[str, float]:
     """Return the figures in milliseconds."""
-    pipe = pipeline.load(MODEL, processes.cores_share(1))
+    pipe = load_bare()
     added, ways, bares, ours = [], [], [], []
     with PrivateService() as service, Client(service.address) as client:
         for seed in range(-5, pairs):  # the first few only warm up

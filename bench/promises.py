@@ -29,10 +29,9 @@ from functools import cache
 from typing import Any
 
 from bench import embedded, floor, overhead
-from bench.load import SETTLE_S, arrivals, awake, wait_until_quiet
-from bench.peers import pipeline
+from bench.load import ALL_CORES, SETTLE_S, arrivals, awake, wait_until_quiet
 from bench.report import keep, percentile, verdict
-from difs import AsyncClient, Client, errors, processes
+from difs import AsyncClient, Client, errors
 from difs.clock import MonotonicClock
 from difs.private import PrivateService
 from difs.trials import openloop
@@ -47,7 +46,6 @@ row_share = 0.35
 decode_s = 0.448
 """
 """Near what the small ones take here: 10 ms for a row of 64 x 64, 7 for a decoding."""
-ALL_CORES = ("--set", f"actors.threads={processes.cores()}")
 SCRIPTED = ("--device", "simulated", "--set", f"actors.script={json.dumps(SCRIPT)}")
 
 
@@ -188,7 +186,7 @@ def painted(times: Sequence[float]) -> float:
 
 @cache
 def _bare() -> Any:
-    return pipeline.load(overhead.MODEL, processes.cores_share(1))
+    return overhead.load_bare()
 
 
 async def measure(

@@ -14,9 +14,7 @@ from contextlib import nullcontext
 
 from bench import floor, overhead
 from bench.load import arrivals, awake, wait_until_quiet
-from bench.peers import pipeline
 from bench.report import keep, percentile, verdict
-from difs import processes
 from difs.actors.awake import REQUEST
 
 ROUNDS = 6
@@ -25,7 +23,7 @@ WAYS = ("without rests", "asleep", "awake")
 
 def measure(pictures: int, load: float) -> dict[str, list[list[float]]]:
     """Return the seconds of each picture, by way and round."""
-    pipe = pipeline.load(overhead.MODEL, processes.cores_share(1))
+    pipe = overhead.load_bare()
     found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     each = pictures // ROUNDS
     for i in range(ROUNDS):

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from bench.report import keep
-from difs import manifests, repository
+from difs import manifests, processes, repository
 from difs.actors.runtime import Runtime
 
 ROWS = (1, 2, 8)
@@ -209,7 +209,7 @@ def main() -> None:
     asked = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(processes.cores())
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no compiler goes on when the limit is over
     unet, tokens = load_unet(asked.model, device)
     bench = Bench(unet, tokens, device)

@@ -24,7 +24,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from bench import embedded
-from bench.load import arrivals, wait_until_quiet
+from bench.load import ALL_CORES, arrivals, wait_until_quiet
 from bench.promises import wait_until_loaded
 from bench.replay import Replay
 from bench.report import keep, percentile, verdict
@@ -158,7 +158,7 @@ def main() -> None:
     prompt = "red apple"
     found: dict[str, Any] = {}
     goals = []
-    with PrivateService(["--device", "cpu", "--set", f"actors.threads={processes.cores()}"]) as service:
+    with PrivateService(["--device", "cpu", *ALL_CORES]) as service:
         wait_until_loaded(service.address)
         before_s = real_alone_s(service.address, prompt)
         for load in asked.loads:

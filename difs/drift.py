@@ -5,13 +5,12 @@ may name one that was not called since. So a part of what was wrong with a call 
 all (see `difs.learning`). The actor sees the calls; the broker hears the sum with each picture. Pure.
 """
 
-import math
 from collections.abc import MutableMapping
 
 from msgspec.structs import replace
 
+from difs import learning
 from difs.actor_messages import Costs, Resident
-from difs.profiles import slowed
 
 NEWS = 0.02
 """Less is not told to the others: all that was reckoned with their costs would be reckoned anew."""
@@ -41,13 +40,12 @@ class Drift:
         """
         self.moved = moved
         for variant, resident in list(residents.items()):
-            costs, at = self._known.get(variant, (None, moved))
-            if costs is resident.costs and abs(moved - at) > NEWS:
-                times = math.exp(moved - at)
-                costs = slowed(resident.costs, steps=times, decode=times)
+            known, at = self._known.get(variant, (None, moved))
+            if known is not resident.costs:
+                self._known[variant] = (resident.costs, moved)
+            elif abs(moved - at) > NEWS:
+                costs = learning.moved(known, moved - at)
                 residents[variant] = replace(resident, costs=costs)
-            elif costs is resident.costs:
-                continue
-            self._known[variant] = (residents[variant].costs, moved)
+                self._known[variant] = (costs, moved)
         for variant in self._known.keys() - residents.keys():
             del self._known[variant]

@@ -16,7 +16,7 @@ from operator import attrgetter
 from msgspec.structs import replace
 
 from difs.actor_messages import Costs, RowCost, SizeCost
-from difs.profiles import decode_seconds, step_seconds
+from difs.profiles import decode_seconds, slowed, step_seconds
 from difs.sizes import at, grid
 
 RATE = 0.25
@@ -46,9 +46,8 @@ def step(costs: Costs, pixels: int, rows: int, seconds: float) -> Costs:
         return costs
     error = _error(seconds, predicted_s)
     known, own = _with_size(costs, pixels)
-    return _joined(
-        known, [_moved(size, error, rows if size.pixels == own else None) for size in grid(known)]
-    )
+    sizes = grid(moved(known, DEVICE * error))
+    return _joined(known, [_called(size, error, rows) if size.pixels == own else size for size in sizes])
 
 
 def common(costs: Costs, pixels: int, rows: int, seconds: float) -> float:
@@ -70,15 +69,17 @@ def decode(costs: Costs, pixels: int, seconds: float) -> Costs:
         return replace(costs, decode_s=_towards(0.0, seconds * costs.pixels / pixels))
     error = _error(seconds, predicted_s)
     known, own = _with_size(costs, pixels)
-    sizes = [
-        replace(
-            size,
-            steps=_times(size.steps, [math.exp(DEVICE * error)] * len(size.steps)),
-            decode_s=size.decode_s * math.exp(error * (1.0 if size.pixels == own else DEVICE)),
-        )
-        for size in grid(known)
-    ]
-    return _joined(known, sizes)
+    rest = math.exp((SIZE + ROWS) * error)
+    sizes = grid(moved(known, DEVICE * error))
+    return _joined(
+        known, [replace(s, decode_s=s.decode_s * rest) if s.pixels == own else s for s in sizes]
+    )
+
+
+def moved(costs: Costs, by: float) -> Costs:
+    """Return what a resident costs whose device has moved `by` so much, in logarithms: all calls."""
+    times = math.exp(by)
+    return slowed(costs, steps=times, decode=times)
 
 
 def _towards(old: float, seen: float) -> float:
@@ -114,22 +115,13 @@ def _with_size(costs: Costs, pixels: int) -> tuple[Costs, int]:
 # ---- rows -----------------------------------------------------------------------------------------
 
 
-def _moved(size: SizeCost, error: float, rows: int | None) -> SizeCost:
-    """Return a size after such an error of a call: of `rows` rows of this size, or of another (None)."""
-    if rows is None:
-        parts = [DEVICE] * len(size.steps)
-    else:
-        parts = [DEVICE + SIZE + ROWS * share for share in _shares(size.steps, rows)]
-    return replace(
-        size,
-        steps=_times(size.steps, [math.exp(part * error) for part in parts]),
-        decode_s=size.decode_s * math.exp(DEVICE * error),
-        is_measured=size.is_measured or rows is not None,
-    )
-
-
-def _times(table: Sequence[RowCost], times: Sequence[float]) -> tuple[RowCost, ...]:
-    return tuple([RowCost(cost.rows, cost.seconds * by) for cost, by in zip(table, times, strict=True)])
+def _called(size: SizeCost, error: float, rows: int) -> SizeCost:
+    """Return the size of a call of `rows` rows after such an error, the device's part of it left out."""
+    steps = [
+        RowCost(cost.rows, cost.seconds * math.exp((SIZE + ROWS * share) * error))
+        for cost, share in zip(size.steps, _shares(size.steps, rows), strict=True)
+    ]
+    return replace(size, steps=tuple(steps), is_measured=True)
 
 
 def _shares(table: Sequence[RowCost], rows: int) -> list[float]:

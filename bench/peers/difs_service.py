@@ -6,9 +6,9 @@ cores: so do its peers.
 
 from itertools import cycle
 
-from bench.load import Ask, Pixels
+from bench.load import ALL_CORES, Ask, Pixels
 from bench.peers.base import System
-from difs import AsyncClient, processes
+from difs import AsyncClient
 from difs.private import PrivateService
 
 CLIENTS = 4
@@ -23,10 +23,8 @@ class Difs(System):
     async def start(self) -> None:
         """See System.start."""
         self._clients: list[AsyncClient] = []
-        threads = f"actors.threads={processes.cores()}"
-        self._service = PrivateService(
-            ["--set", f'actors.preload=["{self.model.name}"]', "--set", threads]
-        )
+        preload = f'actors.preload=["{self.model.name}"]'
+        self._service = PrivateService(["--set", preload, *ALL_CORES])
         self._service.start()
         await self.approach(self.front)
 

@@ -22,6 +22,7 @@ from starlette.responses import Response
 
 from bench.load import Ask
 from bench.peers import fate, pipeline
+from difs import processes
 
 OBJECT_STORE_BYTES = 200 << 20
 MAX_ONGOING = 1000
@@ -63,7 +64,7 @@ def main(port: str, model: str, max_size: str, wait_s: str) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    cores = len(os.sched_getaffinity(0))
+    cores = processes.cores()
     ray.init(
         num_cpus=cores + 1,  # the replica gets all cores; the proxy and controller ask for none
         include_dashboard=False,

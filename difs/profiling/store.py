@@ -3,7 +3,6 @@
 No torch: versions come from the packages' metadata, a GPU's name from NVML.
 """
 
-import os
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from difs import beside, telemetry
+from difs import beside, processes, telemetry
 from difs.actor_messages import Resident
 from difs.profiling import cells, curves
 from difs.profiling.cells import DeviceFacts, Key, Profile, Software
@@ -31,7 +30,7 @@ def device_facts(device: str, threads: int) -> DeviceFacts:
         name=telemetry.name_of(device),
         # to a GiB: a kernel keeps a little more or less for itself
         memory_bytes=round(telemetry.memory_of(device) / GIB) * GIB,
-        cores=len(os.sched_getaffinity(0)) if is_cpu else 0,
+        cores=processes.cores() if is_cpu else 0,
         threads=threads if is_cpu else 0,
     )
 

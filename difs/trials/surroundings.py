@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from difs import telemetry
+from difs import processes, telemetry
 from difs.errors import Unavailable
 from difs.rundir import RunDir
 from difs.version import __version__
@@ -24,7 +24,7 @@ def generator() -> dict[str, Any]:
     """Describe the machine that asks; its name and its user are not told."""
     return {
         "processor": telemetry.name_of("cpu-0"),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": processes.cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

@@ -1,7 +1,6 @@
 """The cores of a CPU are kept awake by a running actor, where this machine allows that."""
 
 import os
-from pathlib import Path
 
 import psutil
 import pytest
@@ -9,14 +8,9 @@ import pytest
 from difs.actors.awake import REQUEST
 from tests.process.conftest import Start
 from tests.process.service import processes_of, settings, until
+from tests.unit.test_awake import holds
 
 pytestmark = [pytest.mark.process, pytest.mark.torch]
-
-
-def holds(pid: int, file: Path) -> bool:
-    """Whether a process has a file open."""
-    folder = Path(f"/proc/{pid}/fd")
-    return any(os.path.realpath(folder / name) == str(file) for name in os.listdir(folder))
 
 
 def test_an_actor_keeps_its_cores_awake_for_its_work_and_lets_them_sleep_soon_after(start: Start) -> None:
@@ -25,8 +19,8 @@ def test_an_actor_keeps_its_cores_awake_for_its_work_and_lets_them_sleep_soon_af
     if not os.access(REQUEST, os.W_OK):
         assert f"{REQUEST} may not be asked" in service.log_text()
         return
-    until(lambda: not holds(actor, REQUEST), 20, "cores that may sleep")
+    until(lambda: not holds(REQUEST, actor), 20, "cores that may sleep")
     with service.client as client, client.generate("red apple", variant="emoji-small", steps=2):
-        assert holds(actor, REQUEST), "for what may follow"
-    until(lambda: not holds(actor, REQUEST), 20, "cores that may sleep again")
+        assert holds(REQUEST, actor), "for what may follow"
+    until(lambda: not holds(REQUEST, actor), 20, "cores that may sleep again")
     assert psutil.pid_exists(actor)

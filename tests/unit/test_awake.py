@@ -17,10 +17,10 @@ def request_file(tmp_path: Path) -> Path:
     return file
 
 
-def holds(file: Path) -> bool:
-    """Whether this process has the file open, which is what the kernel goes by."""
-    mine = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
-    return any(os.path.realpath(fd) == str(file) for fd in mine)
+def holds(file: Path, process: int | str = "self") -> bool:
+    """Whether a process has the file open, which is what the kernel goes by."""
+    folder = Path(f"/proc/{process}/fd")
+    return any(os.path.realpath(folder / name) == str(file) for name in os.listdir(folder))
 
 
 def test_cores_are_asked_to_wake_at_once_while_there_is_work(request_file: Path) -> None:
