@@ -341,18 +341,18 @@ def load_painter(variant: Variant, device: torch.device, dtype: torch.dtype) -> 
     return GenericPainter(pipe, keeper)
 
 
-def _restore_denoiser(pipe: Any, folder: Path) -> None:
-    """Load the denoiser's exact weights from its files again."""
+def _restore_denoiser(pipe: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Load the denoiser's exact weights from its files again, into host memory."""
     for name in DENOISERS:
         part = pipe.components.get(name)
         if part is None:
             continue
         exact = type(part).from_pretrained(
-            folder / name, dtype=part.dtype, use_safetensors=True, local_files_only=True
+            folder / name, dtype=dtype, use_safetensors=True, local_files_only=True
         )
         own = dict(part.named_parameters()) | dict(part.named_buffers())
         for key, tensor in exact.state_dict().items():
-            own[key].data = tensor.to(own[key].device)
+            own[key].data = tensor
 
 
 def measure(

@@ -91,7 +91,8 @@ def load_pipeline(
         parts = {}
         for part, cls in _classes(variant, recipe).items():
             if issubclass(cls, torch.nn.Module):
-                parts[part] = _load_part(variant, part, cls, dtype, store)
+                is_upcast = part == "vae" and dtype is torch.float16 and recipe.heeds_upcast
+                parts[part] = _load_part(variant, part, cls, dtype, store, is_upcast=is_upcast)
                 check()
             elif part in variant.borrowed or variant.pipeline is not None:
                 parts[part] = _load_helper(variant, part, cls)
@@ -134,7 +135,9 @@ def _classes(variant: Variant, recipe: StableDiffusion) -> dict[str, Any]:
     return found
 
 
-def _load_part(variant: Variant, part: str, cls: Any, dtype: torch.dtype, store: PartStore) -> Any:
+def _load_part(
+    variant: Variant, part: str, cls: Any, dtype: torch.dtype, store: PartStore, *, is_upcast: bool
+) -> Any:
     stands = variant.part(part)
 
     def load() -> Any:
@@ -144,13 +147,13 @@ def _load_part(variant: Variant, part: str, cls: Any, dtype: torch.dtype, store:
             module = cls.from_pretrained(
                 stands.folder, dtype=dtype, use_safetensors=True, local_files_only=True
             )
-        if dtype is torch.float16 and getattr(module.config, "force_upcast", False):
+        if is_upcast and getattr(module.config, "force_upcast", False):
             module.float()  # SDXL's autoencoder overflows in fp16
         return module.eval()
 
     if not is_shared(variant, part):
         return load()
-    return store.get(part_key(variant, part, dtype), load)
+    return store.get(part_key(variant, part, dtype) + ("upcast" if is_upcast else ""), load)
 
 
 def _load_helper(variant: Variant, part: str, cls: Any) -> Any:
@@ -199,14 +202,14 @@ def _fuse(variant: Variant, pipe: Any) -> None:
                 own.copy_(own.float() + weight * delta.whole(own.shape))
 
 
-def restore_denoiser(pipe: Any, variant: Variant) -> None:
-    """Load the denoiser's exact weights from its files again."""
+def restore_denoiser(pipe: Any, variant: Variant, dtype: torch.dtype) -> None:
+    """Load the denoiser's exact weights from its files again, into host memory."""
     module, stands = pipe.unet, variant.part("unet")
     own = dict(module.named_parameters()) | dict(module.named_buffers())
     with torch.no_grad():
-        for tensors in _exact_weights(stands, type(module), module.dtype):
+        for tensors in _exact_weights(stands, type(module), dtype):
             for name, tensor in tensors.items():
-                own[name].data = tensor.to(own[name].device, module.dtype)
+                own[name].data = tensor.to(placement.HOST, dtype)
     _fuse(variant, pipe)
 
 

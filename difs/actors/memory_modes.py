@@ -75,8 +75,11 @@ class ModeKeeper:
     _all: ClassVar[WeakSet["ModeKeeper"]] = WeakSet()
     """Those in host memory, too."""
 
-    def __init__(self, pipe: Any, device: torch.device, reload: Callable[[], None]) -> None:
-        """`reload` restores the denoiser's exact weights; the pipeline is in no mode before `switch`."""
+    def __init__(self, pipe: Any, device: torch.device, reload: Callable[[torch.dtype], None]) -> None:
+        """`reload` brings the denoiser's exact weights into host memory, in that precision.
+
+        The pipeline is in no mode before `switch`.
+        """
         self.mode: MemoryMode = "full"
         self._pipe = pipe
         self._device = device
@@ -198,17 +201,9 @@ class ModeKeeper:
         raise _typed(error, f"memory mode {failed} could not be entered, back in {where}") from error
 
     def _make_exact(self, left: MemoryMode) -> None:
-        """Restore the denoiser's weights if the mode that was left spoilt them."""
-        if MODES[left].is_lossy and self._denoiser:
-            self._unpack()
-            self._reload()
-
-    def _unpack(self) -> None:
-        """Give weights in 8 bits their precision; in host memory, where there is room for it."""
-        if self._is_in_fp8():
-            denoiser = self._modules[self._denoiser]
-            placement.to_host([denoiser], self._device)
-            placement.out_of_fp8(denoiser, self._dtype)
+        """Restore the denoiser's weights, in host memory, if the mode that was left spoilt them."""
+        if MODES[left].is_lossy and self._is_in_fp8():
+            self._reload(self._dtype)
 
     def _slice(self, denoiser: nn.Module) -> None:
         for layer in denoiser.modules():

@@ -1,6 +1,7 @@
 """From a registered variant to a painter on a device, in a memory mode."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def make(
     if recipe is None:
         return generic.load_painter(variant, device, dtype)
     pipe = loading.load_pipeline(variant, recipe, dtype, parts, check)
-    keeper = ModeKeeper(pipe, device, lambda: loading.restore_denoiser(pipe, variant))
+    keeper = ModeKeeper(pipe, device, partial(loading.restore_denoiser, pipe, variant))
     mode = memory_mode or manifest.default_mode
     keeper.switch(mode if mode in memory_modes.available(device.type) else "full")
     return Painter(

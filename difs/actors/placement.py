@@ -263,13 +263,6 @@ def is_in_fp8(module: nn.Module) -> bool:
     return any(tensor.dtype is FP8 for tensor in _tensors(module))
 
 
-def out_of_fp8(module: nn.Module, dtype: torch.dtype) -> None:
-    """Give weights that were stored in 8 bits their precision back, though not their exact values."""
-    for tensor in _tensors(module):
-        if tensor.dtype is FP8:
-            tensor.data = tensor.data.to(dtype)
-
-
 def _tensors(module: nn.Module, *, recurse: bool = True) -> list[torch.Tensor]:
     return [*module.parameters(recurse), *module.buffers(recurse)]
 

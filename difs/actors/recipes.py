@@ -32,6 +32,8 @@ class StableDiffusion:
     pipeline: ClassVar[Any] = StableDiffusionPipeline
     options: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    heeds_upcast: ClassVar[bool] = False
+    """Whether an fp16 autoencoder computes in fp32 where its config says `force_upcast`."""
 
     def encode(self, pipe: Any, text: str, device: torch.device) -> Text:
         """Encode one text."""
@@ -60,6 +62,7 @@ class StableDiffusionXL(StableDiffusion):
     pipeline: ClassVar[Any] = StableDiffusionXLPipeline
     options: ClassVar[dict[str, Any]] = {"add_watermarker": False}
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    heeds_upcast: ClassVar[bool] = True
 
     def encode(self, pipe: Any, text: str, device: torch.device) -> Text:
         """See StableDiffusion.encode."""

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,7 +34,7 @@ def load(folder: Path = FOLDER) -> Any:
 
 
 def keep(pipe: Any, folder: Path = FOLDER) -> ModeKeeper:
-    keeper = ModeKeeper(pipe, CPU, lambda: loading.restore_denoiser(pipe, variant(folder)))
+    keeper = ModeKeeper(pipe, CPU, partial(loading.restore_denoiser, pipe, variant(folder)))
     keeper.switch("full")
     return keeper
 

@@ -406,7 +406,7 @@ def test_weights_that_a_mode_spoilt_are_restored_from_their_files(
     before = {name: t.clone() for name, t in painter.pipe.transformer.state_dict().items()}
     for parameter in painter.pipe.transformer.parameters():
         parameter.data = parameter.data + 1
-    generic._restore_denoiser(painter.pipe, folder)
+    generic._restore_denoiser(painter.pipe, folder, torch.float32)
     after = painter.pipe.transformer.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 

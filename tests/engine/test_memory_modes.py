@@ -166,7 +166,7 @@ def test_switching_within_inference_mode_makes_no_inference_tensors(keeper: Mode
 
 def test_a_pipeline_is_brought_straight_into_its_first_mode() -> None:
     pipe = load()
-    keeper = ModeKeeper(pipe, CPU, lambda: None)
+    keeper = ModeKeeper(pipe, CPU, lambda dtype: None)
     keeper.switch("sequential_offload")
     assert not keeper._stay.forwards[pipe.unet]  # type: ignore[union-attr]
     assert hasattr(pipe.unet.conv_in, "_hf_hook")
@@ -215,7 +215,7 @@ def test_weights_that_cannot_be_restored_stay_in_fp8(
     keeper.switch("fp8")
     expected = paint(keeper)
 
-    def gone() -> None:
+    def gone(dtype: torch.dtype) -> None:
         raise EngineFailed("the file is gone")
 
     with monkeypatch.context() as patch:

@@ -1,6 +1,7 @@
 """Memory modes on a real GPU: what moves, what is pinned, what the device's memory shows."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ OFFLOADED: tuple[MemoryMode, ...] = ("model_offload", "group_offload", "sequenti
 @pytest.fixture
 def keeper() -> Iterator[ModeKeeper]:
     pipe = load()
-    keeper = ModeKeeper(pipe, GPU, lambda: loading.restore_denoiser(pipe, variant()))
+    keeper = ModeKeeper(pipe, GPU, partial(loading.restore_denoiser, pipe, variant()))
     keeper.switch("full")
     yield keeper
     keeper.to_host()

@@ -140,7 +140,7 @@ def test_whole_pipeline_calls_of_other_families_work_in_every_mode(
 ) -> None:
     folder = make(tmp_path / "tiny")
     pipe = load(folder)
-    keeper = ModeKeeper(pipe, CPU, lambda: _restore(pipe, folder))
+    keeper = ModeKeeper(pipe, CPU, lambda dtype: _restore(pipe, folder))
 
     def call() -> torch.Tensor:
         numbers = torch.Generator().manual_seed(1)
@@ -164,4 +164,4 @@ def _restore(pipe: Any, folder: Path) -> None:
     fresh = load(folder)
     for name in ("unet", "transformer"):
         if getattr(pipe, name, None) is not None:
-            getattr(pipe, name).load_state_dict(getattr(fresh, name).state_dict())
+            getattr(pipe, name).load_state_dict(getattr(fresh, name).state_dict(), assign=True)
