@@ -242,18 +242,21 @@ class Residency(Engine):
     def _measure_units(self, variant: str) -> Iterator[Resident | None]:
         """Measure a variant unit by unit; see `Measuring`.
 
-        A profile knows what many rows cost: then few are measured, to see how the device is now.
+        A profile knows what many rows cost: then few are measured, to see how the device is now. A GPU
+        chooses kernels and plans at the first call of each number of rows: it makes them all here.
         """
         painter, found = self._painters[variant], self._library.variant(variant)
-        is_profiled = (variant, painter.keeper.mode) in self._profiled
-        measure = generic.measure if painter.is_solo else warmup.measure
-        units = measure(
-            painter,
-            found.manifest,
-            self._timed_whole,
-            steps=self._settings.warm_up_steps,
-            max_rows=0 if is_profiled else self._settings.max_rows,
-        )
+        profiled = self._profiled.get((variant, painter.keeper.mode))
+        how: dict[str, int] = {
+            "steps": self._settings.warm_up_steps,
+            "max_rows": self._settings.max_rows if profiled is None else 0,
+        }
+        if painter.is_solo:
+            units = generic.measure(painter, found.manifest, self._timed_whole, **how)
+        else:
+            if self._device.type == "cuda":
+                how["filled_rows"] = 0 if profiled is None else profiled.costs.steps[-1].rows
+            units = warmup.measure(painter, found.manifest, self._timed_whole, **how)
         for measured in units:
             yield None if measured is None else self._as_measured(painter, found, measured)
 

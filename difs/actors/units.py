@@ -33,6 +33,7 @@ from difs.actors.book import JobBook
 from difs.actors.delivery import Easel
 from difs.actors.jobs import Job, Painting, candidates_of, lagging
 from difs.actors.measuring import Measuring, measurement
+from difs.actors.shapes import Shape, Shapes
 from difs.clock import Clock
 from difs.drift import Drift
 from difs.errors import DifsError, EngineFailed, OutOfMemory
@@ -76,6 +77,7 @@ class Units(ABC):
         self._aside_s = 0.0
         self._incidents = ladder.Incidents()
         self._drift = Drift()
+        self._shapes = Shapes()
 
     # ---- what a subclass computes -----------------------------------------------------------------
 
@@ -351,7 +353,8 @@ class Units(ABC):
         """Enter what a call of a job took; `seconds`: of a step of so many rows, of a decoding if 0."""
         execute = job.execute
         resident = self._residents.get(execute.variant)
-        if resident is None:
+        shape = Shape(execute.variant, execute.width, execute.height, rows)
+        if resident is None or (seconds is not None and self._shapes.is_first(shape)):
             return
         moved = self._drift.moved
         if seconds is not None:

@@ -4,7 +4,7 @@ A generator: one unit between two yields, so that other residents keep stepping 
 """
 
 import statistics
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,14 +32,44 @@ class Measured(NamedTuple):
     seed_bound: float
 
 
+class _Subject(NamedTuple):
+    """What is painted to measure."""
+
+    painter: Painter
+    guided: Execute
+    bare: Execute
+    conditioning: Conditioning
+
+    def one(self, seed: int) -> Work:
+        """Begin an image with guidance."""
+        return self.painter.begin(self.guided, seed, self.conditioning)
+
+    def plain(self, seed: int) -> Work:
+        """Begin an image without guidance."""
+        return self.painter.begin(self.bare, seed, Conditioning(self.conditioning.positive, None))
+
+    def of_rows(self, rows: int) -> list[Work]:
+        """Begin images that take so many rows together; of an odd number one is without guidance."""
+        each = self.painter.rows(self.guided)
+        plain = [self.plain(seed) for seed in range(rows % each)]
+        return [self.one(seed) for seed in range(rows // each)] + plain
+
+
 def measure(
-    painter: Painter, manifest: Manifest, timed: Timed, *, steps: int, max_rows: int
+    painter: Painter,
+    manifest: Manifest,
+    timed: Timed,
+    *,
+    steps: int,
+    max_rows: int,
+    filled_rows: int | None = None,
 ) -> Generator[Measured | None, None, None]:
     """Paint with every number of rows that pays, four to `max_rows` and more.
 
     `timed` returns what a call returns and its seconds. An image with guidance and one without are enough
     to serve with: what is known by then is yielded, and everything at the end. Until then nobody knows
-    the seed's bound.
+    the seed's bound. With `filled_rows` the numbers between the doublings are called, too, up to so many
+    at least: the first call of each prepares the device for it, and no picture has to wait for that.
     """
     guided, bare = orders(manifest, steps)
     conditioning, _ = timed(partial(painter.encode, guided))
@@ -48,10 +78,10 @@ def measure(
     yield None
     table: dict[int, float] = {}
     images, decode_s = [], []
-    singles = [painter.begin(guided, seed, conditioning) for seed in (0, 1)]
+    subject = _Subject(painter, guided, bare, conditioning)
+    singles = [subject.one(seed) for seed in (0, 1)]
     yield from _paint(painter, singles[:1], timed, table)
-    plain = painter.begin(bare, 2, Conditioning(conditioning.positive, None))
-    yield from _paint(painter, [plain], timed, table)
+    yield from _paint(painter, [subject.plain(2)], timed, table)
     for _ in range(2):  # the first one only warms up
         image, seconds = timed(partial(painter.image, singles[0]))
         decode_s.append(seconds)
@@ -64,7 +94,7 @@ def measure(
     images.append(image)
     decode_s.append(seconds)
     yield None
-    pair = [painter.begin(guided, seed, conditioning) for seed in (0, 1)]
+    pair = [subject.one(seed) for seed in (0, 1)]
     yield from _paint(painter, pair, timed, table)
     bound = 0.0
     for work, image in zip(pair, images, strict=True):
@@ -72,9 +102,10 @@ def measure(
         decode_s.append(seconds)
         bound = max(bound, float((again - image).abs().max()) / 2)
         yield None
-    yield from _grow(
-        painter, lambda seed: painter.begin(guided, seed, conditioning), timed, table, max_rows
-    )
+    yield from _grow(subject, timed, table, max_rows)
+    if filled_rows is not None:
+        each = painter.rows(replace(guided, guidance_scale=manifest.guidance_scale))
+        yield from _fill(subject, timed, table, range(each, max(filled_rows, *table) + 1, each))
     yield Measured(_costs(pixels, encode_s, table, statistics.median(decode_s)), bound)
 
 
@@ -93,23 +124,15 @@ def _paint(painter: Painter, works: list[Work], timed: Timed, table: dict[int, f
     table[rows] = statistics.median(taken[1:] or taken)
 
 
-def _grow(
-    painter: Painter,
-    begin: Callable[[int], Work],
-    timed: Timed,
-    table: dict[int, float],
-    max_rows: int,
-) -> Iterator[None]:
+def _grow(subject: _Subject, timed: Timed, table: dict[int, float], max_rows: int) -> Iterator[None]:
     """Double the batch while a row gets cheaper, memory suffices and nobody waits long."""
     rows = max(table) * 2
     each_s = [table[max(table)] / max(table)]
     while rows <= max_rows and may_pay(each_s):
         try:
-            works = [begin(0)]
-            works += [begin(seed) for seed in range(1, rows // works[0].rows)]
-            taken = []
+            works, taken = subject.of_rows(rows), []
             for _ in range(min(3, works[0].total)):
-                taken.append(timed(partial(painter.step, works))[1])
+                taken.append(timed(partial(subject.painter.step, works))[1])
                 yield
         except (OutOfMemory, torch.OutOfMemoryError):
             return
@@ -118,6 +141,21 @@ def _grow(
         if table[rows] > PATIENCE_S:
             return
         rows *= 2
+
+
+def _fill(
+    subject: _Subject, timed: Timed, table: dict[int, float], numbers: Iterable[int]
+) -> Iterator[None]:
+    """Call the numbers of rows that were not called yet: once to prepare it, once to time it."""
+    for rows in [n for n in numbers if n not in table]:
+        try:
+            works = subject.of_rows(rows)
+            for _ in range(2):
+                _, table[rows] = timed(partial(subject.painter.step, works))
+                yield
+        except (OutOfMemory, torch.OutOfMemoryError):
+            table.pop(rows, None)
+            return
 
 
 def orders(manifest: Manifest, steps: int) -> tuple[Execute, Execute]:

@@ -469,3 +469,23 @@ def test_costs_are_corrected_by_what_steps_really_take(studio: Any) -> None:
     assert 1.3 < times(before.pixels, 2) < times(pixels, 8) < times(pixels, 2), (
         "the device is to blame, too"
     )
+
+
+def test_what_the_first_call_of_a_shape_takes_to_prepare_is_not_learned(studio: Any) -> None:
+    it = studio(step_s=SECOND, decode_s=SECOND)
+    paint, told = it.engine.step, it.engine.residents[0].costs
+    prepared = set()
+
+    def step(paintings: Any) -> None:
+        paint(paintings)
+        if len(paintings) not in prepared:
+            prepared.add(len(paintings))
+            it.clock.advance(9.0)
+
+    it.engine.step = step
+    it.run(it.order(1, steps=3))
+    it.run(it.order(2, steps=3), it.order(3, steps=3))
+    assert prepared == {1, 2}
+    for rows in (2, 4):
+        now_s = step_seconds(it.engine.residents[0].costs, 64 * 64, rows)
+        assert now_s == pytest.approx(step_seconds(told, 64 * 64, rows))

@@ -1,0 +1,56 @@
+"""What is called when a variant is measured."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from difs.actors import warmup
+from difs.actors.warmup import Measured
+from tests.engine.conftest import Bench
+
+pytestmark = pytest.mark.torch
+
+
+class Counted:
+    """Times every call as the rows that it has, and keeps the rows of the steps."""
+
+    def __init__(self, painter: Any) -> None:
+        self.rows: list[int] = []
+        self._step = painter.step
+
+    def timed(self, act: Callable[[], Any]) -> tuple[Any, float]:
+        value = act()
+        works = act.args[0] if getattr(act, "func", None) == self._step else ()  # type: ignore[attr-defined]
+        if works:
+            self.rows.append(sum(work.rows for work in works))
+        return value, 1.0
+
+
+def measured(bench: Bench, variant: str, **how: int) -> tuple[list[int], Measured]:
+    bench.ensure(variant)
+    painter = bench.engine._painters[variant]
+    counted = Counted(painter)
+    manifest = bench.repository.variant(variant).manifest
+    with torch.inference_mode():
+        *_, last = warmup.measure(painter, manifest, counted.timed, steps=2, **how)
+    assert last is not None
+    return counted.rows, last
+
+
+def test_by_default_the_numbers_of_rows_are_doubled(bench: Bench) -> None:
+    _, found = measured(bench, "emoji-base", max_rows=8)
+    assert [cost.rows for cost in found.costs.steps] == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("variant", "rows"), [("emoji-base", [1, 2, 4, 6, 8]), ("emoji-turbo", [1, 2, 3, 4, 5, 6, 7, 8])]
+)
+@pytest.mark.parametrize("how", [{"max_rows": 8, "filled_rows": 0}, {"max_rows": 0, "filled_rows": 8}])
+def test_a_gpu_is_let_prepare_every_number_of_rows_that_pictures_take(
+    bench: Bench, variant: str, rows: list[int], how: dict[str, int]
+) -> None:
+    called, found = measured(bench, variant, **how)
+    assert [cost.rows for cost in found.costs.steps] == rows
+    assert all(called.count(n) >= 2 for n in rows), "the first call of each only prepares it"
