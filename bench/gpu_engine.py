@@ -1,14 +1,16 @@
 """The engine on a GPU: SD 1.5 at 512 and SDXL at 1024, against the bare diffusers pipeline.
 
-    python -m bench.gpu_engine [--families sd15,sdxl] [--batches 1,2,4,8,16] [--steps 20] [--full]
+    python -m bench.gpu_engine [--families sd15,sdxl] [--batches 1,2,4,8,16] [--steps 20]
+        [--full | --eager] [--folder FOLDER]
     python -m bench.gpu_engine --dry-cpu     # the same script on tiny models: does it work?
 
 The weights are random, the architectures true (`bench.architectures`): times and memory are the real
 ones, pictures are noise. They are made in a temporary folder (9 GB; `--folder` keeps them for another
-run). Measured: images a second and latency of bare diffusers (eager, its repeated blocks compiled, with
-`--full` the whole UNet) and of DIFS's engine (eager, compiled) at every batch size; every memory mode
-with its peak and resting VRAM and its switch time; loading, parking and unparking; the hand-over of
-pixels from the GPU to shared memory. Without a CUDA device nothing is measured, and it says so.
+run, or for `bench.gpu_promises` and `bench.neighbour`). Measured: images a second and latency of bare
+diffusers (eager, its repeated blocks compiled, with `--full` the whole UNet) and of DIFS's engine (eager,
+compiled) at every batch size; every memory mode with its peak and resting VRAM and its switch time;
+loading, parking and unparking; the hand-over of pixels from the GPU to shared memory. `--eager` compiles
+nothing. Without a CUDA device nothing is measured, and it says so.
 
 Where there is no package registry: `pip download --no-deps --only-binary=:all: --python-version 3.12
 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 -d wheels diffusers==0.42.1 pyzmq
@@ -19,6 +21,7 @@ bench.gpu_engine`. torch, transformers, accelerate, peft, psutil and msgpack are
 
 import argparse
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -95,7 +98,6 @@ class Bench:
         if not (self._root / name / "variant.toml").exists():
             say(f"{name}: drawing weights ({made.label})")
             architectures.write(made, self._root, self.device, self.dtype)
-        architectures.write_compiled(made, self._root, self.dtype)
         found["bare"] = self._bare(made)
         found |= self._engine(made)
 
@@ -103,19 +105,17 @@ class Bench:
 
     def _bare(self, made: Architecture) -> dict[str, Any]:
         found = {}
-        kinds = ["eager", "regional", *(["full"] if self._asked.full else [])]
-        for kind in kinds:
+        for kind in self._asked.kinds:
             with Bare(made, self._root / made.family, self.device, self.dtype, kind) as bare:
                 title = f"{made.family}: diffusers, {kind}"
-                batches = self._asked.batches if kind == "eager" else self._asked.compiled_batches
                 paint = partial(bare.paint, steps=self._asked.steps)
-                found[kind] = self._by_batch(title, paint, batches)
+                found[kind] = self._by_batch(title, paint)
         return found
 
-    def _by_batch(self, title: str, paint: Callable[[int], None], batches: list[int]) -> dict[str, Any]:
+    def _by_batch(self, title: str, paint: Callable[[int], None]) -> dict[str, Any]:
         """Measure batches; the first call of a size only warms up (and compiles)."""
         found: dict[str, Any] = {}
-        for n in batches:
+        for n in self._asked.batches:
             try:
                 first = self._meter.measure(partial(paint, n))
                 runs = [self._meter.measure(partial(paint, n)) for _ in range(self._asked.runs)]
@@ -142,14 +142,17 @@ class Bench:
             found["parking"] = self._parking(studio, made.family)
             found["hand_over"] = studio.hand_over(made.family)
             say(f"{made.family}: hand-over: {found['hand_over']}")
-        with Studio(made, self._root, self.device) as studio:
-            compiled = f"{made.family}-compiled"
-            found["load_compiled"] = self._loading(studio, compiled)
-            found["engine"]["regional"] = self._engine_batches(studio, compiled, "regional")
+        if "regional" in self._asked.kinds:
+            compiled = architectures.write_compiled(made, self._root, self.dtype)
+            with Studio(made, self._root, self.device) as studio:
+                found["load_compiled"] = self._loading(studio, compiled)
+                found["engine"]["regional"] = self._engine_batches(studio, compiled, "regional")
+            shutil.rmtree(self._root / compiled)
         return found
 
     def _loading(self, studio: Studio, variant: str) -> dict[str, Any]:
         found = self._meter.measure(lambda: studio.load(variant))
+        studio.settle()
         resident = studio.resident(variant)
         costs = resident.costs
         found |= {
@@ -166,7 +169,7 @@ class Bench:
     def _engine_batches(self, studio: Studio, variant: str, kind: str) -> dict[str, Any]:
         title = f"{variant}: DIFS, {kind}"
         paint = partial(studio.paint, variant, steps=self._asked.steps)
-        return self._by_batch(title, paint, self._asked.batches)
+        return self._by_batch(title, paint)
 
     def _modes(self, studio: Studio, variant: str) -> dict[str, Any]:
         """Go through all memory modes and back to the first: switch, rest, one picture, four together."""
@@ -175,6 +178,7 @@ class Bench:
         for mode in (*modes, modes[0]):
             switch = self._meter.measure(partial(studio.switch, variant, mode))
             entry: dict[str, Any] = {"switch_s": switch["seconds"], "rest_gib": self._meter.resting_gib()}
+            studio.settle()
             for n in (1, min(4, max(self._asked.batches))):
                 studio.paint(variant, n, 2)
                 whole = partial(studio.paint, variant, n, self._asked.steps)
@@ -222,13 +226,15 @@ def options() -> argparse.Namespace:
     parser.add_argument("--batches", type=numbers, default=[1, 2, 4, 8, 16])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--runs", type=int, default=2, help="of each size; the faster one counts")
-    parser.add_argument("--full", action="store_true", help="compile the bare UNet as a whole, too")
+    more = parser.add_mutually_exclusive_group()
+    more.add_argument("--full", action="store_true", help="compile the bare UNet as a whole, too")
+    more.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--folder", type=Path, help="where models are made, and kept")
     parser.add_argument("--dry-cpu", action="store_true", help="tiny models on the CPU; keeps no result")
     asked = parser.parse_args()
-    asked.compiled_batches = asked.batches
+    asked.kinds = ["eager", *([] if asked.eager else ["regional"]), *(["full"] if asked.full else [])]
     if asked.dry_cpu:
-        vars(asked).update({"batches": [1, 2], "compiled_batches": [1], "steps": 2, "runs": 1})
+        vars(asked).update({"batches": [1, 2], "steps": 2, "runs": 1})
     return asked
 
 
@@ -247,6 +253,8 @@ def main() -> None:
             if not asked.dry_cpu:  # after each family, so that a run that is cut short leaves something
                 batches = ",".join(map(str, asked.batches))
                 command = f"python -m bench.gpu_engine --batches {batches} --steps {asked.steps}"
+                for option in ("full", "eager"):
+                    command += f" --{option}" if getattr(asked, option) else ""
                 print(keep("gpu-engine", command, bench.figures))
     if asked.dry_cpu:
         print("the script works; nothing was measured: tiny models on a CPU")

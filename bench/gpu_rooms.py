@@ -136,6 +136,11 @@ class Studio:
         self._engine.load(variant)
         self._until(lambda report: isinstance(report, Loaded))
 
+    def settle(self) -> None:
+        """Let the engine measure what it would measure when it is idle, such as calls of many rows."""
+        while self._engine.is_busy:
+            self._engine.turn()
+
     def evict(self, variant: str) -> None:
         """Park in host memory."""
         self._engine.evict(variant)

@@ -1,10 +1,12 @@
 """A neighbour on the same GPU takes and frees memory at random while DIFS serves: does anything break?
 
-    python -m bench.neighbour [--device cuda:0] [--seconds 120] [--most-gb 60] [--seed 1]
+    python -m bench.neighbour [--models FOLDER] [--device cuda:0] [--seconds 120] [--seed 1]
 
-Not measured yet: there was no GPU at hand. A second process allocates and frees blocks with torch; a
-customer asks for one picture after the other. Goals: no request lost, no out-of-memory error, and DIFS
-leaves the headroom within 2 s wherever the neighbour found less than that free.
+A second process takes and frees the device's memory, every second time all that is free but half of the
+headroom; a customer asks for one picture after the other, of each variant in turns. FOLDER is what
+`bench.gpu_engine --folder` made: variants of real size, which have to make room. Goals: no request lost,
+no out-of-memory error, and DIFS leaves the headroom within 2 s wherever the neighbour found less than
+that free.
 """
 
 import argparse
@@ -13,8 +15,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
+from bench import gpu_promises
+from bench.promises import wait_until_loaded
 from bench.report import keep, percentile, verdict
 from difs import Client
 from difs.messages import StatusReport
@@ -22,15 +29,17 @@ from difs.private import PrivateService
 
 HEADROOM_BYTES = 2**30
 LOOK_S = 0.1
-NEIGHBOUR = """
+NEIGHBOUR = f"""
 import sys, torch
 held = None
 for line in sys.stdin:
     held = None
     torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(sys.argv[1])
+    wanted = max(0, int(float(line) * (free - {HEADROOM_BYTES // 2})))
     try:
-        held = torch.empty(int(line), dtype=torch.uint8, device=sys.argv[1])
-        print(int(line), flush=True)
+        held = torch.empty(wanted, dtype=torch.uint8, device=sys.argv[1])
+        print(wanted, flush=True)
     except torch.OutOfMemoryError:
         print(0, flush=True)
 """
@@ -39,22 +48,25 @@ for line in sys.stdin:
 class Customer(threading.Thread):
     """Asks until it is told to stop; keeps only what is told, not the pictures."""
 
-    def __init__(self, address: str) -> None:
-        """Prepare to ask the service at `address`."""
+    def __init__(self, address: str, variants: Sequence[str]) -> None:
+        """Prepare to ask the service at `address` for pictures of each of `variants` in turns."""
         super().__init__(daemon=True)
         self.seconds: list[float] = []
         self.noted = 0
         self.failures: list[str] = []
         self.stopping = threading.Event()
         self._address = address
+        self._variants = variants
 
     def run(self) -> None:
         """Ask for one picture after the other."""
         with Client(self._address) as client:
-            while not self.stopping.is_set():
+            for variant in cycle(self._variants):
+                if self.stopping.is_set():
+                    return
                 started = time.monotonic()
                 try:
-                    result = client.generate("red apple", timeout_s=120)
+                    result = client.generate("red apple", variant=variant, timeout_s=120)
                 except Exception as error:
                     self.failures.append(f"{type(error).__name__}: {error}")
                 else:
@@ -83,22 +95,26 @@ def _is_short(report: StatusReport) -> bool:
     return any(r.memory_free_bytes < HEADROOM_BYTES for r in readings)
 
 
-def measure(device: str, seconds: float, most_bytes: int, seed: int) -> dict[str, Any]:
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Let neighbour and customer be beside each other; return what came of it."""
-    chance, waits, taken = random.Random(seed), [], 0
-    options = ["--set", f'actors.devices=["{device}"]', "--set", 'autoscaler.headroom="1GiB"']
+    chance, waits, taken = random.Random(asked.seed), [], 0
+    options = ["--set", f'actors.devices=["{asked.device}"]', "--set", 'autoscaler.headroom="1GiB"']
+    if asked.models is not None:
+        options += gpu_promises.of(asked.models)
     with PrivateService(options) as service, Client(service.address) as client:
-        customer = Customer(service.address)
+        wait_until_loaded(service.address)
+        customer = Customer(service.address, sorted(info.name for info in client.variants()))
         customer.start()
-        command = [sys.executable, "-c", NEIGHBOUR, device]
+        command = [sys.executable, "-c", NEIGHBOUR, asked.device]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as neighbour:
             assert neighbour.stdin is not None
             assert neighbour.stdout is not None
-            until = time.monotonic() + seconds
+            until = time.monotonic() + asked.seconds
             while time.monotonic() < until:
-                print(chance.randrange(most_bytes), file=neighbour.stdin, flush=True)
+                share = 1.0 if chance.random() < 0.5 else chance.random()
+                print(share, file=neighbour.stdin, flush=True)
                 taken = max(taken, int(neighbour.stdout.readline()))
                 waits.append(short_s(client, chance.uniform(3.0, 12.0)))
             neighbour.kill()
@@ -106,10 +122,10 @@ def measure(device: str, seconds: float, most_bytes: int, seed: int) -> dict[str
         customer.join(130)
         report = client.status()
     return {
-        "device": device,
+        "device": asked.device,
         "pictures": len(customer.seconds),
         "pictures_that_say_so": customer.noted,
-        "p50_s": round(percentile(customer.seconds, 0.5), 3),
+        "p50_s": round(percentile(customer.seconds or [0.0], 0.5), 3),
         "failures": customer.failures,
         "longest_short_s": round(max(waits), 2),
         "neighbours_most_gb": round(taken / 1e9, 1),
@@ -121,14 +137,15 @@ def measure(device: str, seconds: float, most_bytes: int, seed: int) -> dict[str
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--models", type=Path, help="what bench.gpu_engine --folder made")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--most-gb", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    figures = measure(asked.device, asked.seconds, round(asked.most_gb * 1e9), asked.seed)
+    figures = measure(asked)
     print(f"  {figures}")
     goals = [
+        verdict("pictures", figures["pictures"], 1, at_least=True),
         verdict("requests lost", len(figures["failures"]), 0),
         verdict("actors lost", figures["actors_lost"], 0),
         verdict("longest time without the headroom, s", figures["longest_short_s"], 2.0),

@@ -71,9 +71,12 @@ NUMBERS = (1, 1, 2, 4)
 
 
 def wishes(
-    count: int, seed: int, variants: Sequence[str], *, is_varied: bool = False
+    count: int, seed: int, variants: Sequence[str], *, slower: float = 1.0, is_varied: bool = False
 ) -> list[dict[str, Any]]:
-    """Return so many requests; `is_varied`: of several sizes, and for several pictures."""
+    """Return so many requests; `is_varied`: of several sizes, and for several pictures.
+
+    `slower`: how many times as long as the embedded ones they may take.
+    """
     dice = random.Random(f"wishes {seed}")
     captions = embedded.captions("emoji-base")
     found = []
@@ -82,7 +85,7 @@ def wishes(
         if i % 4 == 1:
             wish["quality"] = dice.choice(LEVELS)
         elif i % 2 == 0:
-            wish["latency_s"] = SHORTEST_S * (LONGEST_S / SHORTEST_S) ** dice.random()
+            wish["latency_s"] = slower * SHORTEST_S * (LONGEST_S / SHORTEST_S) ** dice.random()
             wish["on_infeasible"] = "reject" if i % 4 == 0 else "degrade"
         if dice.random() < 0.5:
             wish["variant"] = dice.choice(variants)
@@ -190,7 +193,7 @@ def _bare() -> Any:
 
 
 async def measure(
-    address: str, asked: argparse.Namespace, paint: Painted | None, is_varied: bool
+    address: str, asked: argparse.Namespace, paint: Painted | None, **how: Any
 ) -> dict[str, Any]:
     """Return the figures of each load."""
     found: dict[str, Any] = {}
@@ -203,7 +206,7 @@ async def measure(
             rate = load / mean_s if load else 0.0
             times = arrivals(rate, count / rate, seed) if load else [0.0] * count
             before = paint(times) if paint else None
-            wanted = wishes(count, seed + round(100 * load), names, is_varied=is_varied)
+            wanted = wishes(count, seed + round(100 * load), names, **how)
             ended = await offer(client, wanted, times)
             cell = figures(ended)
             mean_s = mean_s or cell["mean_s"]
@@ -214,16 +217,12 @@ async def measure(
 
 
 def serve(
-    options: Sequence[str],
-    asked: argparse.Namespace,
-    paint: Painted | None = None,
-    *,
-    is_varied: bool = False,
+    options: Sequence[str], asked: argparse.Namespace, paint: Painted | None = None, **how: Any
 ) -> dict[str, Any]:
-    """Return the figures of each load with a service of its own."""
+    """Return the figures of each load with a service of its own; `how`: see wishes."""
     with PrivateService(options) as service:
         wait_until_loaded(service.address)
-        return asyncio.run(measure(service.address, asked, paint, is_varied))
+        return asyncio.run(measure(service.address, asked, paint, **how))
 
 
 def main() -> None:

@@ -3,10 +3,11 @@
 Ratios are told, not bare absolutes: a figure from a shared machine says little, two of one run say much.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bench import report_gpu
+from bench.report_tables import number, table, times
 from bench.results_kept import Result
 
 SERIAL = "serial diffusers"
@@ -16,6 +17,7 @@ FIRST = ("beside", "engine", "policy", "promises", "transport", "overhead", "htt
 """What a reader wants first; the others follow by name."""
 GPU = {
     "gpu-engine": "engine, memory modes, switching, parking and the hand-over of pixels",
+    "gpu-promises": "what is predicted and promised there",
     "neighbour": "another program that takes and frees the GPU's memory meanwhile",
 }
 HEAD = """# Benchmarks
@@ -45,26 +47,6 @@ def page(results: Sequence[Result], purposes: Mapping[str, str], plots: Plots) -
 
 def _rank(result: Result) -> tuple[int, tuple[str, ...]]:
     return (FIRST.index(result.name) if result.name in FIRST else len(FIRST), result.subject)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"<(?=[a-zA-Z/!])", "&lt;", " ".join(text.split()).replace("|", "\\|"))
-
-
-def number(value: float) -> str:
-    """Return a figure as people write it: three digits that count."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def times(value: float | None, unit: float | None) -> str:
-    """Return `value` as a multiple of `unit`; a dash where one of them is missing."""
-    return "-" if value is None or not unit else f"{value / unit:.2f}x"
 
 
 def _machines(results: Sequence[Result]) -> str:
@@ -253,36 +235,6 @@ def runtime_options(figures: dict[str, Any]) -> str:
     return table(("option", "faster by, at rows", "pays"), rows + left)
 
 
-def gpu_engine(figures: dict[str, Any]) -> str:
-    """Return DIFS beside bare diffusers by batch size, and the memory modes, of each family."""
-    parts = []
-    for name, family in figures["families"].items():
-        bare, ours = family["bare"]["eager"], family["engine"]["eager"]
-        rows = [
-            (n, times(cell.get("images_per_s"), bare.get(n, {}).get("images_per_s")))
-            for n, cell in ours.items()
-        ]
-        parts.append(f"### {name}: {family['label']}")
-        parts.append(table(("pictures together", "throughput, DIFS / bare diffusers"), rows))
-        first = next(iter(family["modes"].values()))["1_together"]
-        modes = [
-            (
-                mode,
-                times(found["1_together"].get("seconds"), first.get("seconds")),
-                times(found["1_together"].get("peak_gib"), first.get("peak_gib")),
-                f"{found['switch_s']:.2f} s",
-            )
-            for mode, found in family["modes"].items()
-        ]
-        parts.append(table(("memory mode", "time / full", "peak memory / full", "switched in"), modes))
-        hand_over = family["hand_over"]
-        rows = [
-            (way.removesuffix("_ms"), times(ms, hand_over["pil_ms"])) for way, ms in hand_over.items()
-        ]
-        parts.append(table(("hand-over by", "time / through PIL"), rows))
-    return f"Device: {figures['device']['name']}.\n\n" + "\n\n".join(parts)
-
-
 def _gpu(results: Sequence[Result], purposes: Mapping[str, str], plots: Plots) -> str:
     parts = ["# On a GPU"]
     for name, what in GPU.items():
@@ -301,7 +253,8 @@ def _gpu(results: Sequence[Result], purposes: Mapping[str, str], plots: Plots) -
 BODIES: dict[str, Callable[[dict[str, Any]], str]] = {
     "beside": beside,
     "engine": engine,
-    "gpu-engine": gpu_engine,
+    "gpu-engine": report_gpu.engine,
+    "gpu-promises": report_gpu.promises,
     "policy": policy,
     "promises": promises,
     "runtime-options": runtime_options,

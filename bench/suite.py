@@ -1,7 +1,7 @@
 """All benches of a kind, one after the other, then the report: for `make bench` and `make bench-gpu`.
 
     python -m bench.suite cpu [--fresh]     half an hour: transport, overhead, doors, decisions, the peers
-    python -m bench.suite gpu [--fresh]     engine, memory modes, switching, hand-over, a neighbour
+    python -m bench.suite gpu [--fresh]     engine, memory modes, hand-over, promises, a neighbour
 
 A run that was cut short goes on with the bench that was not finished, unless `--fresh` is given; so does
 `bench.beside` within itself. A bench that fails does not keep the others from running. What takes longer
@@ -9,6 +9,7 @@ has a command of its own: `bench.engine`, `bench.policy`, `bench.quality`; docs/
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -28,14 +29,14 @@ CPU = (
     "bench.promises",
     "bench.beside",
 )
+MODELS = PLACE / "models"
+"""Nine gigabytes of random weights, which the first bench makes for the others."""
+GPU = (
+    f"bench.gpu_engine --folder {MODELS}",
+    f"bench.gpu_promises --models {MODELS}",
+    f"bench.neighbour --models {MODELS}",
+)
 REPORT = "bench.write_report"
-NEIGHBOURS_SHARE = 0.75
-"""The most of the GPU's memory that the neighbour takes."""
-
-
-def gpu_steps(memory_gb: float) -> tuple[str, ...]:
-    """Return the benches of a GPU with so much memory."""
-    return ("bench.gpu_engine", f"bench.neighbour --most-gb {NEIGHBOURS_SHARE * memory_gb:.0f}")
 
 
 def run(steps: Sequence[str], progress: Progress, call: Callable[[str], int]) -> list[str]:
@@ -60,8 +61,8 @@ def _call(step: str) -> int:
     return subprocess.run([sys.executable, "-m", *step.split()], check=False).returncode
 
 
-def _gpu_memory_gb() -> float:
-    """Return the first GPU's memory; ends with a plain word where there is none."""
+def _need_gpu() -> None:
+    """End with a plain word where there is no GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -70,7 +71,6 @@ def _gpu_memory_gb() -> float:
             "NVIDIA GPU and a build of torch for it (TORCH_FLAGS in the Makefile); "
             "make bench runs without one."
         )
-    return float(torch.cuda.get_device_properties(0).total_memory) / 1e9
 
 
 def main() -> None:
@@ -81,13 +81,16 @@ def main() -> None:
         "--fresh", action="store_true", help="measure again what an earlier run has measured"
     )
     asked = parser.parse_args()
-    steps = CPU if asked.kind == "cpu" else gpu_steps(_gpu_memory_gb())
+    steps: tuple[str, ...] = CPU if asked.kind == "cpu" else GPU
+    if asked.kind == "gpu":
+        _need_gpu()
     progress = Progress(PLACE / f"suite-{asked.kind}.json", {"steps": steps})
     if asked.fresh:
         progress.forget()
         steps = tuple(f"{step} --fresh" if step == "bench.beside" else step for step in steps)
     if failed := run(steps, progress, _call):
         sys.exit(f"failed: {', '.join(failed)}; run the same command again to go on with these")
+    shutil.rmtree(MODELS, ignore_errors=True)
 
 
 if __name__ == "__main__":

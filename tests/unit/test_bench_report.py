@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import report_page, results_kept, write_report
+from bench import report_gpu, report_page, results_kept, write_report
 from bench.report import RESULTS
 from bench.report_plots import draw_beside, margin
 
@@ -48,9 +48,11 @@ def gpu_engine() -> dict[str, Any]:
     mode = {"switch_s": 0.5, "1_together": {"seconds": 1.0, "peak_gib": 2.0}}
     family = {
         "label": "SD",
-        "bare": {"eager": {"1": {"images_per_s": 1.0}, "2": {"images_per_s": 1.0}}},
+        "load": {"from_disk_s": 4.0, "step_ms_by_rows": {"1": 9.0, "2": 9.0}},
+        "parking": {"park_s": [1.0, 2.0], "unpark_s": [1.0]},
+        "bare": {"eager": {"1": {"images_per_s": 1.0, "seconds": 3.0}, "2": {"images_per_s": 1.0}}},
         "engine": {"eager": batches},
-        "modes": {"full": mode, "sliced": mode},
+        "modes": {"full": mode, "full, again": mode},
         "hand_over": {"segment_ms": 1.0, "pil_ms": 4.0},
     }
     return {"device": {"name": "a GPU"}, "families": {"sd15": family}}
@@ -122,6 +124,18 @@ def test_systems_are_told_as_multiples_of_serial_diffusers() -> None:
     assert "| Other | it is |" in text
 
 
+def test_figures_of_an_engine_that_had_measured_all_need_no_word() -> None:
+    figures = gpu_engine()
+    figures["families"]["sd15"]["load"]["step_ms_by_rows"]["4"] = 9.0
+    assert "at most" not in report_gpu.engine(figures)
+
+
+def test_promises_on_a_gpu_are_told_by_variants_and_load() -> None:
+    cell = {"error_p50": 0.02, "error_p90": 0.1, "kept": 0.9, "promised": 10}
+    text = report_gpu.promises({"runs": {"real": {"0.8": cell}}})
+    assert "| real | 0.8 | 0.02 | 0.1 | 90% of 10 |" in text
+
+
 def test_a_bench_that_measured_nobody_is_told_without_figures() -> None:
     assert report_page.beside({"systems": {}, "not_measured": {"A": "why"}}).count("|\n") == 2
 
@@ -132,7 +146,10 @@ def test_gpu_figures_are_not_measured_until_there_is_a_result(tmp_path: Path) ->
     page = report_page.page([results_kept.read(path)], {}, {})
     assert page.count("*Not measured*") == len(report_page.GPU) - 1
     assert "| 1 | 2.00x |\n| 2 | - |" in page
-    assert "| segment | 0.25x |" in page
+    assert "segment / through PIL | 0.25x |" in page
+    assert "parking in host memory / load from disk | 0.50x |" in page
+    assert "calls of 2 rows at most" in page
+    assert "1 together 3.00x." in page
 
 
 @pytest.mark.parametrize(

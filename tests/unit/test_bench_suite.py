@@ -76,14 +76,10 @@ def test_a_suite_goes_on_with_what_failed_and_always_reports(tmp_path: Path) -> 
     assert not state.exists(), "all is told: the next run measures again"
 
 
-@pytest.mark.parametrize("step", [*suite.CPU, *suite.gpu_steps(80.0), suite.REPORT])
+@pytest.mark.parametrize("step", [*suite.CPU, *suite.GPU, suite.REPORT])
 def test_every_step_of_a_suite_is_a_bench(step: str) -> None:
     module = step.partition(" ")[0]
     assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file()
-
-
-def test_a_neighbour_takes_most_of_a_gpu() -> None:
-    assert suite.gpu_steps(80.0)[1] == "bench.neighbour --most-gb 60"
 
 
 @pytest.mark.parametrize("kind", ["tcp", "ipc"])
