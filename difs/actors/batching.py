@@ -83,8 +83,8 @@ def choose(
     """Return the next unit, or None when there are no candidates.
 
     `aside_s`: seconds spent since the last step on units that are no steps. While images are between two
-    of their steps, these take no longer than one step, or are a single one. Before a first step all that
-    can be encoded or decoded is: it makes room for others, who share the call.
+    of their steps, these take no longer than one step, or are a single one, or are due before. Before a
+    first step all that can be encoded or decoded is: it makes room for others, who share the call.
     """
     others = [c for c in candidates if not c.is_best_effort]
     turn = _choose(others or candidates, paces, now, aside_s)
@@ -149,7 +149,8 @@ _due = attrgetter("due")
 def _may_go_aside(aside: Candidate, head: Candidate, pace: Pace, now: float, aside_s: float) -> bool:
     """Whether an encoding or decoding may come before the next step."""
     room_s = pace.seconds(head.rows) - aside_s
-    may_all = not head.is_running and aside.phase != "measure"  # else pictures of one step run alone
+    # Before a first step all may: else pictures of one step run alone.
+    may_all = aside.phase != "measure" and (not head.is_running or aside.due < head.due)
     if aside_s > 0 and aside.unit_s > room_s and not may_all:
         return False
     is_urgent = 0 <= head.latest - now - head.remaining_s < aside.unit_s

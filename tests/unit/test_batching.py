@@ -204,6 +204,14 @@ def test_before_a_first_step_all_is_encoded_and_decoded_but_nothing_measured() -
     assert pick(step(0), aside(1, "measure"), aside_s=99) == Turn("step", (0,))
 
 
+@pytest.mark.parametrize("phase", ["encode", "decode"])
+def test_what_is_due_before_the_next_step_is_done_whole(phase: Phase) -> None:
+    running = step(0, due=9.0, is_running=True)
+    assert pick(running, aside(1, phase, due=8.0), aside_s=99) == Turn(phase, (1,))
+    assert pick(running, aside(1, phase, due=9.0), aside_s=99) == Turn("step", (0,))
+    assert pick(running, aside(1, "measure", due=8.0), aside_s=99) == Turn("step", (0,))
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_pictures_of_few_steps_share_calls_however_they_come(steps: int) -> None:
     """Sixteen at a time, as an actor is sent: whenever one is done another comes, to be encoded first."""
