@@ -7,7 +7,6 @@ of its memory mode (Stone 1974, "Cross-validatory choice and assessment of stati
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 
 from msgspec.structs import replace
 
@@ -100,23 +99,33 @@ def assemble(steps: Steps, decodes: Decodes, native: int) -> Costs | None:
 
 
 def _filled(steps: Steps, whole: Sequence[int], pixels: int, rows: int) -> float:
-    """Return a cell of the grid, an unmeasured one from its measured neighbours."""
+    """Return a cell of the grid, an unmeasured one from its measured neighbours.
+
+    A line through its own size's rows, bent as at the other sizes: what one row leaves unused of a
+    device, or many saturate, differs little between sizes. The median of them: one may be odd.
+    """
     own = steps[pixels]
     if rows in own:
         return own[rows]
+    line_s, bends = _in_line(own, rows), []
+    for theirs in (steps[other] for other in whole):
+        if rows in theirs and own.keys() <= theirs.keys():
+            straight_s = _in_line({r: theirs[r] for r in own}, rows)
+            bends.append(theirs[rows] / straight_s if straight_s > 0 else 1.0)
+    return line_s * statistics.median(bends or [1.0])
+
+
+def _in_line(own: Mapping[int, float], rows: int) -> float:
+    """Return the seconds on the line through the measured rows next to `rows`, none of which it is."""
     known = sorted(own)
-    if len(known) > 1 and rows < known[-1]:  # between two rows, or below the lowest two
-        low, high = next(pair for pair in pairwise(known) if rows < pair[1])
-        slope = (own[high] - own[low]) / (high - low)
-        return max(own[low] + slope * (rows - low), own[low] * min(1.0, rows / low))
-    edge = known[-1] if rows > known[-1] else known[0]
-    for other in sorted(whole, key=lambda size: abs(math.log(size / pixels))):
-        theirs = steps[other]
-        if rows in theirs and edge in theirs and theirs[edge] > 0:
-            return own[edge] * theirs[rows] / theirs[edge]
-    if len(known) > 1:
-        return own[edge] + (own[edge] - own[known[-2]]) / (edge - known[-2]) * (rows - edge)
-    return own[edge] * max(1.0, rows / edge)
+    if len(known) == 1:
+        return own[known[0]] * max(1.0, rows / known[0])
+    below = [r for r in known if r < rows]
+    low, high = (known[0], known[1]) if not below else (known[-2], known[-1])
+    if below and below[-1] != known[-1]:
+        low, high = below[-1], known[len(below)]
+    slope = (own[high] - own[low]) / (high - low)
+    return max(own[low] + slope * (rows - low), own[low] * min(1.0, rows / low))
 
 
 UNSTEADY = 1.5

@@ -3,6 +3,8 @@
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from difs.messages import MemoryMode
@@ -121,6 +123,25 @@ def test_a_size_that_lacks_a_row_takes_it_from_its_neighbours(gone: tuple[int, i
 
 
 # ---- the error ------------------------------------------------------------------------------------
+
+
+POSITIVE = st.floats(0.01, 100.0)
+
+
+@settings(max_examples=200)
+@given(st.lists(POSITIVE, min_size=2, max_size=5), st.lists(POSITIVE, min_size=2, max_size=5), st.data())
+def test_where_all_sizes_bend_alike_a_cell_that_is_missing_is_known_exactly(
+    sizes: list[float], rows: list[float], data: st.DataObject
+) -> None:
+    steps = {
+        4096 * (p + 1): {1 << r: size * row for r, row in enumerate(rows)} for p, size in enumerate(sizes)
+    }
+    pixels = data.draw(st.sampled_from(sorted(steps)))
+    gone = data.draw(st.sampled_from(sorted(steps[pixels])))
+    told = steps[pixels].pop(gone)
+    costs = curves.assemble(steps, dict.fromkeys(steps, 1.0), 4096)
+    assert costs is not None
+    assert step_seconds(costs, pixels, gone) == pytest.approx(told)
 
 
 def test_the_goal_of_a_tenth_is_kept_where_calls_are_what_they_are_thought_to_be() -> None:
