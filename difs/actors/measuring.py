@@ -25,6 +25,17 @@ class Measuring:
     """It is resident, and what is still to be measured can wait."""
     is_broken: bool = False
     """What is still to be measured failed: it goes on as it is, and shares no call."""
+    told: int = 0
+    """How often it was told what its calls cost."""
+
+    def restart(self, units: Iterator[Resident | None]) -> None:
+        """Measure anew: what its calls cost has changed."""
+        self.units, self.told = units, 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether that was told of shared calls, too: the rest prepares the device, when that is idle."""
+        return self.told > 1
 
 
 def measurement(key: int, measuring: Measuring, now: float) -> Candidate:
@@ -32,4 +43,5 @@ def measurement(key: int, measuring: Measuring, now: float) -> Candidate:
     if not measuring.is_rough:
         return Candidate(key, "measure", None, 0, measuring.since + MEASURE_PATIENCE_S, 0.0, 0.0)
     due = measuring.since + REST_PATIENCE_S
-    return Candidate(key, "measure", None, 0, due, 0.0, 0.0, is_best_effort=now < due)
+    gives_way = measuring.is_whole or now < due
+    return Candidate(key, "measure", None, 0, due, 0.0, 0.0, is_best_effort=gives_way)

@@ -89,6 +89,7 @@ class Residency(Engine):
         kind = telemetry.kind_of(device)
         super().__init__(clock, easel, kind=kind, max_rows=settings.max_rows, profiled=profiled)
         self._device = torch.device(telemetry.torch_name(device))
+        self._prepares_rows = kind == "cuda"
         if threads:
             torch.set_num_threads(threads)
         self._library = library
@@ -254,7 +255,7 @@ class Residency(Engine):
         if painter.is_solo:
             units = generic.measure(painter, found.manifest, self._timed_whole, **how)
         else:
-            if self._device.type == "cuda":
+            if self._prepares_rows:
                 how["filled_rows"] = 0 if profiled is None else profiled.costs.steps[-1].rows
             units = warmup.measure(painter, found.manifest, self._timed_whole, **how)
         for measured in units:
@@ -369,7 +370,7 @@ class Residency(Engine):
         with self.typed_errors():
             painter.keeper.switch(mode)
         if variant in self._measuring:
-            self._measuring[variant].units = self._measure_units(variant)
+            self._measuring[variant].restart(self._measure_units(variant))
         for job in self._book:
             if job.execute.variant == variant and painter.is_solo:
                 for painting in job.paintings:

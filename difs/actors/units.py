@@ -209,8 +209,9 @@ class Units(ABC):
             fresh = candidates_of(key, job, costs, self.rows(execute), calls)
             found += fresh
             rows = self._limits.allowed(execute.variant, now)
-            if execute.variant in self._measuring:  # how far sharing changes a picture is not known yet
-                rows = 1
+            measuring = self._measuring.get(execute.variant)
+            if measuring is not None and not measuring.is_whole:
+                rows = 1  # how far sharing changes a picture is not known yet
             pace = Pace(costs, execute.width * execute.height, rows)
             paces |= {c.group: pace for c in fresh}
         return keys, found, paces
@@ -321,10 +322,14 @@ class Units(ABC):
         self._residents[found.variant] = resident
         self._reports.append(Switched(resident) if measuring.is_rough else Loaded(resident))
         measuring.is_rough, measuring.since = True, self._clock.now()
+        measuring.told += 1
 
     def _stop_measuring(self, variant: str, message: str) -> None:
         """Report a load that failed; one that serves already goes on with what is known of it."""
-        if self._measuring[variant].is_rough:
+        if self._measuring[variant].is_whole:
+            log.warning("%s: not all numbers of rows could be called (%s)", variant, message)
+            del self._measuring[variant]
+        elif self._measuring[variant].is_rough:
             log.warning("%s: the rest could not be measured (%s): it shares no call", variant, message)
             self._measuring[variant].is_broken = True
         else:

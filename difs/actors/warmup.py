@@ -68,8 +68,8 @@ def measure(
 
     `timed` returns what a call returns and its seconds. An image with guidance and one without are enough
     to serve with: what is known by then is yielded, and everything at the end. Until then nobody knows
-    the seed's bound. With `filled_rows` the numbers between the doublings are called, too, up to so many
-    at least: the first call of each prepares the device for it, and no picture has to wait for that.
+    the seed's bound. With `filled_rows` the numbers between the doublings are called after that, up to so
+    many at least: the first call of each prepares the device for it, and no picture has to wait for that.
     """
     guided, bare = orders(manifest, steps)
     conditioning, _ = timed(partial(painter.encode, guided))
@@ -103,10 +103,11 @@ def measure(
         bound = max(bound, float((again - image).abs().max()) / 2)
         yield None
     yield from _grow(subject, timed, table, max_rows)
+    yield Measured(_costs(pixels, encode_s, table, statistics.median(decode_s)), bound)
     if filled_rows is not None:
         each = painter.rows(replace(guided, guidance_scale=manifest.guidance_scale))
         yield from _fill(subject, timed, table, range(each, max(filled_rows, *table) + 1, each))
-    yield Measured(_costs(pixels, encode_s, table, statistics.median(decode_s)), bound)
+        yield Measured(_costs(pixels, encode_s, table, statistics.median(decode_s)), bound)
 
 
 def _costs(pixels: int, encode_s: float, table: dict[int, float], decode_s: float) -> Costs:

@@ -1,7 +1,7 @@
 """The forms of a variant on a device: what it would take and give in each memory mode. Pure arithmetic.
 
 Bytes and seconds come from a profile of the mode where there is one (`Resident.room`, `costs`), else they
-are reckoned from what is known of another mode with the shares below, which are assumptions.
+are reckoned from what is known of another mode with the shares below: those of one other machine.
 """
 
 from functools import lru_cache
@@ -27,14 +27,16 @@ class Share(NamedTuple):
 
 
 ASSUMED: dict[MemoryMode, Share] = {
-    "full": Share(1.0, 0.6, 1.0),
-    "sliced": Share(1.0, 0.4, 1.05),
-    "tiled": Share(1.0, 0.25, 1.1),
+    "full": Share(1.0, 0.75, 1.0),
+    "sliced": Share(1.0, 0.75, 1.05),
+    "tiled": Share(1.0, 0.3, 1.1),
     "model_offload": Share(0.0, 0.9, 1.5),
-    "group_offload": Share(0.05, 0.35, 2.0),
-    "sequential_offload": Share(0.02, 0.25, 6.0),
+    "group_offload": Share(0.05, 0.75, 4.4),
+    "sequential_offload": Share(0.02, 0.3, 2.2),
 }
-"""Modes that change the weights are left out: a planner never enters them, an administrator may."""
+"""Bytes: the larger share of SD 1.5's and SDXL's on an H100; seconds: of one SDXL picture there, where
+weights come at 55 GB/s (`bench.gpu_engine`). Modes that change the weights are left out: a planner never
+enters them, an administrator may."""
 
 
 class Known(Struct, frozen=True, cache_hash=True):

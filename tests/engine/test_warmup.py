@@ -1,11 +1,13 @@
 """What is called when a variant is measured."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from difs.actor_messages import Finished
 from difs.actors import warmup
 from difs.actors.warmup import Measured
 from tests.engine.conftest import Bench
@@ -54,3 +56,27 @@ def test_a_gpu_is_let_prepare_every_number_of_rows_that_pictures_take(
     called, found = measured(bench, variant, **how)
     assert [cost.rows for cost in found.costs.steps] == rows
     assert all(called.count(n) >= 2 for n in rows), "the first call of each only prepares it"
+
+
+def test_calls_are_shared_while_a_gpu_is_let_prepare_and_that_gives_way(tmp_path: Path) -> None:
+    made = Bench(tmp_path, max_rows=8)
+    engine = made.engine
+    engine._prepares_rows = True
+    engine.load("emoji-turbo")
+    while not (engine.residents and engine._measuring["emoji-turbo"].is_whole):
+        engine.turn()
+    made.variant = "emoji-turbo"
+    orders = [made.execute(guidance_scale=1.0, seeds=(seed,)) for seed in (1, 2)]
+    for order in orders:
+        engine.submit(order)
+    done: list[Finished] = []
+    with made.sharing("emoji-turbo"):
+        while len(done) < len(orders):
+            done += [r for r in engine.turn() if isinstance(r, Finished)]
+    assert [r.seed_contract for r in done] == ["same-noise", "same-noise"]
+    assert engine._measuring, "nothing was prepared while somebody waited"
+    made.work()
+    assert not engine._measuring
+    (resident,) = engine.residents
+    assert [cost.rows for cost in resident.costs.steps] == [1, 2, 3, 4, 5, 6, 7, 8]
+    made.close()

@@ -45,8 +45,12 @@ def test_there_are_the_modes_of_the_device_that_keep_the_pictures(kind: str, mod
 def test_what_is_not_measured_is_assumed_to_take_less_and_be_slower_mode_by_mode() -> None:
     found = made(here=resident())
     assert (found["full"].rest_bytes, found["group_offload"].rest_bytes) == (GB, GB // 20)
+    needs = [f.rest_bytes + f.peak_bytes for f in found.values()]
+    assert needs == sorted(needs, reverse=True)
+    blocks_s = found.pop("group_offload").serve_s
     seconds = [f.serve_s for f in found.values()]
     assert seconds == sorted(seconds)
+    assert blocks_s > found["sequential_offload"].serve_s, "as it was on the GPU that was measured"
 
 
 def test_a_profile_says_what_a_mode_takes() -> None:
