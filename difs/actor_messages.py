@@ -45,7 +45,7 @@ class Execute(Struct, frozen=True, omit_defaults=True, tag="execute"):
     due: float = 0.0
     """When the images were predicted: the engine serves what is due first. 0.0: at the deadline."""
     latest: float = 0.0
-    """When the client stated that it wants them: no batch grows so far that it is missed. 0.0: never."""
+    """By when they were promised: no batch grows so far that it is missed. 0.0: nothing was promised."""
     told: float = 0.0
     """When it was told to be done, with some leeway: who can wait does not make it later. 0.0: never."""
     is_in_haste: bool = False

@@ -80,6 +80,8 @@ class Task(NamedTuple):
     """Others may go before it as long as it is done by then;"""
     lost_until: float = -math.inf
     """or by then, if it cannot be done so soon anyhow."""
+    gives_way: bool = False
+    """It is late anyhow, and whoever can be in time goes first."""
 
 
 @lru_cache(maxsize=2048)  # of each point of every decision, and of what waits
@@ -254,7 +256,7 @@ class _Left:
     def place(self, ends: float) -> Place:
         """Return how one sees it that would go before it, when it is done at `ends`."""
         task = self.task
-        return Bounds(task.due, task.bears_until, task.lost_until).place(ends)
+        return Bounds(task.due, task.bears_until, task.lost_until, task.gives_way).place(ends)
 
     def sharer(self, moment: float, call_s: float) -> Sharer:
         """Return it as one sees it that would join calls of `call_s` that it shares from then on."""
@@ -306,8 +308,11 @@ def run_ahead(
     first_s = sum([t.encode_s + (0.0 if t.calls else t.decode_s) for t in tasks])
     stretches, known, moment = _run(tasks, paces, now, begun + first_s, is_fresh=not first_s)
     done = sorted([place.ends for place in known])
-    ends = max(now, moment)
-    behind = Behind(ends, ends).then(rest, now)
+    ends = firm = max(now, moment)
+    if all(bounds.gives_way for _, bounds in rest):
+        under_way = [s.begins + s.call_s for s in stretches[:1]]
+        firm = max([now, begun + first_s, *under_way, *[p.ends for p in known if p.is_firm]])
+    behind = Behind(ends, firm).then(rest, now)
     opens = frees = -math.inf
     if waiting is not None:
         opens, frees = [done[n] if n < len(done) else behind.firm for n in (waiting, 0)]

@@ -29,6 +29,8 @@ class Place(NamedTuple):
     """It may be done so much later."""
     latest: float = math.inf
     """Who wants to be done before that goes before it; inf: it is late anyhow."""
+    is_firm: bool = True
+    """No newcomer goes before it for the sake of being in time."""
 
 
 class Bounds(NamedTuple):
@@ -47,7 +49,8 @@ class Bounds(NamedTuple):
         """Return how one sees it that would go before it, which is done at `ends`."""
         if ends <= self.bears_until:
             return Place(self.due, ends, self.bears_until - ends, self.bears_until)
-        return Place(self.due, ends, self.lost_until - ends)
+        is_firm = not self.gives_way or ends >= self.due
+        return Place(self.due, ends, self.lost_until - ends, is_firm=is_firm)
 
 
 class Turn(NamedTuple):

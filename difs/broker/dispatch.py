@@ -298,7 +298,7 @@ def _execute(attempt: Attempt) -> Execute:
 
 
 def _due(request: Request, plan: Plan) -> tuple[float, float]:
-    """Return when the images are due, and when their client stated that it wants them (or 0.0).
+    """Return when the images are due, and by when they were promised (or 0.0).
 
     Served in the order in which they would be done one after the other, requests come when they were told
     to, and whoever is late keeps its place, or light work would go ahead of heavy for ever. Where the
@@ -306,7 +306,7 @@ def _due(request: Request, plan: Plan) -> tuple[float, float]:
     """
     if request.is_best_effort:
         return request.deadline, 0.0
-    latest = request.latest
+    latest = request.held_to
     if latest is None:
         return request.due, 0.0
     return min(request.due, latest) if request.order is not None else request.due, latest

@@ -123,14 +123,15 @@ def _task(request: Request, plan: Plan, costs: Costs) -> Task:
         task = foresight.task_of(costs, request.work, plan.variant)
         if request.is_alone:
             task = task._replace(group=(plan.variant, request.message.request_id))
-        _, bears, lost, _ = _bounds(request, plan)
+        _, bears, lost, gives_way = _bounds(request, plan)
         task = task._replace(
             due=request.due,
-            latest=request.latest or math.inf,
+            latest=request.held_to or math.inf,
             told=request.kept_until,
             is_in_haste=request.is_in_haste,
             bears_until=bears,
             lost_until=lost,
+            gives_way=gives_way,
         )
         request.task = costs, plan, task
     return request.task[2]

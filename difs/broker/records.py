@@ -138,6 +138,15 @@ class Request:
         return "late" if foretold.total_s - foretold.queue_s <= wanted_s else "foretold"
 
     @property
+    def held_to(self) -> float | None:
+        """Return by when it is to be done whatever that costs others; None: that was not promised.
+
+        Where the policy has an order nothing is promised, and the stated latencies are all that it has.
+        """
+        is_late = self.plan is not None and self.plan.keeps_latency is False and self.order is None
+        return None if is_late else self.latest
+
+    @property
     def told_at(self) -> float:
         """Return when it was told to be done; inf while it has no plan."""
         return math.inf if self.plan is None else self.planned_at + self.plan.prediction.total_s

@@ -33,6 +33,18 @@ def test_an_idle_device_is_done_when_the_work_is() -> None:
     assert math.isclose(idle.done_in_s(task(), PACE, 5.0), 0.01 + 4 * 0.1 + 0.05)
 
 
+def test_what_is_late_anyhow_is_waited_for_during_one_call_only() -> None:
+    late = task("b", calls=9, encode_s=0.0, due=99.0, lost_until=100.0, gives_way=True)
+    own_s = 0.01 + 4 * 0.1 + 0.05
+    assert math.isclose(ahead(late).done_in_s(task("a"), PACE, 0.0), 0.1 + own_s)
+    urgent = task("c", encode_s=0.0, due=1.0)
+    assert math.isclose(ahead(late, urgent).done_in_s(task("a"), PACE, 0.0), 0.45 + own_s)
+    its_turn = ahead(late._replace(due=0.9))
+    assert math.isclose(its_turn.done_in_s(task("a"), PACE, 0.0), 0.95 + own_s)
+    before_others = ahead(late, rest_s=5.0)
+    assert before_others.done_in_s(task("a"), PACE, 0.0) > 5.0, "who waits behind it is not passed"
+
+
 def test_another_group_is_waited_for() -> None:
     found = ahead(task("b", encode_s=0.0))
     assert math.isclose(found.ends, 4 * 0.1 + 0.05)
