@@ -32,6 +32,7 @@ from difs.catalogue import Library
 from difs.clock import Clock
 from difs.errors import DifsError, OutOfMemory, UnknownName, first_line
 from difs.messages import MemoryMode
+from difs.profiles import best_rows
 from difs.variants import Variant
 
 log = logging.getLogger(__name__)
@@ -256,7 +257,7 @@ class Residency(Engine):
             units = generic.measure(painter, found.manifest, self._timed_whole, **how)
         else:
             if self._prepares_rows:
-                how["filled_rows"] = 0 if profiled is None else profiled.costs.steps[-1].rows
+                how["filled_rows"] = 0 if profiled is None else best_rows(profiled.costs)
             units = warmup.measure(painter, found.manifest, self._timed_whole, **how)
         for measured in units:
             yield None if measured is None else self._as_measured(painter, found, measured)

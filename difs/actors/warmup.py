@@ -15,7 +15,7 @@ from difs.actor_messages import Costs, Execute, RowCost
 from difs.actors.painter import Conditioning, Painter, Work
 from difs.errors import OutOfMemory
 from difs.manifests import Manifest
-from difs.profiles import may_pay
+from difs.profiles import best_rows, may_pay
 
 GUIDANCE = 1.5
 """Where a variant wants none: enough to double the rows."""
@@ -103,10 +103,12 @@ def measure(
         bound = max(bound, float((again - image).abs().max()) / 2)
         yield None
     yield from _grow(subject, timed, table, max_rows)
-    yield Measured(_costs(pixels, encode_s, table, statistics.median(decode_s)), bound)
+    costs = _costs(pixels, encode_s, table, statistics.median(decode_s))
+    yield Measured(costs, bound)
     if filled_rows is not None:
         each = painter.rows(replace(guided, guidance_scale=manifest.guidance_scale))
-        yield from _fill(subject, timed, table, range(each, max(filled_rows, *table) + 1, each))
+        most = max(filled_rows, best_rows(costs))  # no call is larger
+        yield from _fill(subject, timed, table, range(each, most + 1, each))
         yield Measured(_costs(pixels, encode_s, table, statistics.median(decode_s)), bound)
 
 

@@ -58,10 +58,13 @@ def test_a_gpu_is_let_prepare_every_number_of_rows_that_pictures_take(
     assert all(called.count(n) >= 2 for n in rows), "the first call of each only prepares it"
 
 
-def test_calls_are_shared_while_a_gpu_is_let_prepare_and_that_gives_way(tmp_path: Path) -> None:
+def test_calls_are_shared_while_a_gpu_is_let_prepare_and_that_gives_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = Bench(tmp_path, max_rows=8)
     engine = made.engine
-    engine._prepares_rows = True
+    engine._prepares_rows, timed = True, engine._timed_whole
+    monkeypatch.setattr(engine, "_timed_whole", lambda act: (timed(act)[0], 1.0))
     engine.load("emoji-turbo")
     while not (engine.residents and engine._measuring["emoji-turbo"].is_whole):
         engine.turn()
