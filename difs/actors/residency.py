@@ -326,7 +326,8 @@ class Residency(Engine):
             self._reports.append(Evicted(variant, None, (variant,)))
             return
         resident, build = self._residents.pop(variant, None), self._builds.get(variant)
-        is_rough = resident is not None and self._measuring.pop(variant, None) is not None
+        measuring = self._measuring.pop(variant, None) if resident is not None else None
+        is_rough = measuring is not None and not measuring.is_whole
         if resident is not None and self._is_current(variant, build):
             self._send_away(Parked(self._painters.pop(variant), resident, build, is_rough))
             self._recount()

@@ -1,6 +1,6 @@
 """What is called when a variant is measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,9 @@ def test_a_gpu_is_let_prepare_every_number_of_rows_that_pictures_take(
     assert all(called.count(n) >= 2 for n in rows), "the first call of each only prepares it"
 
 
-def test_calls_are_shared_while_a_gpu_is_let_prepare_and_that_gives_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def preparing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """Return an engine that has measured emoji-turbo, and has yet to prepare numbers of rows as a GPU."""
     made = Bench(tmp_path, max_rows=8)
     engine = made.engine
     engine._prepares_rows, timed = True, engine._timed_whole
@@ -68,6 +68,12 @@ def test_calls_are_shared_while_a_gpu_is_let_prepare_and_that_gives_way(
     engine.load("emoji-turbo")
     while not (engine.residents and engine._measuring["emoji-turbo"].is_whole):
         engine.turn()
+    yield made
+    made.close()
+
+
+def test_calls_are_shared_while_a_gpu_is_let_prepare_and_that_gives_way(preparing: Bench) -> None:
+    made, engine = preparing, preparing.engine
     made.variant = "emoji-turbo"
     orders = [made.execute(guidance_scale=1.0, seeds=(seed,)) for seed in (1, 2)]
     for order in orders:
@@ -82,4 +88,11 @@ def test_calls_are_shared_while_a_gpu_is_let_prepare_and_that_gives_way(
     assert not engine._measuring
     (resident,) = engine.residents
     assert [cost.rows for cost in resident.costs.steps] == [1, 2, 3, 4, 5, 6, 7, 8]
-    made.close()
+
+
+def test_what_is_parked_while_a_gpu_is_let_prepare_was_measured(preparing: Bench) -> None:
+    preparing.engine.evict("emoji-turbo")
+    preparing.work()
+    parked = preparing.engine._parking.take("emoji-turbo")
+    assert parked is not None
+    assert not parked.is_rough
