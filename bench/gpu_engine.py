@@ -35,7 +35,7 @@ import torch
 from bench import architectures
 from bench.architectures import Architecture
 from bench.gpu_rooms import Bare, Studio, is_out_of_memory
-from bench.report import keep, say
+from bench.report import keep, need_gpu, say
 from difs import memory_modes
 
 GIB = 2**30
@@ -242,9 +242,8 @@ def main() -> None:
     """Measure, print, keep."""
     asked = options()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    if not (asked.dry_cpu or torch.cuda.is_available()):
-        print("not measured: no CUDA device")
-        return
+    if not asked.dry_cpu:
+        need_gpu()
     with _folder(asked.folder) as root:
         bench = Bench(asked, root)
         say(f"device: {bench.figures['device']}")

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from bench import promises
-from bench.report import keep, verdict
+from bench.report import keep, need_gpu, verdict
 
 DEVICE = ("--set", 'actors.devices=["cuda:0"]')
 SLOWER = 2.0
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--loads", type=float, nargs="*", default=[0.0, 0.5, 0.8])
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
+    need_gpu()
     runs = {"embedded": promises.serve(DEVICE, asked)}
     if asked.models is not None:
         print("  of real size:")

@@ -22,7 +22,7 @@ from typing import Any
 
 from bench import gpu_promises
 from bench.promises import wait_until_loaded
-from bench.report import keep, percentile, verdict
+from bench.report import keep, need_gpu, percentile, verdict
 from difs import Client
 from difs.messages import StatusReport
 from difs.private import PrivateService
@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
+    need_gpu()
     figures = measure(asked)
     print(f"  {figures}")
     goals = [

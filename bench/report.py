@@ -1,6 +1,7 @@
 """What every bench does with its figures: describe the machine, print a table, keep dated JSON."""
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,17 @@ def machine() -> dict[str, Any]:
     """Return what a reader must know to judge a figure."""
     known = surroundings.generator()
     return {**{name: known[name] for name in TOLD}, "packages": surroundings.versions()}
+
+
+def need_gpu() -> None:
+    """End with a plain word where there is no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        sys.exit(
+            "not measured: torch finds no CUDA device here. That needs a machine with an NVIDIA GPU and a "
+            "build of torch for it (TORCH_FLAGS in the Makefile); make bench runs without one."
+        )
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bench.progress import PLACE, Progress
+from bench.report import need_gpu
 
 CPU = (
     "bench.transport",
@@ -61,18 +62,6 @@ def _call(step: str) -> int:
     return subprocess.run([sys.executable, "-m", *step.split()], check=False).returncode
 
 
-def _need_gpu() -> None:
-    """End with a plain word where there is no GPU."""
-    import torch
-
-    if not torch.cuda.is_available():
-        sys.exit(
-            "not measured: torch finds no CUDA device here. make bench-gpu needs a machine with an "
-            "NVIDIA GPU and a build of torch for it (TORCH_FLAGS in the Makefile); "
-            "make bench runs without one."
-        )
-
-
 def main() -> None:
     """Run a suite; the exit status says whether all of it was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -83,7 +72,7 @@ def main() -> None:
     asked = parser.parse_args()
     steps: tuple[str, ...] = CPU if asked.kind == "cpu" else GPU
     if asked.kind == "gpu":
-        _need_gpu()
+        need_gpu()
     progress = Progress(PLACE / f"suite-{asked.kind}.json", {"steps": steps})
     if asked.fresh:
         progress.forget()
