@@ -35,7 +35,7 @@ def need_gpu() -> None:
 
     if not torch.cuda.is_available():
         sys.exit(
-            "not measured: torch finds no CUDA device here. That needs a machine with an NVIDIA GPU and a "
+            "not measured: torch finds no CUDA device here. It takes a machine with an NVIDIA GPU and a "
             "build of torch for it (TORCH_FLAGS in the Makefile); make bench runs without one."
         )
 
