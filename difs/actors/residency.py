@@ -30,7 +30,7 @@ from difs.actors.units import DeviceBroken
 from difs.actors.warmup import Measured
 from difs.catalogue import Library
 from difs.clock import Clock
-from difs.errors import DifsError, OutOfMemory, UnknownName, first_line
+from difs.errors import ConfigError, DifsError, OutOfMemory, UnknownName, first_line
 from difs.messages import MemoryMode
 from difs.profiles import best_rows
 from difs.variants import Variant
@@ -89,7 +89,7 @@ class Residency(Engine):
         """
         kind = telemetry.kind_of(device)
         super().__init__(clock, easel, kind=kind, max_rows=settings.max_rows, profiled=profiled)
-        self._device = torch.device(telemetry.torch_name(device))
+        self._device = _checked(device)
         self._prepares_rows = kind == "cuda"
         if threads:
             torch.set_num_threads(threads)
@@ -392,6 +392,17 @@ class Residency(Engine):
                 yield
             except torch.AcceleratorError as error:
                 raise DeviceBroken(_words(error)) from error
+
+
+def _checked(device: str) -> torch.device:
+    """Return a device as torch calls it; raises ConfigError for one that this torch can never use."""
+    found = torch.device(telemetry.torch_name(device))
+    if found.type == "cuda" and not torch.backends.cuda.is_built():
+        raise ConfigError(
+            f"{found}: this build of torch, {torch.__version__}, computes on CPUs only: "
+            'install one for GPUs, or set actors.devices to ["cpu"]'
+        )
+    return found
 
 
 @contextmanager

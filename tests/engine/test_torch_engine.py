@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from difs import config
 from difs.actor_messages import Ended, Evicted, Finished, Loaded, LoadFailed, Stepped, Switched
 from difs.actors import loading
+from difs.actors.delivery import Easel
 from difs.actors.painter import Painter
 from difs.actors.previews import Projection
 from difs.actors.recipes import StableDiffusion
+from difs.actors.torch_engine import TorchEngine
 from difs.actors.units import DeviceBroken
 from difs.clock import MonotonicClock
+from difs.errors import ConfigError
 from difs.profiles import step_seconds
 from tests.engine.conftest import Bench
 
@@ -525,3 +529,13 @@ def test_any_other_pipeline_is_painted_unbatched_with_progress(tiny: Bench) -> N
     tiny.engine.abort(gone.attempt)
     assert [type(r) for r in tiny.work()] == [Ended]
     assert "generic-call" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_gpu_is_refused_in_words_where_torch_was_built_without(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    with pytest.raises(ConfigError, match="computes on CPUs only: install one for GPUs"):
+        TorchEngine(
+            "cuda-0", bench.repository, Easel(bench.writer), MonotonicClock(), config.Actors(), threads=1
+        )
