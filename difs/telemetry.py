@@ -4,6 +4,8 @@ No torch: the supervisor looks for devices before any actor has loaded it.
 """
 
 import contextlib
+import importlib.metadata
+import logging
 import os
 import platform
 import re
@@ -18,13 +20,17 @@ from difs.messages import Reading
 
 Kind = Literal["cuda", "cpu", "simulated"]
 
+FOR_CPUS = "+cpu"
+"""How the version of a torch ends that was built without CUDA, where its maker says so."""
+log = logging.getLogger(__name__)
 _DEVICE = re.compile(r"(auto|cpu)|(?:(cuda):([0-9]{1,2}))|(?:(simulated)(?::([0-9]{1,2}))?)")
 
 
 def discover(wanted: tuple[str, ...]) -> list[str]:
     """Return device names: `auto` is every GPU that NVML sees, else `cpu-0`; `simulated:3` is three.
 
-    Raises ConfigError for a name that is none of these.
+    Where torch was installed for CPUs only, `auto` is `cpu-0` whatever NVML sees. Raises ConfigError for a
+    name that is none of these.
     """
     found: list[str] = []
     for name in wanted:
@@ -36,7 +42,7 @@ def discover(wanted: tuple[str, ...]) -> list[str]:
         kind = match[1] or match[2] or match[4]
         number = match[3] or match[5]
         if kind == "auto":
-            found += [f"cuda-{i}" for i in range(_gpu_count())] or ["cpu-0"]
+            found += [f"cuda-{i}" for i in range(_usable_gpus())] or ["cpu-0"]
         elif kind == "simulated":
             found += [f"simulated-{i}" for i in range(int(number or 1))]
         else:
@@ -66,6 +72,14 @@ def _nvml() -> Any | None:
     except Exception:  # the module's own errors differ by version; all mean: no GPU here
         return None
     return pynvml
+
+
+def _usable_gpus() -> int:
+    count = _gpu_count()
+    if count and importlib.metadata.version("torch").endswith(FOR_CPUS):
+        log.warning("NVML sees %d GPUs, but torch was installed for CPUs only: it computes there", count)
+        return 0
+    return count
 
 
 def _gpu_count() -> int:

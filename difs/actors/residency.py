@@ -397,7 +397,7 @@ class Residency(Engine):
 def _checked(device: str) -> torch.device:
     """Return a device as torch calls it; raises ConfigError for one that this torch can never use."""
     found = torch.device(telemetry.torch_name(device))
-    if found.type == "cuda" and not torch.backends.cuda.is_built():
+    if found.type == "cuda" and not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
         raise ConfigError(
             f"{found}: this build of torch, {torch.__version__}, computes on CPUs only: "
             'install one for GPUs, or set actors.devices to ["cpu"]'

@@ -17,7 +17,8 @@ def no_gpu() -> None:
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
-    """Let NVML see `gpus` GPUs."""
+    """Let NVML see `gpus` GPUs, for which torch was built."""
+    monkeypatch.setattr(telemetry, "FOR_CPUS", "+nothing")
     nvml = SimpleNamespace(nvmlInit=no_gpu if not gpus else lambda: None, nvmlDeviceGetCount=lambda: gpus)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
 
@@ -42,6 +43,16 @@ def test_devices_are_found_as_they_are_wanted(
 ) -> None:
     machine(monkeypatch, gpus)
     assert telemetry.discover(wanted) == found
+
+
+def test_auto_is_the_cpu_where_torch_was_installed_for_cpus_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine(monkeypatch, 1)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.99" + telemetry.FOR_CPUS)
+    assert telemetry.discover(("auto",)) == ["cpu-0"]
+    assert "torch was installed for CPUs only" in caplog.text
+    assert telemetry.discover(("cuda:0",)) == ["cuda-0"], "its actor says why that cannot be"
 
 
 @pytest.mark.parametrize(
