@@ -29,8 +29,8 @@ _DEVICE = re.compile(r"(auto|cpu)|(?:(cuda):([0-9]{1,2}))|(?:(simulated)(?::([0-
 def discover(wanted: tuple[str, ...]) -> list[str]:
     """Return device names: `auto` is every GPU that NVML sees, else `cpu-0`; `simulated:3` is three.
 
-    Where torch was installed for CPUs only, `auto` is `cpu-0` whatever NVML sees. Raises ConfigError for a
-    name that is none of these.
+    Where torch was installed for CPUs only, `auto` is `cpu-0` whatever NVML sees. Raises ConfigError for
+    a name that is none of these.
     """
     found: list[str] = []
     for name in wanted:
