@@ -29,7 +29,7 @@ output = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 class Notes:
-    """What is said while a private service starts."""
+    """What is said while a service starts."""
 
     def __init__(self, *, quiet: bool) -> None:
         """Say nothing when `quiet`."""
@@ -43,6 +43,11 @@ class Notes:
         if not self._quiet:
             console.print("No DIFS is running: starting a private one for this command.")
         yield
+
+    def no_device(self) -> None:
+        """Say why nothing happens yet."""
+        if not self._quiet:
+            console.print("The service has no device ready yet: waiting for one (Ctrl-C ends that).")
 
     def ready(self) -> None:
         """Say how long it took."""

@@ -1,5 +1,6 @@
 """The command line's root: the app, options that many commands share, and the way to a service."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", exists=True, dir_okay=False, help="A TOML file.")
 ]
+
+
+STARTS_WITHIN_S = 120.0
+"""So long a service is waited for that has no device ready."""
+LOOK_S = 0.2
 
 
 class Elsewhere(NamedTuple):
@@ -98,11 +104,25 @@ def any_service(run_dir: Path | None, notes: Any) -> Iterator[Elsewhere]:
 
 @contextmanager
 def any_client(run_dir: Path | None, notes: Any) -> Iterator[Any]:
-    """Yield a client of the service that is meant, or of a private one that ends with it."""
+    """Yield a client of the service that is meant, or of a private one that ends with it.
+
+    One that was started just now is waited for: a GPU takes a while to its first picture.
+    """
     from difs.client import Client
 
     with any_service(run_dir, notes) as where, Client(where.address, key=where.key) as client:
+        _wait_for_a_device(client, notes)
         yield client
+
+
+def _wait_for_a_device(client: Any, notes: Any) -> None:
+    """Wait until a service can serve, or `STARTS_WITHIN_S`, or not at all when it is about to end."""
+    until, is_told = time.monotonic() + STARTS_WITHIN_S, False
+    while not (report := client.status()).ready and not report.draining and time.monotonic() < until:
+        if not is_told:
+            notes.no_device()
+        is_told = True
+        time.sleep(LOOK_S)
 
 
 @contextmanager

@@ -48,6 +48,33 @@ def refused(status: int, *arguments: str) -> str:
     return ended.stderr
 
 
+# ---- a service that starts ------------------------------------------------------------------------
+
+
+def test_a_service_that_was_started_just_now_is_waited_for(tmp_path: Path) -> None:
+    home = tmp_path / "run"
+    slow = settings("actors.script='load_s = 3.0'", 'actors.preload=["emoji-base"]')
+    command = [
+        sys.executable,
+        "-m",
+        "difs",
+        "serve",
+        "--run-dir",
+        str(home),
+        "--device",
+        "simulated",
+        *slow,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as serving:
+        until(lambda: (home / "clients.sock").is_socket(), 20, "the service's socket")
+        here = ("--run-dir", str(home))
+        ended = difs("generate", "red apple", "--out", str(tmp_path / "a.png"), *here)
+        serving.send_signal(signal.SIGINT)
+    assert ended.returncode == 0, ended.stderr
+    assert "no device ready yet: waiting for one" in ended.stdout + ended.stderr
+    assert (tmp_path / "a.png").is_file()
+
+
 # ---- output ---------------------------------------------------------------------------------------
 
 
