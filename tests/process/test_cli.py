@@ -66,7 +66,7 @@ def test_a_service_that_was_started_just_now_is_waited_for(tmp_path: Path) -> No
         *slow,
     ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as serving:
-        until(lambda: (home / "clients.sock").is_socket(), 20, "the service's socket")
+        until((home / "clients.sock").is_socket, 20, "the service's socket")
         here = ("--run-dir", str(home))
         ended = difs("generate", "red apple", "--out", str(tmp_path / "a.png"), *here)
         serving.send_signal(signal.SIGINT)
