@@ -310,7 +310,7 @@ def run_ahead(
     done = sorted([place.ends for place in known])
     ends = firm = max(now, moment)
     if all(bounds.gives_way for _, bounds in rest):
-        under_way = [s.begins + s.call_s for s in stretches[:1]]
+        under_way = [s.begins + s.call_s + s.aside_s * (s.calls == 1) for s in stretches[:1]]
         firm = max([now, begun + first_s, *under_way, *[p.ends for p in known if p.is_firm]])
     behind = Behind(ends, firm).then(rest, now)
     opens = frees = -math.inf

@@ -31,10 +31,12 @@ Seen = tuple[Request, Plan, Attempt | None]
 def of(actor: Actor, now: float) -> Outlook:
     """Return what an actor will do with all that is not best effort.
 
-    Remembered until something comes or goes: time alone changes nothing of it.
+    Remembered until something comes or goes: time alone changes nothing of it, but which call of what
+    gives way is under way.
     """
     made_at, found = actor.outlook
-    if found is None or (now - made_at > STALE_S and not found.is_over(now)):
+    is_stale = now - made_at > STALE_S or (found is not None and found.firm < now < found.ends)
+    if found is None or (is_stale and not found.is_over(now)):
         found = _made(actor, now)
         actor.outlook = now, found
     return found

@@ -37,6 +37,8 @@ def test_what_is_late_anyhow_is_waited_for_during_one_call_only() -> None:
     late = task("b", calls=9, encode_s=0.0, due=99.0, lost_until=100.0, gives_way=True)
     own_s = 0.01 + 4 * 0.1 + 0.05
     assert math.isclose(ahead(late).done_in_s(task("a"), PACE, 0.0), 0.1 + own_s)
+    last = late._replace(calls=1)
+    assert math.isclose(ahead(last).done_in_s(task("a"), PACE, 0.0), 0.15 + own_s), "and its decoding"
     urgent = task("c", encode_s=0.0, due=1.0)
     assert math.isclose(ahead(late, urgent).done_in_s(task("a"), PACE, 0.0), 0.45 + own_s)
     its_turn = ahead(late._replace(due=0.9))

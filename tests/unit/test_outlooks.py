@@ -133,6 +133,23 @@ def test_behind_the_first_tasks_stands_the_sum_of_all_others_seconds() -> None:
     assert after.ends == pytest.approx(before.ends + CROWDED * work_s)
 
 
+def test_of_what_is_late_the_call_under_way_is_waited_for_whenever_one_asks() -> None:
+    house = sharing()
+    first = only(house.ask("a", guidance_scale=1.0), Execute)
+    late = only(
+        house.ask("b", guidance_scale=1.0, width=128, height=128, steps=20, latency_s=0.9), Execute
+    )
+    (actor,) = house.state.books.ready
+    assert actor.attempts[late.attempt].request.told == "late"
+    house.tell(finished(first))
+    house.tell(stepped(late))
+    for _ in range(4):
+        house.now += 0.03
+        found = outlooks.of(actor, house.now)
+        assert house.now <= found.firm <= house.now + 0.04 + 1e-9, "a call of four times the pixels"
+        assert found.ends > house.now + 0.5
+
+
 def test_what_is_remembered_is_what_would_be_found_anew() -> None:
     house = sharing()
     (actor,) = house.state.books.ready
