@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from difs.actor_messages import Costs
 from difs.foresight import CROWD
+from difs.messages import MAX_IMAGES
 from difs.profiles import rows_that_pay, step_seconds
 from difs.sharing import Rest, Sharer, rode_along
 
@@ -29,6 +30,7 @@ class Candidate(NamedTuple):
     """One image (or prompt) and the unit that it needs next."""
 
     key: int
+    """The number of its request, times MAX_IMAGES, and that of the image."""
     phase: Phase
     group: Hashable
     """What it may share a call with: the same resident, latent shape and precision."""
@@ -121,7 +123,8 @@ def _choose_for(
         return Turn(head.phase, (head.key,))
     rivals = [c for c in candidates if c.phase == "step" and c.group == head.group and c is not head]
     rivals.sort(key=_due)
-    batch = _grow(head, rivals, paces[head.group], now, is_crowded=len(candidates) > CROWD)
+    crowd = {c.key // MAX_IMAGES for c in candidates if c.phase in ("encode", "step")}
+    batch = _grow(head, rivals, paces[head.group], now, is_crowded=len(crowd) > CROWD)
     return Turn("step", tuple([c.key for c in batch]))
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from difs.actor_messages import Costs, RowCost
 from difs.actors.batching import UNNOTICED, Candidate, Pace, Phase, Turn, choose
 from difs.foresight import CROWD
+from difs.messages import MAX_IMAGES
 
 # a call costs 0.1 s and 0.05 s a row up to 16 rows; beyond, rows gain nothing
 TABLE = (*tuple(RowCost(rows, 0.1 + 0.05 * rows) for rows in (1, 2, 4, 8, 16)), RowCost(32, 1.8))
@@ -162,10 +163,15 @@ def test_who_was_told_so_rides_along() -> None:
 
 
 def test_in_a_crowd_all_share_calls_whatever_they_were_told() -> None:
-    told, rider = step(0, told=2.2), step(1)
-    others = [step(key, 200.0, group="b") for key in range(2, CROWD + 1)]
+    told, rider = step(0, told=2.2), step(MAX_IMAGES)
+    others = [step(n * MAX_IMAGES, 200.0, group="b") for n in range(2, CROWD + 1)]
     assert pick(told, rider, *others[:-1]) == Turn("step", (0,))
-    assert pick(told, rider, *others) == Turn("step", (0, 1))
+    assert pick(told, rider, *others) == Turn("step", (0, MAX_IMAGES))
+    images = [step(2 * MAX_IMAGES + i, 200.0, group="b") for i in range(CROWD)]
+    assert pick(told, rider, *images) == Turn("step", (0,)), "many images of one request are no crowd"
+    done = [aside(one.key, due=200.0, unit_s=9.0) for one in others]
+    running = told._replace(is_running=True)
+    assert pick(running, rider, *done, aside_s=9.0) == Turn("step", (0,)), "nor is what is only decoded"
 
 
 def test_a_due_that_nobody_was_promised_holds_nobody_up() -> None:
