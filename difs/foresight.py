@@ -130,6 +130,11 @@ class Stretch(Struct, frozen=True):
         after = joined_after(self.sharers, self.call_s, shared_s, later_s, is_in_haste=is_in_haste)
         return min(self.calls, after)
 
+    def free_at(self, now: float) -> float:
+        """Return when something else may go first: after a call, and what it is the last call of."""
+        calls, begins = self.from_now(now)
+        return begins if calls else begins + self.aside_s
+
     def from_now(self, now: float) -> tuple[int, float]:
         """Return how many of the calls have not begun, and when the first of these begins."""
         if self.begins >= now:
@@ -201,7 +206,7 @@ class Outlook(Struct, frozen=True):
         if not (passed or len(line)):
             return None
         due = min([*passed, *line.dues[:1]])
-        begun = [s.from_now(now)[1] for s in self.stretches[:1]]
+        begun = [s.free_at(now) for s in self.stretches[:1]]
         return Turn(max(now, self.frees, *begun, *ends) - now, math.nextafter(due, -math.inf))
 
     def done_in_s(self, task: Task, pace: Pace, now: float, *, is_in_haste: bool = False) -> float:

@@ -192,6 +192,17 @@ def test_who_hurries_goes_before_what_can_wait_and_is_done_first() -> None:
     assert first.calls == 5, "it is served to its end"
 
 
+def test_who_goes_first_waits_for_the_call_under_way_and_what_it_is_the_last_of() -> None:
+    def in_s(calls: int) -> float:
+        patient = task("b", calls=calls, encode_s=0.0, bears_until=9.0)
+        turn = ahead(patient).turn_before(0.2, 0.04, 1.0)
+        assert turn is not None
+        return turn.in_s
+
+    assert math.isclose(in_s(2), 0.1 - 0.04)
+    assert math.isclose(in_s(1), 0.1 + 0.05 - 0.04), "it is decoded first: nothing steps meanwhile"
+
+
 def test_nobody_goes_before_a_promise_that_would_be_lost() -> None:
     tight = task("a", calls=20, due=2.0, encode_s=0.0)
     ends = ahead(tight).ends
