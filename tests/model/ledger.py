@@ -222,6 +222,10 @@ class Ledger:
         entry.told = facts
         assert message.attempt == entry.executes
         entry.device = plan.device if plan is not None else None
+        if plan is not None and entry.running is not None and plan.keeps_latency is not None:
+            is_held = entry.running.execute.latest > 0.0
+            is_promised = plan.keeps_latency and not entry.message.requirements.best_effort
+            assert is_held == is_promised, "an actor is held to what was promised, and to nothing else"
 
     def _painted_again(self, entry: Entry, order: Order, message: Accepted) -> None:
         """Enter that pictures were judged and not good enough: once, and its client is told."""
@@ -403,7 +407,10 @@ class Ledger:
         if needs.best_effort:
             assert (execute.due, execute.latest) == (entry.deadline, 0.0), "a best effort yields"
         elif needs.latency_s is not None:
-            assert execute.latest == min(entry.deadline, entry.arrived_at + needs.latency_s)
+            stated = min(entry.deadline, entry.arrived_at + needs.latency_s)
+            assert execute.latest in (stated, 0.0), (
+                "what was stated, or nothing where that was not promised"
+            )
         else:
             assert execute.latest == 0.0
         assert needs.best_effort or entry.arrived_at < execute.due <= entry.deadline
