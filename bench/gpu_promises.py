@@ -23,6 +23,11 @@ def of(models: Path) -> tuple[str, ...]:
     return ("--set", f"service.model_repo={models.absolute()}")
 
 
+def named(models: Path | None) -> str:
+    """Return what a command says of these variants: its figures are of them."""
+    return "" if models is None else f" --models {models}"
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -42,6 +47,7 @@ def main() -> None:
             goals.append(verdict(f"error p90 at load {load}, {name}", cell["error_p90"], 0.15))
             goals.append(verdict(f"kept at load {load}, {name}", cell["kept"], 0.95, at_least=True))
     command = f"python -m bench.gpu_promises --requests {asked.requests} --seed {asked.seed}"
+    command += named(asked.models)
     print(keep("gpu-promises", command, {"runs": runs, "goals": goals}))
 
 

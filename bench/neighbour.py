@@ -152,6 +152,7 @@ def main() -> None:
         verdict("longest time without the headroom, s", figures["longest_short_s"], 2.0),
     ]
     command = f"python -m bench.neighbour --device {asked.device} --seconds {asked.seconds:g}"
+    command += gpu_promises.named(asked.models)
     print(keep("neighbour", command, {**figures, "goals": goals}))
 
 

@@ -79,7 +79,8 @@ def main() -> None:
         steps = tuple(f"{step} --fresh" if step == "bench.beside" else step for step in steps)
     if failed := run(steps, progress, _call):
         sys.exit(f"failed: {', '.join(failed)}; run the same command again to go on with these")
-    shutil.rmtree(MODELS, ignore_errors=True)
+    if asked.kind == "gpu":
+        shutil.rmtree(MODELS, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -130,10 +130,9 @@ class Stretch(Struct, frozen=True):
         after = joined_after(self.sharers, self.call_s, shared_s, later_s, is_in_haste=is_in_haste)
         return min(self.calls, after)
 
-    def free_at(self, now: float) -> float:
-        """Return when something else may go first: after a call, and what it is the last call of."""
-        calls, begins = self.from_now(now)
-        return begins if calls else begins + self.aside_s
+    def free_after(self, calls: int) -> float:
+        """Return when something else may go first after so many calls: after what ends with them, too."""
+        return self.begins + calls * self.call_s + (self.aside_s if calls == self.calls else 0.0)
 
     def from_now(self, now: float) -> tuple[int, float]:
         """Return how many of the calls have not begun, and when the first of these begins."""
@@ -206,7 +205,7 @@ class Outlook(Struct, frozen=True):
         if not (passed or len(line)):
             return None
         due = min([*passed, *line.dues[:1]])
-        begun = [s.free_at(now) for s in self.stretches[:1]]
+        begun = [s.free_after(s.calls - s.from_now(now)[0]) for s in self.stretches[:1]]
         return Turn(max(now, self.frees, *begun, *ends) - now, math.nextafter(due, -math.inf))
 
     def done_in_s(self, task: Task, pace: Pace, now: float, *, is_in_haste: bool = False) -> float:
@@ -315,7 +314,7 @@ def run_ahead(
     done = sorted([place.ends for place in known])
     ends = firm = max(now, moment)
     if all(bounds.gives_way for _, bounds in rest):
-        under_way = [s.begins + s.call_s + s.aside_s * (s.calls == 1) for s in stretches[:1]]
+        under_way = [s.free_after(1) for s in stretches[:1]]
         firm = max([now, begun + first_s, *under_way, *[p.ends for p in known if p.is_firm]])
     behind = Behind(ends, firm).then(rest, now)
     opens = frees = -math.inf

@@ -152,7 +152,7 @@ _due = attrgetter("due")
 def _may_go_aside(aside: Candidate, head: Candidate, pace: Pace, now: float, aside_s: float) -> bool:
     """Whether an encoding or decoding may come before the next step."""
     room_s = pace.seconds(head.rows) - aside_s
-    # Before a first step all may: else pictures of one step run alone.
+    # All that is due before may; and before a first step all: else pictures of one step run alone.
     may_all = aside.phase != "measure" and (not head.is_running or aside.due < head.due)
     if aside_s > 0 and aside.unit_s > room_s and not may_all:
         return False
