@@ -32,6 +32,8 @@ from tests.process.service import SIDE, Calls, Service, big, picture, script, se
 
 pytestmark = pytest.mark.process
 
+DEVICES = 2
+
 
 def slow(**wishes: Unpack[Wishes]) -> Wishes:
     """Return wishes for a picture that takes two seconds."""
@@ -40,7 +42,7 @@ def slow(**wishes: Unpack[Wishes]) -> Wishes:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Service]:
-    with Service(["--device", "simulated:2", *settings(script())]) as service:
+    with Service(["--device", f"simulated:{DEVICES}", *settings(script())]) as service:
         yield service
 
 
@@ -207,11 +209,22 @@ def test_a_lone_image_is_bitwise(client: Client) -> None:
 
 def test_requests_at_the_same_time_share_steps_and_say_so(client: Client, calls: Calls) -> None:
     jobs = [calls.submit(client.generate, "together", **big(seed=i, steps=10 + i)) for i in range(8)]
+    shared = 0
     for seed, job in enumerate(jobs):
         with job.result(20) as result:
-            assert result.seed_contract == "same-noise"
-            assert 1 < result.timings.shared_by <= 8
+            shared += _says_whether_it_shared(result)
             assert np.array_equal(result.images[0], picture("together", seed, SIDE))
+    assert shared >= len(jobs) - DEVICES
+
+
+def _says_whether_it_shared(result: Result) -> bool:
+    """Return whether a picture shared calls, which its contract must say.
+
+    The first on a device need not: others join only where it is still done when it was told to be.
+    """
+    is_shared = result.timings.shared_by > 1
+    assert result.seed_contract == ("same-noise" if is_shared else "bitwise")
+    return is_shared
 
 
 def test_a_deterministic_request_shares_nothing_among_others_that_do(
@@ -223,11 +236,11 @@ def test_a_deterministic_request_shares_nothing_among_others_that_do(
         assert result.timings.shared_by == 1.0
         for i, pixels in enumerate(result.images):
             assert np.array_equal(pixels, picture("exact", 9 + i, SIDE))
-    contracts = []
+    shared = 0
     for job in others:
         with job.result(20) as result:
-            contracts.append(result.seed_contract)
-    assert contracts == ["same-noise"] * 6
+            shared += _says_whether_it_shared(result)
+    assert shared >= len(others) - DEVICES
 
 
 # ---- questions ------------------------------------------------------------------------------------
