@@ -44,8 +44,8 @@ def main() -> None:
     goals = []
     for name, cells in runs.items():
         for load, cell in cells.items():
-            goals.append(verdict(f"error p90 at load {load}, {name}", cell["error_p90"], 0.15))
-            goals.append(verdict(f"kept at load {load}, {name}", cell["kept"], 0.95, at_least=True))
+            goals.append(verdict(f"error p90 {promises.at(load)}, {name}", cell["error_p90"], 0.15))
+            goals.append(verdict(f"kept {promises.at(load)}, {name}", cell["kept"], 0.95, at_least=True))
     command = f"python -m bench.gpu_promises --requests {asked.requests} --seed {asked.seed}"
     command += named(asked.models)
     print(keep("gpu-promises", command, {"runs": runs, "goals": goals}))

@@ -6,15 +6,17 @@ A private service with the embedded family and policy `modelless`. At load 0 one
 other; that gives the mean seconds of a request, hence the rate of a load. Above, arrivals are Poisson and
 do not wait (see `bench.load`). A quarter of the requests state nothing, a quarter a named quality, half a
 latency between 0.2 and 4 s, of which every second one would rather be refused than late. Half of all pin
-a variant, so that the work differs. Reported for each load: the error of the predicted finish as a share
-of it, how many of the latencies that were accepted as kept were kept, and what of the error is the
-machine's. That is told in four ways: the floor, how well the bare pipeline's next call can be told from
-its last ones, painting at the same times just before and just after (see `bench.floor`); the error of
-the seconds of pictures that shared no call, their waiting left out; the same requests to a service that
-leaves no core to its broker and its clients (`actors.threads`), with loads of its own mean seconds; and
-to an engine that sleeps as its script says, where all else is as it is, clocks and processes and sockets.
-These are all for one picture of the native size. A last service is asked for one to four, of three sizes:
-what was never measured is told then, and several pictures wait for each other.
+a variant, so that the work differs. Reported for each load, and for all of them together: the error of
+the predicted finish as a share of it, how many of the latencies that were accepted as kept were kept, and
+what of the error is the machine's. That is told in five ways: the floor, how well the bare pipeline's
+next call can be told from its last ones, painting at the same times just before and just after (see
+`bench.floor`); the error of the seconds of pictures that shared no call, their waiting left out; how well
+the seconds of the very same pictures can be told, each from those before it, by who knows afterwards what
+is usual and which mean was best; the same requests to a service that leaves no core to its broker and its
+clients (`actors.threads`), with loads of its own mean seconds; and to an engine that sleeps as its script
+says, where all else is as it is, clocks and processes and sockets. These are all for one picture of the
+native size. A last service is asked for one to four, of three sizes: what was never measured is told
+then, and several pictures wait for each other.
 """
 
 import argparse
@@ -36,9 +38,13 @@ from difs.clock import MonotonicClock
 from difs.private import PrivateService
 from difs.trials import openloop
 
+ALL = "all"
+"""The name of the figures of all loads together."""
 LEVELS = ("draft", "low", "medium", "high", "best")
 SHORTEST_S, LONGEST_S = 0.2, 4.0
 PATIENCE_S = 120.0
+ALIKE = 3
+"""Of fewer pictures with the same variant and steps nobody says what is usual."""
 SCRIPT = """
 encode_s = 0.002
 step_s = 1.28
@@ -158,6 +164,7 @@ def figures(ended: Sequence[Ended]) -> dict[str, Any]:
             statistics.mean((e.measured_s - e.predicted_s) / e.predicted_s for e in done), 4
         ),
         "own_p90": round(percentile(own, 0.90), 4) if own else None,
+        "own_best_p90": best_told(done),
         "promised": len(promised),
         "kept": round(len(kept) / max(1, len(promised)), 4),
         "chosen": dict(sorted(chosen.items(), key=lambda item: -item[1])),
@@ -175,6 +182,23 @@ def wait_until_loaded(address: str) -> int:
             time.sleep(0.5)
     time.sleep(SETTLE_S)
     return wanted
+
+
+def best_told(done: Sequence[Ended]) -> float | None:
+    """Return how well the seconds of unshared pictures can be told from those before, with hindsight.
+
+    Their order is that of their ends. None: too few were alike.
+    """
+    usual: dict[tuple[str, int], list[float]] = {}
+    alone = [(e.variant, e.steps, e.own_s[1]) for e in done if e.own_s is not None]
+    for variant, steps, seconds in alone:
+        usual.setdefault((variant, steps), []).append(seconds)
+    shares = [
+        seconds / statistics.median(found)
+        for variant, steps, seconds in alone
+        if len(found := usual[variant, steps]) >= ALIKE
+    ]
+    return round(floor.error(shares), 4) if len(shares) > ALIKE else None
 
 
 Painted = Callable[[Sequence[float]], float]
@@ -195,8 +219,9 @@ def _bare() -> Any:
 async def measure(
     address: str, asked: argparse.Namespace, paint: Painted | None, **how: Any
 ) -> dict[str, Any]:
-    """Return the figures of each load."""
+    """Return the figures of each load, and of all."""
     found: dict[str, Any] = {}
+    everything: list[Ended] = []
     count, seed = asked.requests, asked.seed
     async with AsyncClient(address) as client:
         names = sorted(info.name for info in await client.variants())
@@ -208,12 +233,20 @@ async def measure(
             before = paint(times) if paint else None
             wanted = wishes(count, seed + round(100 * load), names, **how)
             ended = await offer(client, wanted, times)
+            everything += ended
             cell = figures(ended)
             mean_s = mean_s or cell["mean_s"]
             floors = [before, paint(times)] if paint else []
             found[f"{load:g}"] = {"rate_hz": round(rate, 3), "floor_p90": floors, **cell}
             print(f"  load {load:g}: {found[f'{load:g}']}", flush=True)
+    found[ALL] = {"floor_p90": [], **figures(everything)}
+    print(f"  all loads: {found[ALL]}", flush=True)
     return found
+
+
+def at(load: str) -> str:
+    """Return what a goal says of the load of its figures."""
+    return "of all loads together" if load == ALL else f"at load {load}"
 
 
 def serve(
@@ -244,7 +277,7 @@ def main() -> None:
     varied = serve((), asked, is_varied=True)
     runs = {", as scripted": scripted, ", with all cores": all_cores, ", varied": varied, "": found}
     goals = [
-        verdict(f"error p90 at load {load}{how}", cell["error_p90"], 0.15)
+        verdict(f"error p90 {at(load)}{how}", cell["error_p90"], 0.15)
         for how, cells in runs.items()
         for load, cell in cells.items()
     ]

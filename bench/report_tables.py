@@ -14,8 +14,10 @@ def _cell(text: str) -> str:
     return re.sub(r"<(?=[a-zA-Z/!])", "&lt;", " ".join(text.split()).replace("|", "\\|"))
 
 
-def number(value: float) -> str:
-    """Return a figure as people write it: three digits that count."""
+def number(value: float | None) -> str:
+    """Return a figure as people write it: three digits that count; a dash where it is missing."""
+    if value is None:
+        return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bench import embedded, floor, predictions
-from bench.promises import figures
+from bench.promises import Ended, best_told, figures
 
 REQUESTS, SEEDS = 200, (1, 2)
 MODELS = embedded.models()
@@ -52,3 +52,14 @@ def test_the_floor_is_what_the_best_of_the_means_of_the_last_calls_misses() -> N
     assert floor.error(changed, share=1.0) == 1.0
     swinging = [1.0, 2.0] * 50  # the last call is always wrong, by half or by all; a mean is by less
     assert 0.3 < floor.error(swinging) < 0.5
+
+
+def test_what_could_be_told_of_unshared_pictures_does_not_ask_how_much_they_are() -> None:
+    def done(variant: str, seconds: float) -> Ended:
+        return Ended(predicted_s=1.0, measured_s=1.0, variant=variant, steps=4, own_s=(1.0, seconds))
+
+    steady = [done("small", 1.0), done("large", 5.0)] * 20
+    assert best_told(steady) == 0.0
+    swinging = [done("small", second) for second in (1.0, 2.0) * 20]
+    assert 0.3 < (best_told(swinging) or 0.0) < 0.5
+    assert best_told([*steady[:3], Ended(variant="shared", steps=4)]) is None
