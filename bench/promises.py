@@ -44,7 +44,7 @@ LEVELS = ("draft", "low", "medium", "high", "best")
 SHORTEST_S, LONGEST_S = 0.2, 4.0
 PATIENCE_S = 120.0
 ALIKE = 3
-"""Of fewer pictures with the same variant and steps nobody says what is usual."""
+"""Of fewer pictures with the same variant, steps and size nobody says what is usual."""
 SCRIPT = """
 encode_s = 0.002
 step_s = 1.28
@@ -66,6 +66,8 @@ class Ended:
     """Whether `latency_s` was accepted as one that is kept."""
     variant: str = ""
     steps: int = 0
+    shape: tuple[int, ...] = ()
+    """Width and height of its pictures, and how many."""
     queue_s: float = 0.0
     refusal: str = ""
     own_s: tuple[float, float] | None = None
@@ -122,6 +124,7 @@ async def ask(client: AsyncClient, wish: dict[str, Any]) -> Ended:
         promised=plan.keeps_latency,
         variant=plan.variant,
         steps=plan.steps,
+        shape=(plan.width, plan.height, wish.get("n", 1)),
         queue_s=told.queue_s,
         own_s=(told.total_s - told.queue_s, own_s) if timings.shared_by == 1 else None,
     )
@@ -189,14 +192,14 @@ def best_told(done: Sequence[Ended]) -> float | None:
 
     Their order is that of their ends. None: too few were alike.
     """
-    usual: dict[tuple[str, int], list[float]] = {}
-    alone = [(e.variant, e.steps, e.own_s[1]) for e in done if e.own_s is not None]
-    for variant, steps, seconds in alone:
-        usual.setdefault((variant, steps), []).append(seconds)
+    alone = [(e.variant, e.steps, e.shape, e.own_s[1]) for e in done if e.own_s is not None]
+    usual: dict[tuple[Any, ...], list[float]] = {}
+    for *kind, seconds in alone:
+        usual.setdefault(tuple(kind), []).append(seconds)
     shares = [
         seconds / statistics.median(found)
-        for variant, steps, seconds in alone
-        if len(found := usual[variant, steps]) >= ALIKE
+        for *kind, seconds in alone
+        if len(found := usual[tuple(kind)]) >= ALIKE
     ]
     return round(floor.error(shares), 4) if len(shares) > ALIKE else None
 

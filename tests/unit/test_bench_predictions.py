@@ -55,10 +55,10 @@ def test_the_floor_is_what_the_best_of_the_means_of_the_last_calls_misses() -> N
 
 
 def test_what_could_be_told_of_unshared_pictures_does_not_ask_how_much_they_are() -> None:
-    def done(variant: str, seconds: float) -> Ended:
-        return Ended(predicted_s=1.0, measured_s=1.0, variant=variant, steps=4, own_s=(1.0, seconds))
+    def done(variant: str, seconds: float, n: int = 1) -> Ended:
+        return Ended(variant=variant, steps=4, shape=(64, 64, n), own_s=(1.0, seconds))
 
-    steady = [done("small", 1.0), done("large", 5.0)] * 20
+    steady = [done("small", 1.0), done("large", 5.0), done("small", 3.0, 2)] * 20
     assert best_told(steady) == 0.0
     swinging = [done("small", second) for second in (1.0, 2.0) * 20]
     assert 0.3 < (best_told(swinging) or 0.0) < 0.5
