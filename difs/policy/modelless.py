@@ -7,7 +7,7 @@ that has it. Equal points: the sooner one. Under load a picture may be looked at
 al., ATC 2021).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from heapq import heapify, heappop
 from operator import attrgetter
 from typing import NamedTuple
@@ -26,6 +26,10 @@ SHOWN = 4
 ROOM = 0.5
 """So much of the wait is kept free as well where quality is chosen. What comes later shares the calls as
 long as promises are kept: where none has room, batches stay small and all are late."""
+
+
+Light = tuple[Point, float]
+"""A point, and the seconds that it takes of its device, kept full."""
 
 
 class Choice(NamedTuple):
@@ -78,8 +82,8 @@ class Modelless:
         self, view: View, request: Generate, known: Sequence[Point], floor: float, memory: Memory
     ) -> Choice:
         """Return which of the points is taken, and how."""
-        reserve_s = reserved_s(view, known, request)
-        point, reason = choose(known, floor, request, reserve_s)
+        light = lightest(known, request)
+        point, reason = choose(known, floor, request, light, reserved_s(view, light, request))
         case = repainting.case_of(view, memory, request, budget_of(request))
         look, is_judged = self._look(case, known, point, view.decisions)
         if look is not None:
@@ -222,20 +226,24 @@ def told(worth: float) -> str:
     return f"{worth:.2f}" if round(worth, 2) == worth else f"{worth:.3f}"
 
 
-def reserved_s(view: View, known: Sequence[Point], request: Generate) -> float:
+def reserved_s(view: View, light: Sequence[Light], request: Generate) -> float:
     """Return the seconds of a wait that those who come meanwhile will need at the least.
 
     As many come as came of late: where not all have the best point, it is not given to who can wait.
     """
-    least_s = min([repainting.taken_s(p, request) for p in lightest(known)])
+    least_s = min([taken_s for _, taken_s in light])
     share = repainting.remembered(view).demand_hz(view.now) * least_s / len(view.devices)
     return min(1.0, share) * budget_of(request)
 
 
 def choose(
-    known: Sequence[Point], floor: float, request: Generate, reserve_s: float = 0.0
+    known: Sequence[Point],
+    floor: float,
+    request: Generate,
+    light: Sequence[Light] = (),
+    reserve_s: float = 0.0,
 ) -> tuple[Point, str]:
-    """Return the point to serve with, and why."""
+    """Return the point to serve with, and why; `light`: see `lightest`, looked for where it is needed."""
     latency_s = request.requirements.latency_s
     budget = points.SOON_S if latency_s is None else latency_s
     within = [p for p in known if p.total_s <= budget]
@@ -251,25 +259,30 @@ def choose(
     if within:
         how = "comes soon" if latency_s is None else f"keeps {latency_s:g} s"
         return best(_with_room(within, budget, request, reserve_s)), f"the best quality that {how}"
-    return least_waiting(known, request), f"nothing is done in {budget:g} s: the least waiting for all"
+    return least_waiting(
+        light or lightest(known, request)
+    ), f"nothing is done in {budget:g} s: the least waiting for all"
 
 
-def least_waiting(known: Sequence[Point], request: Generate) -> Point:
+def lightest(known: Sequence[Point], request: Generate) -> list[Light]:
+    """Return the point of the fewest steps of each variant, which stands first, and what it takes."""
+    first = {p.info.name: p for p in reversed(known)}
+    return [(p, repainting.taken_s(p, request)) for p in first.values()]
+
+
+def least_waiting(light: Sequence[Light]) -> Point:
     """Return the point by which a request that is late anyhow has all together wait least.
 
     Its own seconds, and those that it takes of its device from each that waits there.
     """
 
-    def waiting(point: Point) -> tuple[float, float, float, str, str]:
+    def waiting(one: Light) -> tuple[float, float, float, str, str]:
+        point, taken_s = one
         others = sum(point.device.wants.values())
-        return point.total_s + others * repainting.taken_s(point, request), *point.swiftness
+        return point.total_s + others * taken_s, *point.swiftness
 
-    return min(lightest(known), key=waiting)
-
-
-def lightest(known: Sequence[Point]) -> Collection[Point]:
-    """Return the point of the fewest steps of each variant: it stands first."""
-    return {p.info.name: p for p in reversed(known)}.values()
+    point, _ = min(light, key=waiting)
+    return point
 
 
 def sooner(known: Sequence[Point], chosen: Point, floor: float, request: Generate) -> Point | None:
