@@ -259,9 +259,8 @@ def choose(
     if within:
         how = "comes soon" if latency_s is None else f"keeps {latency_s:g} s"
         return best(_with_room(within, budget, request, reserve_s)), f"the best quality that {how}"
-    return least_waiting(
-        light or lightest(known, request)
-    ), f"nothing is done in {budget:g} s: the least waiting for all"
+    late = least_waiting(light or lightest(known, request))
+    return late, f"nothing is done in {budget:g} s: the least waiting for all"
 
 
 def lightest(known: Sequence[Point], request: Generate) -> list[Light]:
