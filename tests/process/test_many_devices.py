@@ -40,7 +40,7 @@ def painted_by(service: Service, variant: str) -> Counter[str]:
 def test_requests_that_come_at_once_are_spread_over_all_devices(service: Service) -> None:
     found = painted_by(service, "emoji-base")
     assert len(found) == DEVICES
-    assert max(found.values()) <= 2 * REQUESTS / DEVICES
+    assert max(found.values()) <= REQUESTS / 2, "one that is slower for a while gets less, not nothing"
     assert service.count("attempts_lost") == 0
 
 
