@@ -8,7 +8,6 @@ takes nothing: what is painted again waits behind all that is there, and only wh
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -226,12 +225,7 @@ def _key_of(point: Point, request: Generate) -> Key:
 
 def taken_s(point: Point, request: Generate) -> float:
     """Return the seconds that a point takes of its device, kept full."""
-    return _shared_s(*_painting(point, request))
-
-
-@lru_cache(maxsize=8192)  # of each variant with every decision
-def _shared_s(work: Work, costs: Costs | None) -> float:
-    return profiles.shared_seconds(work, costs)
+    return profiles.shared_seconds(*_painting(point, request))
 
 
 def _own_s(point: Point, request: Generate) -> float:

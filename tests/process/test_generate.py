@@ -213,6 +213,7 @@ def test_requests_at_the_same_time_share_steps_and_say_so(client: Client, calls:
     for seed, job in enumerate(jobs):
         with job.result(20) as result:
             shared += _says_whether_it_shared(result)
+            assert result.timings.shared_by <= 8
             assert np.array_equal(result.images[0], picture("together", seed, SIDE))
     assert shared >= len(jobs) - DEVICES
 
